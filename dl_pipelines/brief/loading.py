@@ -1,0 +1,218 @@
+"""From YAML to a validated Brief: every problem at once, each with its line, field, what was found and is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dl_pipelines.brief.errors import BriefError, Problem, closest
+from dl_pipelines.brief.registry import Kind, Named, UnknownName
+from dl_pipelines.brief.sections import Brief
+
+Kinds = Mapping[str, Kind]
+Check = Callable[[Brief], Iterable[Problem]]
+Path_ = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+
+
+def load_brief(path: Path, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
+    """Read a brief from a file. Raises BriefError with every problem found."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BriefError(str(path), [Problem("", "a readable YAML file", found=reason)]) from error
+    if len(raw) > MAX_BYTES:
+        raise BriefError(str(path), [Problem("", f"at most {MAX_BYTES} bytes", found=f"{len(raw)} bytes")])
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BriefError(str(path), [Problem("", "UTF-8 text", found=f"byte {error.start} that is not")]) from error
+    return read_brief(text, str(path), kinds, checks)
+
+
+def read_brief(text: str, source: str, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
+    """Parse and validate YAML `text`; `source` is how errors call it. Raises BriefError."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        what = getattr(error, "problem", None) or str(error)
+        raise BriefError(source, [Problem("", "valid YAML", found=what, line=line)]) from error
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else f"a {type(data).__name__}"
+        raise BriefError(source, [Problem("", "a mapping that starts with project, problem and data", found=found)])
+    lines = dict(_lines(node)) if node is not None else {}
+    twice = list(_repeated(node)) if node is not None else []
+    if twice:
+        raise BriefError(source, twice)
+    return brief_from(data, source, kinds, checks, lines)
+
+
+def brief_from(
+    data: Mapping[str, Any],
+    source: str,
+    kinds: Kinds,
+    checks: Iterable[Check] = (),
+    lines: Mapping[Path_, int] | None = None,
+) -> Brief:
+    """Validate plain data: the frame first, then every `{name, params}`, then `checks`. Raises BriefError."""
+    lines = lines or {}
+    try:
+        brief = Brief.model_validate(data)
+    except ValidationError as error:
+        raise BriefError(source, [_problem(item, lines, Brief) for item in error.errors()]) from error
+    problems = list(_check_named(brief, kinds, lines))
+    if not problems:
+        problems = [_located(problem, lines) for check in checks for problem in check(brief)]
+    if problems:
+        raise BriefError(source, problems)
+    return brief
+
+
+def _check_named(brief: Brief, kinds: Kinds, lines: Mapping[Path_, int]) -> Iterator[Problem]:
+    for path, ref in _named(brief, ()):
+        kind = kinds.get(getattr(ref, "kind", ""))
+        assert kind is not None, f"no registry for {type(ref).__name__}"
+        try:
+            model = kind.params_model(ref.name)
+        except UnknownName as error:
+            yield Problem(
+                _dotted((*path, "name")),
+                f"one of {', '.join(error.known)}",
+                found=repr(ref.name),
+                line=_line((*path, "name"), lines),
+                closest=error.near,
+            )
+            continue
+        try:
+            params = model.model_validate(ref.params)
+        except ValidationError as error:
+            for item in error.errors():
+                yield _problem({**item, "loc": (*path, "params", *item["loc"])}, lines, model, (*path, "params"))
+        else:
+            yield from _check_nested(params, (*path, "params"), kinds, lines)
+
+
+def _check_nested(params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[Path_, int]) -> Iterator[Problem]:
+    for inner, ref in _named(params, path):
+        kind = kinds.get(getattr(ref, "kind", ""))
+        if kind is None:
+            continue
+        try:
+            kind.params_model(ref.name).model_validate(ref.params)
+        except UnknownName as error:
+            yield Problem(_dotted((*inner, "name")), f"one of {', '.join(error.known)}", repr(ref.name),
+                          _line(inner, lines), error.near)  # fmt: skip
+        except ValidationError as error:
+            model = kind.params_model(ref.name)
+            for item in error.errors():
+                yield _problem({**item, "loc": (*inner, "params", *item["loc"])}, lines, model, (*inner, "params"))
+
+
+def _named(value: Any, path: Path_) -> Iterator[tuple[Path_, Named]]:
+    if isinstance(value, Named):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            yield from _named(getattr(value, field), (*path, field))
+    elif isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from _named(item, (*path, position))
+
+
+def _problem(item: Any, lines: Mapping[Path_, int], model: type[BaseModel], prefix: Path_ = ()) -> Problem:
+    loc: Path_ = tuple(item["loc"])
+    path, kind, line = _dotted(loc), item["type"], _line(loc, lines)
+    if kind == "extra_forbidden":
+        allowed = _fields(model, loc[len(prefix) : -1])
+        return Problem(path, f"one of {', '.join(allowed)}" if allowed else "no such field",
+                       repr(loc[-1]), line, closest(str(loc[-1]), allowed))  # fmt: skip
+    if kind == "missing":
+        return Problem(path, "this field, which has no default", "nothing", line)
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        return Problem(path, f"one of {', '.join(allowed)}", repr(item["input"]), line,
+                       closest(str(item["input"]), allowed))  # fmt: skip
+    expected = re.sub(r"^(Value error, |Input should be |String should )", "", item["msg"])
+    found = repr(item["input"]) if not isinstance(item["input"], dict | BaseModel) else None
+    return Problem(path, expected, found, line)
+
+
+def _fields(model: type[BaseModel], path: Path_) -> list[str]:
+    """Field names of the model that sits at `path` below `model`."""
+    current: type[BaseModel] = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        current = inner
+    return sorted(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model), None)
+
+
+def _located(problem: Problem, lines: Mapping[Path_, int]) -> Problem:
+    if problem.line is not None:
+        return problem
+    loc = tuple(int(part) if part.isdigit() else part for part in re.split(r"[.\[\]]+", problem.path) if part)
+    return Problem(problem.path, problem.expected, problem.found, _line(loc, lines), problem.closest)
+
+
+def _line(loc: Path_, lines: Mapping[Path_, int]) -> int | None:
+    """The line of `loc`, or of its nearest parent that is in the file."""
+    while loc:
+        if loc in lines:
+            return lines[loc]
+        loc = loc[:-1]
+    return None
+
+
+def _dotted(loc: Path_) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _lines(node: yaml.Node, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, key.value)
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            yield (*path, position), value.start_mark.line + 1
+            yield from _lines(value, (*path, position))
+
+
+def _repeated(node: yaml.Node, path: Path_ = ()) -> Iterator[Problem]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                yield Problem(_dotted((*path, key.value)), f"each field once (first on line {seen[key.value]})",
+                              "it again", line)  # fmt: skip
+            seen[key.value] = line
+            yield from _repeated(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            yield from _repeated(value, (*path, position))

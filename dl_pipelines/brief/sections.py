@@ -1,0 +1,258 @@
+"""The ten sections of a brief, in the template's order, with their defaults; frozen, unknown fields refused.
+
+Only the frame is here. What depends on a task, source, family or technique is `{name, params}` and is validated by
+the class that the name is registered for. A stage receives its own section, never the whole brief.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from dl_pipelines.brief.registry import Named
+from dl_pipelines.brief.targets import Target
+
+_SECRET = re.compile(r"^\$\{[A-Z][A-Z0-9_]*\}$")
+
+
+def _bare_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _secret(value: str) -> str:
+    if not _SECRET.match(value):
+        raise ValueError("a reference to an environment variable, written ${NAME}; secrets are never in a brief")
+    return value
+
+
+class TaskRef(Named):
+    """Which task the model does."""
+
+    kind: ClassVar[str] = "task"
+
+
+class SourceRef(Named):
+    """Where records come from."""
+
+    kind: ClassVar[str] = "source"
+
+
+class FamilyRef(Named):
+    """Which architecture family is trained."""
+
+    kind: ClassVar[str] = "family"
+
+
+class AugmentationRef(Named):
+    """One transform of records that may train."""
+
+    kind: ClassVar[str] = "augmentation"
+
+
+class TechniqueRef(Named):
+    """One way to make a model smaller or faster."""
+
+    kind: ClassVar[str] = "technique"
+
+
+class TrafficRef(Named):
+    """Who sends live requests."""
+
+    kind: ClassVar[str] = "traffic"
+
+
+Secret = Annotated[str, AfterValidator(_secret)]
+Task = Annotated[TaskRef, BeforeValidator(_bare_name)]
+Source = Annotated[SourceRef, BeforeValidator(_bare_name)]
+Family = Annotated[FamilyRef, BeforeValidator(_bare_name)]
+Augmentation = Annotated[AugmentationRef, BeforeValidator(_bare_name)]
+Technique = Annotated[TechniqueRef, BeforeValidator(_bare_name)]
+Traffic = Annotated[TrafficRef, BeforeValidator(_bare_name)]
+
+
+class Section(BaseModel):
+    """Base of the sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Problem(Section):
+    """1. What the system must do, and how well."""
+
+    task: Task
+    description: str = ""
+    targets: tuple[Target, ...] = ()
+
+
+class Validation(Section):
+    """What a day of records must satisfy beyond the schema of the task."""
+
+    max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a day's records that may be quarantined")
+    max_duplicates: float = Field(0.01, ge=0, le=1, description="share of a day's records that may repeat another")
+    min_records: int = Field(1, ge=1, description="records a day must have after cleaning")
+    mean_range: tuple[float, float] | None = Field(None, description="allowed range of a record's mean input value")
+
+
+class Split(Section):
+    """Shares of the splits; the train split gets the rest."""
+
+    validation: float = Field(0.15, gt=0, lt=1)
+    test: float = Field(0.15, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Split:
+        if self.validation + self.test >= 0.9:
+            raise ValueError("validation + test below 0.9, so that something is left to train on")
+        return self
+
+
+class AugmentationPlan(Section):
+    """Which variants are made: `offline` copies are stored, `online` transforms are drawn anew each epoch."""
+
+    factor: int = Field(1, ge=1, le=32, description="records out per train record in, with the original")
+    offline: tuple[Augmentation, ...] = ()
+    online: tuple[Augmentation, ...] = ()
+    seed: int = Field(0, ge=0)
+
+
+class Data(Section):
+    """2. From which records, how they are cleaned, split and augmented."""
+
+    source: Source
+    timezone: str = "UTC"
+    start: date | None = Field(None, description="first day; None: the source's own first day")
+    window_days: int | None = Field(None, ge=1, description="days a model trains on; None: all history")
+    validation: Validation = Validation()
+    split: Split = Split()
+    augmentation: AugmentationPlan = AugmentationPlan()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("an IANA time zone such as UTC or Europe/Berlin")
+        ZoneInfo(value)
+        return value
+
+
+class Architecture(Section):
+    """3. What is trained."""
+
+    family: Family = FamilyRef(name="cnn")
+
+
+class Training(Section):
+    """4. How it is trained. Units: epochs, records a worker and step, fraction of 1 for the rates."""
+
+    epochs: int = Field(10, ge=1, le=10_000)
+    batch_size: int = Field(64, ge=1, description="records a worker and step")
+    learning_rate: float = Field(1e-3, gt=0, lt=10)
+    weight_decay: float = Field(1e-4, ge=0, lt=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = Field(0.5, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0)
+
+
+class Distributed(Section):
+    """5. Over how many workers. A failed worker restarts the training from its last checkpoint, `restarts` times."""
+
+    communicator: Literal["horovod", "torch", "single"] = "horovod"
+    workers: int = Field(2, ge=1, le=64)
+    threads: int = Field(1, ge=1, description="CPU threads a worker")
+    compression: Literal["none", "fp16"] = "none"
+    restarts: int = Field(2, ge=0, le=10)
+    stall_seconds: float = Field(120, gt=0, description="no progress for so long ends the attempt")
+
+    @model_validator(mode="after")
+    def _single_is_one(self) -> Distributed:
+        if self.communicator == "single" and self.workers != 1:
+            raise ValueError("workers: 1 with communicator: single")
+        return self
+
+
+class Evaluation(Section):
+    """6. How it is measured: bootstrap intervals at `confidence`, thresholds by metric on the test rows."""
+
+    resamples: int = Field(1000, ge=100, le=100_000)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    thresholds: dict[str, float] = Field(default_factory=dict, description="metric -> bound on the test rows")
+    seed: int = Field(0, ge=0)
+
+
+class Compression(Section):
+    """7. What may be tried to make it smaller or faster, for which objective, within which loss."""
+
+    objective: Literal["latency", "size"] = "latency"
+    techniques: tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
+    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
+    max_loss: float = Field(0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows")
+    threads: int = Field(1, ge=1)
+    timing_rounds: int = Field(30, ge=5, le=10_000)
+
+
+class Serving(Section):
+    """8. How it is served. Times in milliseconds (latency, queue delay)."""
+
+    max_batch: int = Field(16, ge=1, le=1024)
+    queue_delay_ms: float = Field(0.5, ge=0, le=1000)
+    instances: int = Field(1, ge=1, le=16)
+    threads: int = Field(1, ge=1, le=64)
+    timeout_ms: float = Field(2000, gt=0)
+    durability: Literal["process", "disk"] = "process"
+    load_seconds: float = Field(3, gt=0, le=600, description="length of the load test")
+    load_clients: int = Field(4, ge=1, le=256)
+    parity_tolerance: float = Field(1e-3, gt=0, description="allowed absolute difference of live outputs")
+
+
+class Monitoring(Section):
+    """9. What is watched on live traffic. `false_alarms` is the rate per report when nothing has changed."""
+
+    traffic: Traffic = TrafficRef(name="clients")
+    min_records: int = Field(200, ge=20)
+    false_alarms: float = Field(0.01, gt=0, lt=0.5)
+    resamples: int = Field(500, ge=100, le=20_000)
+    webhook: Secret | None = Field(None, description="where alerts are posted, as ${NAME}")
+    seed: int = Field(0, ge=0)
+
+
+class Lifecycle(Section):
+    """10. When it is trained again, who takes over, what is kept."""
+
+    retrain_hour: int = Field(3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone")
+    retrain_on_drift: bool = True
+    promotion: Literal["automatic", "manual"] = "automatic"
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval that decides a promotion")
+    margin: float = Field(0.0, ge=0, description="by how much a challenger may be worse, primary metric")
+    keep: int = Field(5, ge=1, description="newest artifacts of each stage that `dlp gc` keeps")
+
+
+class Brief(BaseModel):
+    """A whole brief. Only `project`, `problem.task` and `data.source` have no default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    project: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores")
+    problem: Problem
+    data: Data
+    architecture: Architecture = Architecture()
+    training: Training = Training()
+    distributed: Distributed = Distributed()
+    evaluation: Evaluation = Evaluation()
+    compression: Compression = Compression()
+    serving: Serving = Serving()
+    monitoring: Monitoring = Monitoring()
+    lifecycle: Lifecycle = Lifecycle()
+
+    @field_validator("project")
+    @classmethod
+    def _not_a_shared_name(cls, value: str) -> str:
+        if value in {"default", "all", "shared"} or "__" in value:
+            raise ValueError("a project name other than default, all, shared, and without '__'")
+        return value
