@@ -17,7 +17,7 @@ from dl_pipelines.brief.sections import Brief
 BASE = "base"
 """The experiment without overrides."""
 
-FIXED = ("project", "problem", "data", "lifecycle")
+FIXED = ("project", "problem.task", "data", "lifecycle")
 """What an experiment may not override: its rows and questions must stay comparable with the base."""
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,39}$")
@@ -63,9 +63,9 @@ def with_overrides(
     problems = []
     for path, value in overrides.items():
         parts = path.split(".")
-        if parts[0] in FIXED:
+        if any(f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}.") for fixed in FIXED):
             problems.append(
-                Problem(path, f"a section other than {', '.join(FIXED)}, which every experiment of a brief shares")
+                Problem(path, f"a field outside {', '.join(FIXED)}, which every experiment of a brief shares")
             )
             continue
         problem = _assign(data, parts, value)

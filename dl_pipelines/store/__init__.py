@@ -1,0 +1,1 @@
+"""Where things live: the home's layout, durable writes, records, artifacts, the database. Knows no stage."""

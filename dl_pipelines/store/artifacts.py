@@ -1,0 +1,220 @@
+"""An artifact: a folder of files whose `manifest.json`, written last, lists every sha256 and the parents' digests.
+
+What was measured (`outcome.json`: gates, times, what to show) lies outside the digest, so that the same inputs give
+the same digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dl_pipelines.store import durable
+from dl_pipelines.store.digest import SHORT, digest_file, digest_json, list_files
+
+MANIFEST = "manifest.json"
+OUTCOME = "outcome.json"
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged or may not be used; says what to do."""
+
+
+class StageSkipped(Exception):
+    """Nothing to do for this partition, and why (a day without records); not an error."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One check of a stage. A blocking gate that failed stops what is downstream; the others set the verdict.
+
+    `passed` None means undecided. `facts` are plain data (numbers, strings, short lists).
+    """
+
+    name: str
+    passed: bool | None
+    summary: str
+    blocking: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, opened by its folder."""
+
+    path: Path
+    stage: str
+    digest: str
+    parents: Mapping[str, str]
+    files: Mapping[str, str]
+    contents: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> Artifact:
+        """Read a manifest. Raises ArtifactError when it is missing or doesn't fit its own digest."""
+        try:
+            manifest = durable.read_json(path / MANIFEST)
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"found no {MANIFEST} in {path}; expected a finished artifact; run the stage again"
+            ) from error
+        digest = manifest.pop("digest", None)
+        if digest != digest_json(manifest):
+            raise ArtifactError(
+                f"found a manifest in {path} that was changed after it was written; expected digest "
+                f"{digest}; remove the folder and run {manifest.get('stage', 'the stage')} again"
+            )
+        return cls(path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"])
+
+    @property
+    def short(self) -> str:
+        """The first digits of the digest, as used in names."""
+        return self.digest[:SHORT]
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists. Raises ArtifactError when it does not."""
+        if name not in self.files:
+            raise ArtifactError(f"found no {name!r} in {self.stage} {self.short}; expected one of {', '.join(self.files)}")
+        return self.path / name
+
+    def read_json(self, name: str) -> Any:
+        """A listed JSON file, checked against its sha256. Raises ArtifactError."""
+        self._check(name)
+        return durable.read_json(self.path / name)
+
+    def verify(self) -> Artifact:
+        """Check every listed file against its sha256. Raises ArtifactError naming the first that differs."""
+        for name in self.files:
+            self._check(name)
+        for name, expected in self.outcome.get("stored", {}).items():
+            self._compare(name, expected)
+        return self
+
+    def _check(self, name: str) -> None:
+        self._compare(name, self.files[self.file(name).relative_to(self.path).as_posix()])
+
+    def _compare(self, name: str, expected: str) -> None:
+        try:
+            found = digest_file(self.path / name)
+        except OSError as error:
+            raise ArtifactError(
+                f"found {error.strerror} for {name} of {self.stage} {self.short} in {self.path}; expected a readable "
+                f"file; remove the folder and run {self.stage} again"
+            ) from error
+        if found != expected:
+            raise ArtifactError(
+                f"found {name} of {self.stage} {self.short} damaged in {self.path}; expected sha256 {expected[:SHORT]}, "
+                f"measured {found[:SHORT]}; remove the folder and run {self.stage} again"
+            )
+
+    @cached_property
+    def outcome(self) -> dict[str, Any]:
+        """What was measured: `gates`, `measured`, `show`, `stored`, `seconds`, `made_at`."""
+        return durable.read_json(self.path / OUTCOME)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Measured values by name (times, rates, costs)."""
+        return self.outcome["measured"]
+
+    @property
+    def show(self) -> dict[str, Any]:
+        """What a person sees of it in Dagster and in the terminal: plain values, Markdown as `{"md": text}`."""
+        return self.outcome["show"]
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The gates that the stage evaluated."""
+        return [Gate(**gate) for gate in self.outcome["gates"]]
+
+    def require_gates(self) -> Artifact:
+        """This artifact when no blocking gate failed. Raises ArtifactError otherwise: a manual run can skip a check."""
+        bad = [gate for gate in self.gates if gate.blocking and gate.passed is not True]
+        if bad or not self.gates:
+            what = "; ".join(f"{gate.name}: {gate.summary}" for gate in bad) or "no gate was evaluated"
+            raise ArtifactError(
+                f"{self.stage} {self.short} may not be used: found {what}; expected every blocking gate to pass; "
+                f"mend its input and run {self.stage} again"
+            )
+        return self
+
+
+class Draft:
+    """An artifact being built, in a folder of its own; `commit` finishes it."""
+
+    def __init__(self, path: Path, work: Path, stage: str, parents: Mapping[str, Artifact]):
+        self.path, self.work, self.stage, self.parents = path, work, stage, dict(parents)
+        self._contents: dict[str, str] = {}
+        self._gates: list[Gate] = []
+        self._measured: dict[str, Any] = {}
+        self._show: dict[str, Any] = {}
+
+    def file(self, name: str) -> Path:
+        """Where to write a file of the artifact; folders above it are made."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain data. Raises ValueError on NaN: a value that could not be measured is absent with a reason."""
+        durable.write_json(self.file(name), value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write UTF-8 text."""
+        durable.write_text(self.file(name), text)
+
+    def content(self, folder: str, digest: str) -> None:
+        """Declare that `folder` holds data whose bytes differ from write to write: `digest` is of its content."""
+        self._contents[folder] = digest
+
+    def gate(self, gate: Gate) -> Gate:
+        """Record a gate; names are unique within a stage."""
+        assert all(gate.name != other.name for other in self._gates), f"gate {gate.name} twice"
+        self._gates.append(gate)
+        return gate
+
+    def measure(self, **values: Any) -> None:
+        """Record measured values (plain data), outside the digest."""
+        self._measured.update(values)
+
+    def show(self, **values: Any) -> None:
+        """Record what a person sees: numbers, strings, or Markdown as `{"md": text}`."""
+        self._show.update(values)
+
+    def commit(self, folder: Path, seconds: float, made_at: str, settings: Mapping[str, Any]) -> Artifact:
+        """Write outcome and manifest, flush, rename to `folder/<digest>`. Raises OSError (no space)."""
+        inside = tuple(f"{name}/" for name in self._contents)
+        names = list_files(self.path)
+        stored = {name: digest_file(self.path / name) for name in names if name.startswith(inside)} if inside else {}
+        manifest = {
+            "stage": self.stage,
+            "settings": dict(settings),
+            "parents": {name: parent.digest for name, parent in self.parents.items()},
+            "files": {name: digest_file(self.path / name) for name in names if name not in stored},
+            "contents": self._contents,
+        }
+        digest = digest_json(manifest)
+        outcome = {
+            "gates": [asdict(gate) for gate in self._gates],
+            "measured": self._measured,
+            "show": self._show,
+            "stored": stored,
+            "seconds": round(seconds, 3),
+            "made_at": made_at,
+        }
+        durable.write_json(self.path / OUTCOME, outcome)
+        durable.write_json(self.path / MANIFEST, {**manifest, "digest": digest})
+        durable.flush_tree(self.path)
+        target = folder / digest[:SHORT]
+        if target.exists():
+            durable.remove_tree(self.path)
+        else:
+            durable.rename(self.path, target)
+        return Artifact.open(target)
