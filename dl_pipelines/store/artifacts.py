@@ -213,8 +213,18 @@ class Draft:
         durable.write_json(self.path / MANIFEST, {**manifest, "digest": digest})
         durable.flush_tree(self.path)
         target = folder / digest[:SHORT]
+        if target.exists() and not _sound(target):
+            durable.remove_tree(target)
         if target.exists():
             durable.remove_tree(self.path)
         else:
             durable.rename(self.path, target)
         return Artifact.open(target)
+
+
+def _sound(folder: Path) -> bool:
+    try:
+        Artifact.open(folder).verify()
+    except (ArtifactError, OSError):
+        return False
+    return True

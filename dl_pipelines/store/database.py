@@ -1,0 +1,138 @@
+"""One SQLAlchemy engine for our tables: SQLite in the home, or Postgres by `DLP_DATABASE_URL`, migrated by Alembic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dl_pipelines.store.home import Home
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+HEAD = "0001"
+"""The newest migration; a database at it needs no Alembic import."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class DatabaseError(ValueError):
+    """The database can't be reached or used; says what to do. The URL's password is never shown."""
+
+
+def now() -> str:
+    """The present time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Database:
+    """Opens lazily and migrates once; `begin()` is a transaction."""
+
+    def __init__(self, url: str):
+        # SQLAlchemy 2.1 maps a bare postgresql:// to psycopg 3, which isn't installed.
+        for prefix in ("postgresql://", "postgres://"):
+            if url.startswith(prefix):
+                url = "postgresql+psycopg2://" + url.removeprefix(prefix)
+        self.url = url
+
+    @classmethod
+    def of(cls, home: Home) -> Database:
+        """The database of a home."""
+        return cls(home.database_url)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """The engine, after migration. Raises DatabaseError."""
+        import sqlalchemy as sa
+
+        from dl_pipelines.store.tables import SCHEMA
+
+        try:
+            url = sa.make_url(self.url)
+            if url.get_backend_name() == "sqlite":
+                if url.database:
+                    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+                engine = sa.create_engine(url, connect_args={"timeout": 30})
+            else:
+                engine = sa.create_engine(
+                    url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: SCHEMA}}
+                )
+            self._migrate(engine)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise DatabaseError(
+                f"found no usable database at {_without_password(self.url)} ({str(cause).strip()}); expected a "
+                "SQLAlchemy URL of SQLite or Postgres in DLP_DATABASE_URL"
+            ) from error
+        return engine
+
+    def _migrate(self, engine: sa.Engine) -> None:
+        import sqlalchemy as sa
+
+        from dl_pipelines.store.tables import SCHEMA, VERSION_TABLE
+
+        schema = SCHEMA if engine.dialect.name == "postgresql" else None
+        if sa.inspect(engine).has_table(VERSION_TABLE, schema=schema):
+            table = f"{schema}.{VERSION_TABLE}" if schema else VERSION_TABLE
+            with engine.connect() as connection:
+                version = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar()
+            if version == HEAD:
+                return
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        with engine.begin() as connection:
+            if schema:
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA}'))"))
+                connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+            config.attributes.update(connection=connection, schema=schema)
+            command.upgrade(config, HEAD)
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A transaction: committed at the end, rolled back on an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def append(self, table: sa.Table, **values: Any) -> int:
+        """Insert one row with `at` = now (unless given); returns its id."""
+        with self.begin() as connection:
+            result = connection.execute(table.insert().values(**{"at": now(), **values}))
+            return int(result.inserted_primary_key[0]) if "id" in table.c else 0
+
+    def append_once(self, table: sa.Table, **values: Any) -> bool:
+        """Insert one row unless its unique `key` is there; True when it was inserted."""
+        import sqlalchemy as sa
+
+        try:
+            self.append(table, **values)
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    def rows(self, table: sa.Table, **equal: Any) -> list[Mapping[str, Any]]:
+        """Rows whose columns equal these values, oldest first."""
+        query = table.select().where(*[table.c[name] == value for name, value in equal.items()])
+        query = query.order_by(table.c.id if "id" in table.c else table.c.at)
+        with self.begin() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def close(self) -> None:
+        """Give every connection back."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+def _without_password(url: str) -> str:
+    import sqlalchemy as sa
+
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "DLP_DATABASE_URL (not a URL)"
