@@ -1,0 +1,1 @@
+"""One file per task: schema, split, batch, metrics, decisions, signature, parity, logging. See `base.Task`."""
