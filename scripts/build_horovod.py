@@ -113,7 +113,7 @@ def apply(patch: Patch, root: Path) -> None:
     count = text.count(patch.old)
     if count != 1:
         raise BuildError(
-            f"found the text of a patch {count} times in horovod {VERSION}/{patch.path}, expected exactly once"
+            f"found the text of a patch {count} times in horovod {VERSION}/{patch.path}, expected it once"
             f" ({patch.why}); the text is {patch.old!r}: adapt PATCHES in scripts/build_horovod.py"
         )
     file.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
@@ -123,13 +123,10 @@ def fetch(folder: Path) -> Path:
     """Download the sdist into `folder` through pip, verified by its hash; returns its path."""
     wanted = folder / "horovod.txt"
     wanted.write_text(f"horovod=={VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
-    _run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "horovod"]
-        + ["--no-build-isolation", "--require-hashes", "--dest", str(folder), "-r", str(wanted)],
-        folder,
-        os.environ.copy(),
-        "the sdist could not be downloaded: check the package index and the network",
-    )
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "horovod"]
+    options = ["--no-build-isolation", "--require-hashes", "--dest", str(folder), "-r", str(wanted)]
+    failure = "the sdist could not be downloaded: check the package index and the network"
+    _run([*pip, *options], folder, os.environ.copy(), failure)
     (sdist,) = folder.glob("horovod-*.tar.gz")
     return sdist
 
@@ -148,13 +145,9 @@ def build(folder: Path) -> Path:
     scripts = Path(sys.executable).parent
     environment = os.environ | OPTIONS | {"PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
     environment |= {"HOROVOD_CMAKE": str(scripts / "cmake"), "MAKEFLAGS": f"-j{os.cpu_count() or 1}"}
-    _run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
-        + ["--wheel-dir", str(folder / "wheel"), str(source)],
-        folder,
-        environment,
-        "the build failed: its last lines are above",
-    )
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+    failure = "the build failed: its last lines are above"
+    _run([*pip, "--wheel-dir", str(folder / "wheel"), str(source)], folder, environment, failure)
     (wheel,) = (folder / "wheel").glob("horovod-*.whl")
     return wheel
 

@@ -1,0 +1,46 @@
+# The few commands of this project; each sets up what it needs first. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format ui bench soak lock clean
+BIN := .venv/bin
+MINUTES ?= 10
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s $$'\t'
+
+setup: ## Environments, Horovod, Triton; seconds when nothing changed
+	@bash scripts/setup.sh
+
+demo: setup ## The whole lifecycle of briefs/digits.yaml: verdict and report
+	@$(BIN)/dlp run briefs/digits.yaml; code=$$?; \
+	if [ $$code -eq 3 ]; then echo "A target was missed (exit code 3): the verdict above names it." >&2; fi; \
+	exit $$code
+
+test: setup ## The tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: setup ## What CI runs beside the tests: ruff, types, import direction
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/basedpyright --level error
+	@$(BIN)/lint-imports --no-cache
+
+format: setup ## Put every file into the house format
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+ui: setup ## Dagster's UI on 127.0.0.1, with the schedule and the sensors on
+	@$(BIN)/dlp ui
+
+bench: setup ## Speed and size against the issue's limits, one JSON object a line
+	@$(BIN)/python -m benchmarks.main_job --json
+
+soak: setup ## A long run; MINUTES=10
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+lock: setup ## Resolve requirements*.in anew; ARGS=--upgrade for newer versions
+	@bash scripts/lock.sh $(ARGS)
+
+clean: ## Remove the environments and the tools' caches; never the home
+	@rm -rf .venv .venv-triton .venv.lock .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.dlp/*' -prune -exec rm -rf {} +
