@@ -1,0 +1,1 @@
+"""Typed settings in, plain library objects out."""

@@ -1,0 +1,1 @@
+"""Sensors, schedules and jobs. Decisions live in the library, as pure functions."""
