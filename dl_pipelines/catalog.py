@@ -8,38 +8,21 @@ from typing import Any
 
 from dl_pipelines import brief as frame
 from dl_pipelines.brief.errors import closest
+from dl_pipelines.brief.overrides import check_experiment_name
 from dl_pipelines.brief.registry import Kind
 from dl_pipelines.brief.targets import MEASURED_ON, SYSTEM_METRICS
+from dl_pipelines.compression.registry import TECHNIQUES
+from dl_pipelines.data.registry import AUGMENTATIONS, SOURCES
+from dl_pipelines.models.registry import FAMILIES
+from dl_pipelines.monitoring.registry import TRAFFIC
+from dl_pipelines.store import durable
+from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Task
+from dl_pipelines.tasks.registry import TASKS
 
-TASKS = Kind("task", {"image_classification": "dl_pipelines.tasks.image_classification:ImageClassification"})
-SOURCES = Kind(
-    "source",
-    {
-        "digits": "dl_pipelines.data.sources.digits:Digits",
-        "image_folder": "dl_pipelines.data.sources.image_folder:ImageFolder",
-    },
-)
-FAMILIES = Kind("family", {"cnn": "dl_pipelines.models.cnn:Cnn"})
-AUGMENTATIONS = Kind(
-    "augmentation",
-    {
-        "rotation": "dl_pipelines.data.augmentations:Rotation",
-        "translation": "dl_pipelines.data.augmentations:Translation",
-        "noise": "dl_pipelines.data.augmentations:Noise",
-        "brightness": "dl_pipelines.data.augmentations:Brightness",
-    },
-)
-TECHNIQUES = Kind("technique", {"static_int8": "dl_pipelines.compression.static_int8:StaticInt8"})
-TRAFFIC = Kind(
-    "traffic",
-    {
-        "clients": "dl_pipelines.monitoring.traffic:Clients",
-        "replay": "dl_pipelines.monitoring.traffic:Replay",
-    },
-)
-
-KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in (TASKS, SOURCES, FAMILIES, AUGMENTATIONS, TECHNIQUES, TRAFFIC)}
+KINDS: Mapping[str, Kind] = {
+    kind.kind: kind for kind in (TASKS, SOURCES, FAMILIES, AUGMENTATIONS, TECHNIQUES, TRAFFIC)
+}
 
 
 def task_of(brief: frame.Brief) -> Task:
@@ -62,6 +45,40 @@ def with_overrides(brief: frame.Brief, overrides: Mapping[str, Any]) -> frame.Br
     return frame.with_overrides(brief, overrides, KINDS, CHECKS)
 
 
+def save_experiment(home: Home, brief: frame.Brief, name: str, overrides: Mapping[str, Any]) -> None:
+    """Remember the overrides of an experiment. Raises ValueError when the name is taken by other overrides."""
+    check_experiment_name(name)
+    with_overrides(brief, overrides)
+    path = home.experiments / brief.project / f"{name}.json"
+    if name == frame.BASE:
+        if overrides:
+            raise ValueError(f"found overrides for {frame.BASE!r}; expected none; give another --experiment")
+        return
+    if path.exists() and durable.read_json(path) != dict(overrides):
+        raise ValueError(
+            f"found the experiment {name!r} with other overrides ({durable.read_json(path)}); expected a new name"
+        )
+    durable.write_json(path, dict(overrides))
+
+
+def experiments(home: Home, project: str) -> list[str]:
+    """The experiments of a project: the base and every saved one, sorted."""
+    return [frame.BASE, *sorted(path.stem for path in (home.experiments / project).glob("*.json"))]
+
+
+def brief_of(home: Home, brief: frame.Brief, experiment: str | None) -> frame.Brief:
+    """The brief as an experiment sees it. Raises ValueError when the experiment is not known."""
+    if experiment in (None, frame.BASE):
+        return brief
+    path = home.experiments / brief.project / f"{experiment}.json"
+    if not path.exists():
+        raise ValueError(
+            f"found no experiment {experiment!r} of {brief.project}; expected one of "
+            f"{', '.join(experiments(home, brief.project))}; make it with --set path=value"
+        )
+    return with_overrides(brief, durable.read_json(path))
+
+
 def check_targets(brief: frame.Brief) -> Iterator[frame.Problem]:
     """Every target and threshold names a metric that the task or the system has, where it can be measured."""
     task = task_of(brief)
@@ -82,12 +99,4 @@ def check_targets(brief: frame.Brief) -> Iterator[frame.Problem]:
                                 repr(metric), closest=closest(metric, task.metrics))  # fmt: skip
 
 
-def check_retraining(brief: frame.Brief) -> Iterator[frame.Problem]:
-    """A replayed live window is large enough for the drift gate to decide."""
-    if brief.monitoring.min_records < 200 and brief.monitoring.false_alarms < 0.005:
-        yield frame.Problem(
-            "monitoring.min_records", "at least 200 records for a false alarm rate below 0.5 %",
-            str(brief.monitoring.min_records))  # fmt: skip
-
-
-CHECKS = (check_targets, check_retraining)
+CHECKS = (check_targets,)

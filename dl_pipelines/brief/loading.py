@@ -33,7 +33,9 @@ def load_brief(path: Path, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BriefError(str(path), [Problem("", "UTF-8 text", found=f"byte {error.start} that is not")]) from error
+        raise BriefError(
+            str(path), [Problem("", "UTF-8 text", found=f"byte {error.start} that is not")]
+        ) from error
     return read_brief(text, str(path), kinds, checks)
 
 
@@ -49,7 +51,9 @@ def read_brief(text: str, source: str, kinds: Kinds, checks: Iterable[Check] = (
         raise BriefError(source, [Problem("", "valid YAML", found=what, line=line)]) from error
     if not isinstance(data, dict):
         found = "an empty file" if data is None else f"a {type(data).__name__}"
-        raise BriefError(source, [Problem("", "a mapping that starts with project, problem and data", found=found)])
+        raise BriefError(
+            source, [Problem("", "a mapping that starts with project, problem and data", found=found)]
+        )
     lines = dict(_lines(node)) if node is not None else {}
     twice = list(_repeated(node)) if node is not None else []
     if twice:
@@ -97,12 +101,16 @@ def _check_named(brief: Brief, kinds: Kinds, lines: Mapping[Path_, int]) -> Iter
             params = model.model_validate(ref.params)
         except ValidationError as error:
             for item in error.errors():
-                yield _problem({**item, "loc": (*path, "params", *item["loc"])}, lines, model, (*path, "params"))
+                yield _problem(
+                    {**item, "loc": (*path, "params", *item["loc"])}, lines, model, (*path, "params")
+                )
         else:
             yield from _check_nested(params, (*path, "params"), kinds, lines)
 
 
-def _check_nested(params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[Path_, int]) -> Iterator[Problem]:
+def _check_nested(
+    params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[Path_, int]
+) -> Iterator[Problem]:
     for inner, ref in _named(params, path):
         kind = kinds.get(getattr(ref, "kind", ""))
         if kind is None:
@@ -115,7 +123,9 @@ def _check_nested(params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[P
         except ValidationError as error:
             model = kind.params_model(ref.name)
             for item in error.errors():
-                yield _problem({**item, "loc": (*inner, "params", *item["loc"])}, lines, model, (*inner, "params"))
+                yield _problem(
+                    {**item, "loc": (*inner, "params", *item["loc"])}, lines, model, (*inner, "params")
+                )
 
 
 def _named(value: Any, path: Path_) -> Iterator[tuple[Path_, Named]]:

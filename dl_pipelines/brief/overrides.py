@@ -56,7 +56,11 @@ def experiment_name(overrides: Mapping[str, Any]) -> str:
 
 
 def with_overrides(
-    brief: Brief, overrides: Mapping[str, Any], kinds: Kinds, checks: Iterable[Check] = (), source: str = "--set"
+    brief: Brief,
+    overrides: Mapping[str, Any],
+    kinds: Kinds,
+    checks: Iterable[Check] = (),
+    source: str = "--set",
 ) -> Brief:
     """The brief with dotted paths replaced, validated again. Raises BriefError."""
     data = brief.model_dump(mode="json")

@@ -11,7 +11,15 @@ from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from dl_pipelines.brief.registry import Named
 from dl_pipelines.brief.targets import Target
@@ -25,7 +33,9 @@ def _bare_name(value: Any) -> Any:
 
 def _secret(value: str) -> str:
     if not _SECRET.match(value):
-        raise ValueError("a reference to an environment variable, written ${NAME}; secrets are never in a brief")
+        raise ValueError(
+            "a reference to an environment variable, written ${NAME}; secrets are never in a brief"
+        )
     return value
 
 
@@ -91,10 +101,16 @@ class Problem(Section):
 class Validation(Section):
     """What a day of records must satisfy beyond the schema of the task."""
 
-    max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a day's records that may be quarantined")
-    max_duplicates: float = Field(0.01, ge=0, le=1, description="share of a day's records that may repeat another")
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="share of a day's records that may be quarantined"
+    )
+    max_duplicates: float = Field(
+        0.01, ge=0, le=1, description="share of a day's records that may repeat another"
+    )
     min_records: int = Field(1, ge=1, description="records a day must have after cleaning")
-    mean_range: tuple[float, float] | None = Field(None, description="allowed range of a record's mean input value")
+    mean_range: tuple[float, float] | None = Field(
+        None, description="allowed range of a record's mean input value"
+    )
 
 
 class Split(Section):
@@ -192,7 +208,9 @@ class Compression(Section):
     objective: Literal["latency", "size"] = "latency"
     techniques: tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
     runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
-    max_loss: float = Field(0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows")
+    max_loss: float = Field(
+        0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows"
+    )
     threads: int = Field(1, ge=1)
     timing_rounds: int = Field(30, ge=5, le=10_000)
 
@@ -225,7 +243,9 @@ class Monitoring(Section):
 class Lifecycle(Section):
     """10. When it is trained again, who takes over, what is kept."""
 
-    retrain_hour: int = Field(3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone")
+    retrain_hour: int = Field(
+        3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone"
+    )
     retrain_on_drift: bool = True
     promotion: Literal["automatic", "manual"] = "automatic"
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval that decides a promotion")
@@ -238,7 +258,9 @@ class Brief(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    project: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores")
+    project: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores"
+    )
     problem: Problem
     data: Data
     architecture: Architecture = Architecture()

@@ -6,7 +6,7 @@ the same digest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +71,9 @@ class Artifact:
                 f"found a manifest in {path} that was changed after it was written; expected digest "
                 f"{digest}; remove the folder and run {manifest.get('stage', 'the stage')} again"
             )
-        return cls(path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"])
+        return cls(
+            path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"]
+        )
 
     @property
     def short(self) -> str:
@@ -81,7 +83,9 @@ class Artifact:
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists. Raises ArtifactError when it does not."""
         if name not in self.files:
-            raise ArtifactError(f"found no {name!r} in {self.stage} {self.short}; expected one of {', '.join(self.files)}")
+            raise ArtifactError(
+                f"found no {name!r} in {self.stage} {self.short}; expected one of {', '.join(self.files)}"
+            )
         return self.path / name
 
     def read_json(self, name: str) -> Any:
@@ -149,8 +153,9 @@ class Artifact:
 class Draft:
     """An artifact being built, in a folder of its own; `commit` finishes it."""
 
-    def __init__(self, path: Path, work: Path, stage: str, parents: Mapping[str, Artifact]):
+    def __init__(self, path: Path, work: Path, stage: str, parents: Mapping[str, Artifact], choices: Path):
         self.path, self.work, self.stage, self.parents = path, work, stage, dict(parents)
+        self._choices = choices
         self._contents: dict[str, str] = {}
         self._gates: list[Gate] = []
         self._measured: dict[str, Any] = {}
@@ -180,6 +185,14 @@ class Draft:
         self._gates.append(gate)
         return gate
 
+    def decide_once(self, name: str, decide: Callable[[], Any]) -> Any:
+        """A choice made by measurement: taken the first time for these inputs, replayed ever after (plain data)."""
+        made = durable.read_json(self._choices) if self._choices.exists() else {}
+        if name not in made:
+            made[name] = decide()
+            durable.write_json(self._choices, made)
+        return made[name]
+
     def measure(self, **values: Any) -> None:
         """Record measured values (plain data), outside the digest."""
         self._measured.update(values)
@@ -192,7 +205,11 @@ class Draft:
         """Write outcome and manifest, flush, rename to `folder/<digest>`. Raises OSError (no space)."""
         inside = tuple(f"{name}/" for name in self._contents)
         names = list_files(self.path)
-        stored = {name: digest_file(self.path / name) for name in names if name.startswith(inside)} if inside else {}
+        stored = (
+            {name: digest_file(self.path / name) for name in names if name.startswith(inside)}
+            if inside
+            else {}
+        )
         manifest = {
             "stage": self.stage,
             "settings": dict(settings),

@@ -30,7 +30,9 @@ class Partition:
         try:
             return cls(date.fromisoformat(day), experiment or None)
         except ValueError as error:
-            raise ValueError(f"found the partition {key!r}; expected YYYY-MM-DD or YYYY-MM-DD|experiment") from error
+            raise ValueError(
+                f"found the partition {key!r}; expected YYYY-MM-DD or YYYY-MM-DD|experiment"
+            ) from error
 
     @property
     def key(self) -> str:
@@ -65,7 +67,9 @@ class Workspace:
         self.home, self.project = home, project
         self._on_progress = on_progress
 
-    def progress(self, stage: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    def progress(
+        self, stage: str, message: str, done: float | None = None, total: float | None = None
+    ) -> None:
         """Tell whoever watches how far a stage is."""
         if self._on_progress:
             self._on_progress(Progress(stage, message, done, total))
@@ -89,7 +93,9 @@ class Workspace:
         from filelock import FileLock
 
         asked = {"settings": dict(settings), "version": version, "day": partition.day.isoformat()}
-        key = digest_json([self.project, stage, asked, {name: item.digest for name, item in parents.items()}])[:SHORT]
+        key = digest_json(
+            [self.project, stage, asked, {name: item.digest for name, item in parents.items()}]
+        )[:SHORT]
         memo = self.home.index / self.project / stage / "keys" / f"{key}.json"
         self.home.locks.mkdir(parents=True, exist_ok=True)
         with FileLock(self.home.locks / f"{stage}-{key}.lock"):
@@ -123,7 +129,8 @@ class Workspace:
         work.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         try:
-            draft = Draft(path, work, stage, parents)
+            choices = self.home.index / self.project / stage / "choices" / f"{key}.json"
+            draft = Draft(path, work, stage, parents, choices)
             build(draft)
             made_at = datetime.now(UTC).isoformat(timespec="seconds")
             artifact = draft.commit(folder, time.monotonic() - started, made_at, settings)

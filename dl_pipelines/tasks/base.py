@@ -138,7 +138,9 @@ class Task(ABC):
         """Of the served model."""
 
     @abstractmethod
-    def parity(self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True) -> Parity:
+    def parity(
+        self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True
+    ) -> Parity:
         """Compare outputs on the same rows. `exact` False (a compressed model): only the decisions must mostly agree."""
 
     @abstractmethod

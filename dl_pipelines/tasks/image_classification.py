@@ -132,7 +132,11 @@ class ImageClassification(Task):
         """Label, class name and confidence of one row of logits [K]."""
         probabilities = classification.softmax(output[None])[0]
         label = int(probabilities.argmax())
-        return {"label": label, "class": self.params.classes[label], "confidence": float(probabilities[label])}
+        return {
+            "label": label,
+            "class": self.params.classes[label],
+            "confidence": float(probabilities[label]),
+        }
 
     def signature(self) -> Signature:
         """`image` uint8 [H, W, C] -> `logits` float32 [K]."""
@@ -143,7 +147,9 @@ class ImageClassification(Task):
             labels=self.params.classes,
         )
 
-    def parity(self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True) -> Parity:
+    def parity(
+        self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True
+    ) -> Parity:
         """Logits within `tolerance` and decisions equal where the margin is wider than it; see Task.parity."""
         import numpy as np
 
@@ -155,7 +161,9 @@ class ImageClassification(Task):
         finite = bool(np.isfinite(other).all())
         passed = finite and (difference <= tolerance if exact else agreement >= AGREEMENT)
         rule = f"largest difference <= {tolerance:g}" if exact else f"agreement >= {AGREEMENT:.0%}"
-        summary = f"{len(reference)} rows: largest difference {difference:.2e}, agreement {agreement:.2%} ({rule})"
+        summary = (
+            f"{len(reference)} rows: largest difference {difference:.2e}, agreement {agreement:.2%} ({rule})"
+        )
         return Parity(passed, len(reference), difference, agreement, tolerance, summary)
 
     def read_input(self, path: str) -> np.ndarray:
@@ -182,7 +190,9 @@ class ImageClassification(Task):
                 with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
                     about = {"mode": image.mode, "source_height": image.height, "source_width": image.width}
                     if image.width * image.height > MAX_PIXELS:
-                        raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+                        raise ValueError(
+                            f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read"
+                        )
                     image.load()
                     wanted = image.convert("L" if self.params.channels == 1 else "RGB")
         except Image.DecompressionBombError as error:

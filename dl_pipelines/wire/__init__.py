@@ -1,1 +1,1 @@
-"""What the serving processes share with the library: routing table, assignment, log format. Standard library and numpy only."""
+"""Shared by the serving processes and the library: routing table, log format. Standard library and numpy only."""

@@ -1,0 +1,1 @@
+"""Smaller and faster models: techniques, and the ledger of what was tried."""

@@ -1,0 +1,7 @@
+"""The compression techniques that a brief may name: one line each."""
+
+from __future__ import annotations
+
+from dl_pipelines.brief.registry import Kind
+
+TECHNIQUES = Kind("technique", {"static_int8": "dl_pipelines.compression.static_int8:StaticInt8"})

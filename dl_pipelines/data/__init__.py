@@ -1,0 +1,1 @@
+"""Records: sources, cleaning, validation, augmentation, the training window, batches."""

@@ -1,0 +1,1 @@
+"""Metrics with intervals, slices, calibration. Nothing is chosen from test rows."""

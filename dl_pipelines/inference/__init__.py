@@ -1,0 +1,1 @@
+"""Export to ONNX, parity, runtimes, timing of one model on this machine."""

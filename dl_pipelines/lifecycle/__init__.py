@@ -1,0 +1,1 @@
+"""Decisions on the life of a model: retraining, promotion, rollback, retention."""

@@ -1,0 +1,1 @@
+"""Architecture families and their recipes, one file each."""

@@ -1,0 +1,1 @@
+"""Drift of live windows, thresholds with a known false-alarm rate, traffic, alerts."""

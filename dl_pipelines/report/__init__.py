@@ -1,0 +1,1 @@
+"""The implementation report: collect, render, verify."""

@@ -1,0 +1,1 @@
+"""The live Triton server: repository, backends, routing, prediction log, client, load test."""

@@ -1,0 +1,7 @@
+"""The tasks that a brief may name: one line each."""
+
+from __future__ import annotations
+
+from dl_pipelines.brief.registry import Kind
+
+TASKS = Kind("task", {"image_classification": "dl_pipelines.tasks.image_classification:ImageClassification"})
