@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 FREE_DISK = 2.0
 """GiB a demo with its artifacts, images of its report and temporary files stays under."""
 
-_SETUP = "make setup"
+_SETUP = "make clean setup"
 _TORCH = """
 import torch, torchvision
 kept = torchvision.ops.nms(torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 2.]]), torch.tensor([.9, .8]), .5)
@@ -68,7 +68,7 @@ def check_interpreter() -> Check:
 
 
 def check_compiler() -> Check:
-    """A C++ compiler, make and Python's headers, which building Horovod needs; once it is built, nothing does."""
+    """A C++ compiler, make and Python's headers: Horovod's build needs them, a run does not."""
     tools = {tool: shutil.which(tool) for tool in ("c++", "make")}
     header = Path(sysconfig.get_path("include")) / "Python.h"
     missing = [tool for tool, path in tools.items() if path is None]
@@ -97,6 +97,7 @@ def check_disk(home: Path) -> Check:
 def check_database(home: Path) -> Check:
     """The ledger's database answers at the migration that this version writes."""
     import sqlalchemy as sa
+    from sqlalchemy.exc import SQLAlchemyError
 
     database = Database.of(Home.find(home))
     try:
@@ -104,7 +105,7 @@ def check_database(home: Path) -> Check:
             connection.execute(sa.text("SELECT 1"))
         url = sa.make_url(database.url).render_as_string(hide_password=True)
         return Check("database", True, f"{url} answers")
-    except (DatabaseError, sa.exc.SQLAlchemyError, OSError) as error:
+    except (DatabaseError, SQLAlchemyError, OSError) as error:
         remedy = "start the database that DLP_DATABASE_URL names, or unset it to use SQLite in the home"
         return Check("database", False, " ".join(str(error).split()), remedy)
     finally:
@@ -208,7 +209,7 @@ def _run(command: list[str], seconds: float, environment: Mapping[str, str] | No
     except subprocess.TimeoutExpired:
         _end(process, signal.SIGKILL)
         output, _ = process.communicate()
-        return 124, f"{output}\nno end within {seconds:.0f} s"
+        return 124, f"{output}\nno end within {seconds:g} s"
     return process.returncode, output
 
 
