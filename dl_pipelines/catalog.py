@@ -20,9 +20,7 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.tasks.registry import TASKS
 
-KINDS: Mapping[str, Kind] = {
-    kind.kind: kind for kind in (TASKS, SOURCES, FAMILIES, AUGMENTATIONS, TECHNIQUES, TRAFFIC)
-}
+KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in (TASKS, SOURCES, FAMILIES, AUGMENTATIONS, TECHNIQUES, TRAFFIC)}
 
 
 def task_of(brief: frame.Brief) -> Task:
@@ -86,8 +84,12 @@ def check_targets(brief: frame.Brief) -> Iterator[frame.Problem]:
     for position, target in enumerate(brief.problem.targets):
         path = f"problem.targets[{position}]"
         if target.metric not in known:
-            yield frame.Problem(f"{path}.metric", f"one of {', '.join(known)}", repr(target.metric),
-                                closest=closest(target.metric, known))  # fmt: skip
+            yield frame.Problem(
+                f"{path}.metric",
+                f"one of {', '.join(known)}",
+                repr(target.metric),
+                closest=closest(target.metric, known),
+            )
         elif target.metric in MEASURED_ON and target.where not in MEASURED_ON[target.metric]:
             where = ", ".join(MEASURED_ON[target.metric])
             yield frame.Problem(f"{path}.where", f"one of {where} for {target.metric}", repr(target.where))
@@ -95,8 +97,12 @@ def check_targets(brief: frame.Brief) -> Iterator[frame.Problem]:
             yield frame.Problem(f"{path}.slice", "no slice for a metric of the system", repr(target.slice))
     for metric in brief.evaluation.thresholds:
         if metric not in task.metrics:
-            yield frame.Problem(f"evaluation.thresholds.{metric}", f"one of {', '.join(sorted(task.metrics))}",
-                                repr(metric), closest=closest(metric, task.metrics))  # fmt: skip
+            yield frame.Problem(
+                f"evaluation.thresholds.{metric}",
+                f"one of {', '.join(sorted(task.metrics))}",
+                repr(metric),
+                closest=closest(metric, task.metrics),
+            )
 
 
 CHECKS = (check_targets,)

@@ -33,9 +33,7 @@ def load_brief(path: Path, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BriefError(
-            str(path), [Problem("", "UTF-8 text", found=f"byte {error.start} that is not")]
-        ) from error
+        raise BriefError(str(path), [Problem("", "UTF-8 text", found=f"byte {error.start} that is not")]) from error
     return read_brief(text, str(path), kinds, checks)
 
 
@@ -51,9 +49,7 @@ def read_brief(text: str, source: str, kinds: Kinds, checks: Iterable[Check] = (
         raise BriefError(source, [Problem("", "valid YAML", found=what, line=line)]) from error
     if not isinstance(data, dict):
         found = "an empty file" if data is None else f"a {type(data).__name__}"
-        raise BriefError(
-            source, [Problem("", "a mapping that starts with project, problem and data", found=found)]
-        )
+        raise BriefError(source, [Problem("", "a mapping that starts with project, problem and data", found=found)])
     lines = dict(_lines(node)) if node is not None else {}
     twice = list(_repeated(node)) if node is not None else []
     if twice:
@@ -101,16 +97,12 @@ def _check_named(brief: Brief, kinds: Kinds, lines: Mapping[Path_, int]) -> Iter
             params = model.model_validate(ref.params)
         except ValidationError as error:
             for item in error.errors():
-                yield _problem(
-                    {**item, "loc": (*path, "params", *item["loc"])}, lines, model, (*path, "params")
-                )
+                yield _problem({**item, "loc": (*path, "params", *item["loc"])}, lines, model, (*path, "params"))
         else:
             yield from _check_nested(params, (*path, "params"), kinds, lines)
 
 
-def _check_nested(
-    params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[Path_, int]
-) -> Iterator[Problem]:
+def _check_nested(params: BaseModel, path: Path_, kinds: Kinds, lines: Mapping[Path_, int]) -> Iterator[Problem]:
     for inner, ref in _named(params, path):
         kind = kinds.get(getattr(ref, "kind", ""))
         if kind is None:
@@ -118,14 +110,17 @@ def _check_nested(
         try:
             kind.params_model(ref.name).model_validate(ref.params)
         except UnknownName as error:
-            yield Problem(_dotted((*inner, "name")), f"one of {', '.join(error.known)}", repr(ref.name),
-                          _line(inner, lines), error.near)  # fmt: skip
+            yield Problem(
+                _dotted((*inner, "name")),
+                f"one of {', '.join(error.known)}",
+                repr(ref.name),
+                _line(inner, lines),
+                error.near,
+            )
         except ValidationError as error:
             model = kind.params_model(ref.name)
             for item in error.errors():
-                yield _problem(
-                    {**item, "loc": (*inner, "params", *item["loc"])}, lines, model, (*inner, "params")
-                )
+                yield _problem({**item, "loc": (*inner, "params", *item["loc"])}, lines, model, (*inner, "params"))
 
 
 def _named(value: Any, path: Path_) -> Iterator[tuple[Path_, Named]]:
@@ -144,14 +139,20 @@ def _problem(item: Any, lines: Mapping[Path_, int], model: type[BaseModel], pref
     path, kind, line = _dotted(loc), item["type"], _line(loc, lines)
     if kind == "extra_forbidden":
         allowed = _fields(model, loc[len(prefix) : -1])
-        return Problem(path, f"one of {', '.join(allowed)}" if allowed else "no such field",
-                       repr(loc[-1]), line, closest(str(loc[-1]), allowed))  # fmt: skip
+        return Problem(
+            path,
+            f"one of {', '.join(allowed)}" if allowed else "no such field",
+            repr(loc[-1]),
+            line,
+            closest(str(loc[-1]), allowed),
+        )
     if kind == "missing":
         return Problem(path, "this field, which has no default", "nothing", line)
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        return Problem(path, f"one of {', '.join(allowed)}", repr(item["input"]), line,
-                       closest(str(item["input"]), allowed))  # fmt: skip
+        return Problem(
+            path, f"one of {', '.join(allowed)}", repr(item["input"]), line, closest(str(item["input"]), allowed)
+        )
     expected = re.sub(r"^(Value error, |Input should be |String should )", "", item["msg"])
     found = repr(item["input"]) if not isinstance(item["input"], dict | BaseModel) else None
     return Problem(path, expected, found, line)
@@ -219,8 +220,9 @@ def _repeated(node: yaml.Node, path: Path_ = ()) -> Iterator[Problem]:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                yield Problem(_dotted((*path, key.value)), f"each field once (first on line {seen[key.value]})",
-                              "it again", line)  # fmt: skip
+                yield Problem(
+                    _dotted((*path, key.value)), f"each field once (first on line {seen[key.value]})", "it again", line
+                )
             seen[key.value] = line
             yield from _repeated(value, (*path, key.value))
     elif isinstance(node, yaml.SequenceNode):

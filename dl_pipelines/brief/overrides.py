@@ -90,8 +90,13 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any) -> Problem | Non
             key = part
         else:
             allowed = sorted(here) if isinstance(here, dict) else []
-            return Problem(".".join(parts[: depth + 1]), f"one of {', '.join(allowed)}" if allowed else "no such field",
-                           repr(part), None, closest(part, allowed))  # fmt: skip
+            return Problem(
+                ".".join(parts[: depth + 1]),
+                f"one of {', '.join(allowed)}" if allowed else "no such field",
+                repr(part),
+                None,
+                closest(part, allowed),
+            )
         if last:
             here[key] = value
         else:

@@ -33,9 +33,7 @@ def _bare_name(value: Any) -> Any:
 
 def _secret(value: str) -> str:
     if not _SECRET.match(value):
-        raise ValueError(
-            "a reference to an environment variable, written ${NAME}; secrets are never in a brief"
-        )
+        raise ValueError("a reference to an environment variable, written ${NAME}; secrets are never in a brief")
     return value
 
 
@@ -102,22 +100,22 @@ class Validation(Section):
     """What a day of records must satisfy beyond the schema of the task."""
 
     max_quarantined: float = Field(
-        0.05, ge=0, le=1, description="share of a day's records that may be quarantined"
+        default=0.05, ge=0, le=1, description="share of a day's records that may be quarantined"
     )
     max_duplicates: float = Field(
-        0.01, ge=0, le=1, description="share of a day's records that may repeat another"
+        default=0.01, ge=0, le=1, description="share of a day's records that may repeat another"
     )
-    min_records: int = Field(1, ge=1, description="records a day must have after cleaning")
+    min_records: int = Field(default=1, ge=1, description="records a day must have after cleaning")
     mean_range: tuple[float, float] | None = Field(
-        None, description="allowed range of a record's mean input value"
+        default=None, description="allowed range of a record's mean input value"
     )
 
 
 class Split(Section):
     """Shares of the splits; the train split gets the rest."""
 
-    validation: float = Field(0.15, gt=0, lt=1)
-    test: float = Field(0.15, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Split:
@@ -129,10 +127,10 @@ class Split(Section):
 class AugmentationPlan(Section):
     """Which variants are made: `offline` copies are stored, `online` transforms are drawn anew each epoch."""
 
-    factor: int = Field(1, ge=1, le=32, description="records out per train record in, with the original")
+    factor: int = Field(default=1, ge=1, le=32, description="records out per train record in, with the original")
     offline: tuple[Augmentation, ...] = ()
     online: tuple[Augmentation, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Data(Section):
@@ -140,8 +138,8 @@ class Data(Section):
 
     source: Source
     timezone: str = "UTC"
-    start: date | None = Field(None, description="first day; None: the source's own first day")
-    window_days: int | None = Field(None, ge=1, description="days a model trains on; None: all history")
+    start: date | None = Field(default=None, description="first day; None: the source's own first day")
+    window_days: int | None = Field(default=None, ge=1, description="days a model trains on; None: all history")
     validation: Validation = Validation()
     split: Split = Split()
     augmentation: AugmentationPlan = AugmentationPlan()
@@ -164,27 +162,27 @@ class Architecture(Section):
 class Training(Section):
     """4. How it is trained. Units: epochs, records a worker and step, fraction of 1 for the rates."""
 
-    epochs: int = Field(10, ge=1, le=10_000)
-    batch_size: int = Field(64, ge=1, description="records a worker and step")
-    learning_rate: float = Field(1e-3, gt=0, lt=10)
-    weight_decay: float = Field(1e-4, ge=0, lt=1)
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, description="records a worker and step")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    weight_decay: float = Field(default=1e-4, ge=0, lt=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = Field(0.5, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    warmup_epochs: float = Field(default=0.5, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Distributed(Section):
     """5. Over how many workers. A failed worker restarts the training from its last checkpoint, `restarts` times."""
 
     communicator: Literal["horovod", "torch", "single"] = "horovod"
-    workers: int = Field(2, ge=1, le=64)
-    threads: int = Field(1, ge=1, description="CPU threads a worker")
+    workers: int = Field(default=2, ge=1, le=64)
+    threads: int = Field(default=1, ge=1, description="CPU threads a worker")
     compression: Literal["none", "fp16"] = "none"
-    restarts: int = Field(2, ge=0, le=10)
-    stall_seconds: float = Field(120, gt=0, description="no progress for so long ends the attempt")
+    restarts: int = Field(default=2, ge=0, le=10)
+    stall_seconds: float = Field(default=120, gt=0, description="no progress for so long ends the attempt")
 
     @model_validator(mode="after")
     def _single_is_one(self) -> Distributed:
@@ -196,10 +194,10 @@ class Distributed(Section):
 class Evaluation(Section):
     """6. How it is measured: bootstrap intervals at `confidence`, thresholds by metric on the test rows."""
 
-    resamples: int = Field(1000, ge=100, le=100_000)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=1000, ge=100, le=100_000)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     thresholds: dict[str, float] = Field(default_factory=dict, description="metric -> bound on the test rows")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Compression(Section):
@@ -209,48 +207,48 @@ class Compression(Section):
     techniques: tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
     runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
     max_loss: float = Field(
-        0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows"
+        default=0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows"
     )
-    threads: int = Field(1, ge=1)
-    timing_rounds: int = Field(30, ge=5, le=10_000)
+    threads: int = Field(default=1, ge=1)
+    timing_rounds: int = Field(default=30, ge=5, le=10_000)
 
 
 class Serving(Section):
     """8. How it is served. Times in milliseconds (latency, queue delay)."""
 
-    max_batch: int = Field(16, ge=1, le=1024)
-    queue_delay_ms: float = Field(0.5, ge=0, le=1000)
-    instances: int = Field(1, ge=1, le=16)
-    threads: int = Field(1, ge=1, le=64)
-    timeout_ms: float = Field(2000, gt=0)
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    queue_delay_ms: float = Field(default=0.5, ge=0, le=1000)
+    instances: int = Field(default=1, ge=1, le=16)
+    threads: int = Field(default=1, ge=1, le=64)
+    timeout_ms: float = Field(default=2000, gt=0)
     durability: Literal["process", "disk"] = "process"
-    load_seconds: float = Field(3, gt=0, le=600, description="length of the load test")
-    load_clients: int = Field(4, ge=1, le=256)
-    parity_tolerance: float = Field(1e-3, gt=0, description="allowed absolute difference of live outputs")
+    load_seconds: float = Field(default=3, gt=0, le=600, description="length of the load test")
+    load_clients: int = Field(default=4, ge=1, le=256)
+    parity_tolerance: float = Field(default=1e-3, gt=0, description="allowed absolute difference of live outputs")
 
 
 class Monitoring(Section):
     """9. What is watched on live traffic. `false_alarms` is the rate per report when nothing has changed."""
 
     traffic: Traffic = TrafficRef(name="clients")
-    min_records: int = Field(200, ge=20)
-    false_alarms: float = Field(0.01, gt=0, lt=0.5)
-    resamples: int = Field(500, ge=100, le=20_000)
-    webhook: Secret | None = Field(None, description="where alerts are posted, as ${NAME}")
-    seed: int = Field(0, ge=0)
+    min_records: int = Field(default=200, ge=20)
+    false_alarms: float = Field(default=0.01, gt=0, lt=0.5)
+    resamples: int = Field(default=500, ge=100, le=20_000)
+    webhook: Secret | None = Field(default=None, description="where alerts are posted, as ${NAME}")
+    seed: int = Field(default=0, ge=0)
 
 
 class Lifecycle(Section):
     """10. When it is trained again, who takes over, what is kept."""
 
     retrain_hour: int = Field(
-        3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone"
+        default=3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone"
     )
     retrain_on_drift: bool = True
     promotion: Literal["automatic", "manual"] = "automatic"
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval that decides a promotion")
-    margin: float = Field(0.0, ge=0, description="by how much a challenger may be worse, primary metric")
-    keep: int = Field(5, ge=1, description="newest artifacts of each stage that `dlp gc` keeps")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval that decides a promotion")
+    margin: float = Field(default=0.0, ge=0, description="by how much a challenger may be worse, primary metric")
+    keep: int = Field(default=5, ge=1, description="newest artifacts of each stage that `dlp gc` keeps")
 
 
 class Brief(BaseModel):
@@ -258,9 +256,7 @@ class Brief(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    project: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores"
-    )
+    project: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores")
     problem: Problem
     data: Data
     architecture: Architecture = Architecture()

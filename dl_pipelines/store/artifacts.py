@@ -71,9 +71,7 @@ class Artifact:
                 f"found a manifest in {path} that was changed after it was written; expected digest "
                 f"{digest}; remove the folder and run {manifest.get('stage', 'the stage')} again"
             )
-        return cls(
-            path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"]
-        )
+        return cls(path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"])
 
     @property
     def short(self) -> str:
@@ -114,8 +112,8 @@ class Artifact:
             ) from error
         if found != expected:
             raise ArtifactError(
-                f"found {name} of {self.stage} {self.short} damaged in {self.path}; expected sha256 {expected[:SHORT]}, "
-                f"measured {found[:SHORT]}; remove the folder and run {self.stage} again"
+                f"found {name} of {self.stage} {self.short} damaged in {self.path}; expected sha256 "
+                f"{expected[:SHORT]}, measured {found[:SHORT]}; remove the folder and run {self.stage} again"
             )
 
     @cached_property
@@ -205,11 +203,7 @@ class Draft:
         """Write outcome and manifest, flush, rename to `folder/<digest>`. Raises OSError (no space)."""
         inside = tuple(f"{name}/" for name in self._contents)
         names = list_files(self.path)
-        stored = (
-            {name: digest_file(self.path / name) for name in names if name.startswith(inside)}
-            if inside
-            else {}
-        )
+        stored = {name: digest_file(self.path / name) for name in names if name.startswith(inside)} if inside else {}
         manifest = {
             "stage": self.stage,
             "settings": dict(settings),

@@ -48,6 +48,7 @@ class Database:
     def engine(self) -> sa.Engine:
         """The engine, after migration. Raises DatabaseError."""
         import sqlalchemy as sa
+        import sqlalchemy.exc
 
         from dl_pipelines.store.tables import SCHEMA
 
@@ -62,7 +63,7 @@ class Database:
                     url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: SCHEMA}}
                 )
             self._migrate(engine)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
             cause = getattr(error, "orig", None) or error
             raise DatabaseError(
                 f"found no usable database at {_without_password(self.url)} ({str(cause).strip()}); expected a "
@@ -104,15 +105,16 @@ class Database:
         """Insert one row with `at` = now (unless given); returns its id."""
         with self.begin() as connection:
             result = connection.execute(table.insert().values(**{"at": now(), **values}))
-            return int(result.inserted_primary_key[0]) if "id" in table.c else 0
+            key = result.inserted_primary_key
+            return int(key[0]) if key is not None and "id" in table.c else 0
 
     def append_once(self, table: sa.Table, **values: Any) -> bool:
         """Insert one row unless its unique `key` is there; True when it was inserted."""
-        import sqlalchemy as sa
+        import sqlalchemy.exc
 
         try:
             self.append(table, **values)
-        except sa.exc.IntegrityError:
+        except sqlalchemy.exc.IntegrityError:
             return False
         return True
 
@@ -131,8 +133,9 @@ class Database:
 
 def _without_password(url: str) -> str:
     import sqlalchemy as sa
+    import sqlalchemy.exc
 
     try:
         return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
+    except sqlalchemy.exc.ArgumentError:
         return "DLP_DATABASE_URL (not a URL)"

@@ -24,9 +24,7 @@ def digest_file(path: Path) -> str:
 
 def canonical_json(value: Any) -> bytes:
     """One spelling of plain data: sorted keys, no spaces, no NaN. Raises ValueError or TypeError on other data."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def digest_json(value: Any) -> str:

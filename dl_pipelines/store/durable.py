@@ -1,4 +1,4 @@
-"""Writes that survive a crash: temporary name, flush, rename, flush of the folder. Everything durable goes through here.
+"""Writes that survive a crash: temporary name, flush, rename, flush of the folder. All durable writes are here.
 
 `inject(hook)` lets a test crash the process at each operation; there is no other use for it.
 """
@@ -54,10 +54,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         _step("rename", path)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            Path(name).unlink()
         raise
     flush_folder(path.parent)
 
@@ -98,7 +98,7 @@ def rename(source: Path, target: Path) -> None:
     """Move a finished folder or file to its final name, in the same file system. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _step("rename", target)
-    os.rename(source, target)
+    source.rename(target)
     flush_folder(target.parent)
 
 
@@ -108,5 +108,5 @@ def remove_tree(folder: Path) -> None:
         return
     aside = folder.with_name(f".removed-{folder.name}-{os.getpid()}")
     _step("remove", folder)
-    os.rename(folder, aside)
+    folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -30,9 +30,7 @@ def open_records(artifact: Artifact, name: str = RECORDS) -> lance.LanceDataset:
     import lance
 
     if name not in artifact.contents:
-        raise ArtifactError(
-            f"found no {name} in {artifact.stage} {artifact.short}; expected a dataset of records"
-        )
+        raise ArtifactError(f"found no {name} in {artifact.stage} {artifact.short}; expected a dataset of records")
     artifact.verify()
     try:
         return lance.dataset(str(artifact.path / name))

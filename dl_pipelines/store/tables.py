@@ -14,9 +14,7 @@ VERSION_TABLE = "dlp_alembic_version"
 
 
 def _now() -> sa.Column:
-    return sa.Column(
-        "at", sa.String(40), nullable=False
-    )  # ISO 8601 with offset: the same text in both databases
+    return sa.Column("at", sa.String(40), nullable=False)  # ISO 8601 with offset: the same text in both databases
 
 
 served_ledger = sa.Table(

@@ -30,9 +30,7 @@ class Partition:
         try:
             return cls(date.fromisoformat(day), experiment or None)
         except ValueError as error:
-            raise ValueError(
-                f"found the partition {key!r}; expected YYYY-MM-DD or YYYY-MM-DD|experiment"
-            ) from error
+            raise ValueError(f"found the partition {key!r}; expected YYYY-MM-DD or YYYY-MM-DD|experiment") from error
 
     @property
     def key(self) -> str:
@@ -67,9 +65,7 @@ class Workspace:
         self.home, self.project = home, project
         self._on_progress = on_progress
 
-    def progress(
-        self, stage: str, message: str, done: float | None = None, total: float | None = None
-    ) -> None:
+    def progress(self, stage: str, message: str, done: float | None = None, total: float | None = None) -> None:
         """Tell whoever watches how far a stage is."""
         if self._on_progress:
             self._on_progress(Progress(stage, message, done, total))
@@ -93,9 +89,7 @@ class Workspace:
         from filelock import FileLock
 
         asked = {"settings": dict(settings), "version": version, "day": partition.day.isoformat()}
-        key = digest_json(
-            [self.project, stage, asked, {name: item.digest for name, item in parents.items()}]
-        )[:SHORT]
+        key = digest_json([self.project, stage, asked, {name: item.digest for name, item in parents.items()}])[:SHORT]
         memo = self.home.index / self.project / stage / "keys" / f"{key}.json"
         self.home.locks.mkdir(parents=True, exist_ok=True)
         with FileLock(self.home.locks / f"{stage}-{key}.lock"):

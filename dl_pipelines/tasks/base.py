@@ -1,4 +1,4 @@
-"""The contract of a task: everything the stages need to know about what a model does, so that none asks for its name."""
+"""The contract of a task: all that stages need to know about what a model does, so that none asks for its name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dl_pipelines.brief.registry import Params
+from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Split
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Parity:
-    """Whether two models answer alike on the same rows: the largest absolute difference and the share of equal decisions."""
+    """Whether two models answer alike on the same rows: largest absolute difference, share of equal decisions."""
 
     passed: bool
     rows: int
@@ -79,7 +79,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as arrays: `inputs` [N, ...] as the served model takes them, `targets` [N, ...], `ids` [N], `slices` name -> bool [N]."""
+    """Rows as arrays: `inputs` [N, ...] as the served model takes them, `targets`, `ids` [N], slices -> bool [N]."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -100,10 +100,8 @@ class Task(ABC):
     not_applicable: ClassVar[Mapping[str, str]] = {}
     """Stages that this task has not, with the reason."""
 
-    class Params(Params):
-        """Validated `problem.task.params`."""
-
-    params: Params
+    Params: ClassVar[type[BaseParams]]
+    """Validates `problem.task.params`; the task is made with an instance of it."""
 
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:
@@ -138,11 +136,9 @@ class Task(ABC):
         """Of the served model."""
 
     @abstractmethod
-    def parity(
-        self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True
-    ) -> Parity:
-        """Compare outputs on the same rows. `exact` False (a compressed model): only the decisions must mostly agree."""
+    def parity(self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True) -> Parity:
+        """Compare outputs on the same rows. `exact` False (a compressed model): only decisions must mostly agree."""
 
     @abstractmethod
     def read_input(self, path: str) -> np.ndarray:
-        """One input from a user's file, as the served model takes it, without the batch dimension. Raises ValueError."""
+        """One input from a user's file, as the served model takes it, without batch dimension. Raises ValueError."""

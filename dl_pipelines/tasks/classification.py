@@ -48,9 +48,7 @@ def measure(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     probabilities = softmax(logits)
     decided = logits.argmax(axis=1)
     correct = decided == targets
-    confusion = np.bincount(targets * classes + decided, minlength=classes * classes).reshape(
-        classes, classes
-    )
+    confusion = np.bincount(targets * classes + decided, minlength=classes * classes).reshape(classes, classes)
     precision, recall, f1 = _per_class(confusion)
     values = {
         "accuracy": float(correct.mean()),

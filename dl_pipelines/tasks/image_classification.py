@@ -1,8 +1,9 @@
-"""Which one of K classes is in an image. The served model takes raw pixels, uint8 [N, H, W, C], and gives logits [N, K]."""
+"""Which of K classes an image shows. The served model takes raw pixels, uint8 [N, H, W, C], and gives logits [N, K]."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,15 +32,15 @@ class ImageClassification(Task):
     name = "image_classification"
     primary = "accuracy"
     metrics = classification.METRICS
-    not_applicable: ClassVar[dict[str, str]] = {}
+    not_applicable: ClassVar[Mapping[str, str]] = {}
 
     class Params(BaseParams):
         """Class names in the order of their labels; the size in pixels that a record has."""
 
         classes: tuple[str, ...] = ParamField(min_length=2, max_length=10_000)
-        height: int = ParamField(8, ge=4, le=1024)
-        width: int = ParamField(8, ge=4, le=1024)
-        channels: int = ParamField(1, ge=1, le=3)
+        height: int = ParamField(default=8, ge=4, le=1024)
+        width: int = ParamField(default=8, ge=4, le=1024)
+        channels: int = ParamField(default=1, ge=1, le=3)
 
         @field_validator("classes", mode="before")
         @classmethod
@@ -101,7 +102,7 @@ class ImageClassification(Task):
         return pa.schema([pa.field(field.name, types[field.dtype]) for field in self.fields()])
 
     def split(self, table: pa.Table, as_of: date, shares: Split) -> np.ndarray:
-        """By the hash of the record's group, so that a group is never torn and its split never changes. See Task.split."""
+        """By the hash of the record's group: a group is never torn, its split never changes. See Task.split."""
         import numpy as np
 
         splits = {group: _split_of(group, shares) for group in set(table["group"].to_pylist())}
@@ -147,23 +148,25 @@ class ImageClassification(Task):
             labels=self.params.classes,
         )
 
-    def parity(
-        self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True
-    ) -> Parity:
+    def parity(self, reference: np.ndarray, other: np.ndarray, tolerance: float, exact: bool = True) -> Parity:
         """Logits within `tolerance` and decisions equal where the margin is wider than it; see Task.parity."""
         import numpy as np
 
         if reference.shape != other.shape:
-            return Parity(False, len(reference), float("inf"), 0.0, tolerance,
-                          f"found outputs of shape {other.shape}; expected {reference.shape}")  # fmt: skip
+            return Parity(
+                False,
+                len(reference),
+                float("inf"),
+                0.0,
+                tolerance,
+                f"found outputs of shape {other.shape}; expected {reference.shape}",
+            )
         difference = float(np.abs(reference.astype(np.float64) - other).max()) if len(reference) else 0.0
         agreement = float((reference.argmax(1) == other.argmax(1)).mean()) if len(reference) else 1.0
         finite = bool(np.isfinite(other).all())
         passed = finite and (difference <= tolerance if exact else agreement >= AGREEMENT)
         rule = f"largest difference <= {tolerance:g}" if exact else f"agreement >= {AGREEMENT:.0%}"
-        summary = (
-            f"{len(reference)} rows: largest difference {difference:.2e}, agreement {agreement:.2%} ({rule})"
-        )
+        summary = f"{len(reference)} rows: largest difference {difference:.2e}, agreement {agreement:.2%} ({rule})"
         return Parity(passed, len(reference), difference, agreement, tolerance, summary)
 
     def read_input(self, path: str) -> np.ndarray:
@@ -190,9 +193,7 @@ class ImageClassification(Task):
                 with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
                     about = {"mode": image.mode, "source_height": image.height, "source_width": image.width}
                     if image.width * image.height > MAX_PIXELS:
-                        raise ValueError(
-                            f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read"
-                        )
+                        raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
                     image.load()
                     wanted = image.convert("L" if self.params.channels == 1 else "RGB")
         except Image.DecompressionBombError as error:
