@@ -172,9 +172,7 @@ def main() -> int:
     found = sorted(target.glob("horovod-*.whl"))
     if not found:
         target.mkdir(parents=True, exist_ok=True)
-        print(
-            f"building horovod {VERSION} for torch {torch.__version__}: some minutes, once", file=sys.stderr
-        )
+        print(f"building horovod {VERSION} for torch {torch.__version__}: some minutes, once", file=sys.stderr)
         try:
             with tempfile.TemporaryDirectory(prefix="dlp-horovod-") as folder:
                 wheel = build(Path(folder))
