@@ -1,0 +1,67 @@
+"""What every benchmark prints, and the statistics of interleaved pairs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line: `ratio` above 1 means ours is better; for an absolute figure `peer` is None and ratio = limit / ours."""
+
+    name: str
+    ours: float
+    peer: float | None
+    unit: str
+    ratio: float
+    interval: tuple[float, float] | None
+    pairs: int
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+def against_limit(
+    name: str, ours: float, limit: float, unit: str, higher: bool = False, **conditions: Any
+) -> Comparison:
+    """An absolute figure; `higher` when more is better (the ratio is then ours / limit)."""
+    ratio = ours / limit if higher else limit / ours
+    return Comparison(name, round(ours, 4), None, unit, round(ratio, 3), None, 1, {"limit": limit, **conditions})
+
+
+def paired(name: str, ours: list[float], peer: list[float], unit: str, **conditions: Any) -> Comparison:
+    """Interleaved durations: the median of peer / ours, with a 95 % bootstrap interval over the pairs."""
+    ratios = [theirs / mine for mine, theirs in zip(ours, peer, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    interval = (round(medians[49], 3), round(medians[1949], 3))
+    middle = statistics.median
+    return Comparison(
+        name,
+        round(middle(ours), 3),
+        round(middle(peer), 3),
+        unit,
+        round(middle(ratios), 3),
+        interval,
+        len(ratios),
+        conditions,
+    )
+
+
+def main(measure: Iterable[Comparison] | Iterator[Comparison], description: str) -> None:
+    """Run a benchmark: one JSON object a line with `--json`, else a sentence a line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    as_json = parser.parse_args().json
+    for item in measure:
+        machine = {"machine": platform.machine(), "python": platform.python_version()}
+        if as_json:
+            print(json.dumps({**asdict(item), "conditions": {**item.conditions, **machine}}), flush=True)
+        else:
+            than = f"peer {item.peer:g}" if item.peer is not None else f"limit {item.conditions['limit']:g}"
+            print(f"{item.name}: {item.ours:g} {item.unit} ({than}), ratio {item.ratio:g}", flush=True)
