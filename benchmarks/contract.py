@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line: `ratio` above 1 means ours is better; for an absolute figure `peer` is None and ratio = limit / ours."""
+    """One line: `ratio` above 1 = ours is better; for an absolute figure `peer` is None, ratio = limit / ours."""
 
     name: str
     ours: float

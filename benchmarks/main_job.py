@@ -118,7 +118,7 @@ def accuracy(home: Path) -> Iterator[Comparison]:
 
 
 def definitions() -> Iterator[Comparison]:
-    """Loading every brief's definitions, in a fresh interpreter, median of five; torch, GX and Evidently stay unloaded."""
+    """Loading every brief's definitions, in a fresh interpreter, median of five; without torch, GX, Evidently."""
     runs = []
     for _ in range(5):
         done = subprocess.run([sys.executable, "-c", DEFINITIONS], cwd=ROOT, capture_output=True, text=True, check=True)
