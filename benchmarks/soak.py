@@ -1,0 +1,101 @@
+"""Kills a writer at every operation of its durable writes, for as long as told, and reads what it left.
+
+`python -m benchmarks.soak --minutes N [--folder DIR]` goes on where an earlier soak in the same folder stopped, and
+prints one JSON object with the count it reached. A reader must find nothing, or a whole artifact; never half of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import ArtifactError, Draft
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Partition, Workspace
+
+FIRST = date(2026, 1, 1)
+OPERATIONS = 60
+"""More durable operations than one artifact takes, so that some writers also end by themselves."""
+
+
+def build(size: int) -> Callable[[Draft], None]:
+    """A build function that writes three files of `size` bytes."""
+
+    def write(draft: Draft) -> None:
+        for number in range(3):
+            durable.write_bytes(draft.file(f"part-{number}.bin"), bytes([number]) * size)
+        draft.write_json("sizes.json", {"size": size})
+
+    return write
+
+
+def victim(workspace: Workspace, partition: Partition, size: int, fatal: int) -> None:
+    """In a child process: make an artifact, and die at the operation `fatal` (counted from 1)."""
+    count = 0
+
+    def hook(operation: str, path: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with durable.inject(hook):
+        workspace.make("soak", partition, build(size), settings={"size": size}, parents={})
+
+
+def one(workspace: Workspace, number: int, draw: random.Random) -> tuple[bool, str | None]:
+    """Kill one writer, read, write again: whether it died, and what was wrong with what it left (None: nothing)."""
+    partition = Partition(FIRST + timedelta(days=number % 20_000))
+    size, fatal = draw.randint(1, 4096), draw.randint(1, OPERATIONS)
+    child = os.fork()
+    if child == 0:
+        victim(workspace, partition, size, fatal)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    try:
+        found = workspace.find("soak", partition)
+        if found is not None:
+            found.verify()
+        again = workspace.make("soak", partition, build(size), settings={"size": size}, parents={}).verify()
+    except ArtifactError as error:
+        return os.WIFSIGNALED(status), str(error)
+    if found is not None and found.digest != again.digest:
+        return os.WIFSIGNALED(status), f"found digest {found.short}, then {again.short}"
+    return os.WIFSIGNALED(status), None
+
+
+def soak(folder: Path, minutes: float) -> dict[str, object]:
+    """Kill for so many minutes; the counts of all soaks in `folder` so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "soak.json"
+    counts = durable.read_json(state) if state.exists() else {"kills": 0, "writers": 0, "faults": []}
+    workspace = Workspace(Home(folder / "home").prepare(), "soak")
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        killed, fault = one(workspace, counts["writers"], random.Random(counts["writers"]))
+        counts["writers"] += 1
+        counts["kills"] += killed
+        if fault:
+            counts["faults"].append({"writer": counts["writers"] - 1, "fault": fault})
+        if counts["writers"] % 100 == 0:
+            durable.write_json(state, counts)
+    durable.write_json(state, counts)
+    return {"name": "soak.durable_writes", "minutes": minutes, **counts}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--folder", type=Path, default=Path(".dlp-soak"))
+    arguments = parser.parse_args()
+    result = soak(arguments.folder, arguments.minutes)
+    print(json.dumps(result))
+    raise SystemExit(1 if result["faults"] else 0)
