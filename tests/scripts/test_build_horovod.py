@@ -1,5 +1,6 @@
 """Horovod's build: patches are exact or loud, the cache knows what a wheel depends on, the launcher is local."""
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_the_launcher_listens_on_loopback_only(tmp_path):
         assert listening, "the rendezvous server listens somewhere"
         assert set(listening) == {"127.0.0.1"}
     finally:
-        for member in reversed([launcher, *psutil.Process(launcher.pid).children(recursive=True)]):
-            member.kill()
+        for member in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # its parent may have ended it
+                member.kill()
         launcher.wait()
