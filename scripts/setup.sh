@@ -50,7 +50,7 @@ setup_python() {
     works .venv || { rm -rf .venv && "$PYTHON" -m venv .venv; } ||
         fail "$PYTHON can't make a virtual environment: install its venv module (Debian: python3.11-venv)"
     rm -f .venv/.stamp-*
-    [ -x $uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+    [ -x $uv ] || .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
         --only-binary :all: -r requirements-bootstrap.lock
     if [ -n "$TORCH_BACKEND" ]; then
         # Another build of torch has other hashes: everything else is verified by the lock.
