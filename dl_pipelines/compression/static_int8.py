@@ -1,0 +1,116 @@
+"""Static int8: weights a channel and activations a tensor to eight bits, ranges from calibration rows (QDQ format).
+
+Activations uint8, weights int8: what ONNX Runtime advises on x86-64 (onnxruntime.ai, "Quantize ONNX models"). Without
+VNNI the product of both saturates at 16 bits: the `reduced` variant keeps weights to seven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from dl_pipelines.brief.registry import Params as BaseParams
+from dl_pipelines.compression.base import Technique, TechniqueError, Variant
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CALIBRATION_BATCH = 64
+
+
+class StaticInt8(Technique):
+    """Two variants by default: `static_int8` (full range) and `static_int8_reduced` (weights of seven bits)."""
+
+    name = "static_int8"
+
+    class Params(BaseParams):
+        """How many train rows calibrate, which weight ranges are tried, whether each output channel has its scale."""
+
+        calibration_rows: int = Field(default=256, ge=1, le=100_000)
+        ranges: tuple[Literal["full", "reduced"], ...] = Field(default=("full", "reduced"), min_length=1)
+        per_channel: bool = True
+
+    params: Params
+
+    @property
+    def calibration_rows(self) -> int:
+        """See Technique.calibration_rows."""
+        return self.params.calibration_rows
+
+    def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
+        """See Technique.variants."""
+        folder.mkdir(parents=True, exist_ok=True)
+        made = []
+        for wanted in self.params.ranges:
+            name = self.name if wanted == "full" else f"{self.name}_reduced"
+            path = folder / f"{name}.onnx"
+            try:
+                quantize(base_onnx, path, calibration_rows, wanted == "reduced", self.params.per_channel)
+            except TechniqueError as error:
+                made.append(Variant(name, self.name, "int8", None, str(error)))
+            else:
+                made.append(Variant(name, self.name, "int8", path))
+        return made
+
+
+def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per_channel: bool) -> None:
+    """Write the int8 QDQ form of `base`, calibrated (min and max) by `rows` [M, ...]. Raises TechniqueError."""
+    from onnxruntime import quantization
+
+    if not len(rows):
+        raise TechniqueError("found no calibration rows; expected rows of the train split")
+    prepared = target.with_suffix(".prepared.onnx")
+    try:
+        quantization.shape_inference.quant_pre_process(
+            str(base), str(prepared), skip_optimization=True, skip_symbolic_shape=True
+        )
+        quantization.quantize_static(
+            str(prepared),
+            str(target),
+            _reader(base, rows),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+        )
+        _tidy(target)
+    except (ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
+        raise TechniqueError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+def _reader(base: Path, rows: np.ndarray) -> Any:
+    """The rows in batches as ONNX Runtime's calibrator asks for them."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader
+
+    name = onnx.load(str(base)).graph.input[0].name
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches: Iterator[np.ndarray] = iter(
+                [rows[at : at + CALIBRATION_BATCH] for at in range(0, len(rows), CALIBRATION_BATCH)]
+            )
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            batch = next(self.batches, None)
+            return None if batch is None else {name: batch}
+
+    return Reader()
+
+
+def _tidy(path: Path) -> None:
+    """Check the graph, and that something in it was quantized; write it in one spelling. Raises TechniqueError."""
+    import onnx
+
+    model = onnx.load(str(path))
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise TechniqueError("found no operator that int8 covers; the graph would stay as it is")
+    onnx.checker.check_model(model)
+    del model.metadata_props[:]
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,129 @@
+"""Runtimes that execute a model file on the CPU, behind one `Session`. Which one serves is compression's choice."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MODEL_FILES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+}
+"""What each runtime serves from a folder `model/`, the file to open first."""
+
+
+class RuntimeFileError(ValueError):
+    """A runtime can't open a model file; says which and what to do."""
+
+
+class Session(ABC):
+    """A loaded model with one input and one output, both with a batch dimension. One thread at a time."""
+
+    runtime: str
+
+    @abstractmethod
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """[N, ...] of the graph's input dtype -> [N, ...], a new array. Raises the runtime's own error."""
+
+
+class OnnxRuntimeSession(Session):
+    """ONNX Runtime on the CPU, `threads` in an operator, operators one after the other."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int):
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [self._session.get_outputs()[0].name]
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """See Session.run."""
+        return self._session.run(self._outputs, {self._input: inputs})[0]  # pyright: ignore[reportReturnType]
+
+
+class OpenVinoSession(Session):
+    """OpenVINO on the CPU, one stream, float32 where a layer is not quantized; reads IR (`.xml`) or ONNX."""
+
+    runtime = "openvino"
+
+    def __init__(self, path: Path, threads: int):
+        core = openvino().Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._request = core.compile_model(str(path), "CPU", settings).create_infer_request()
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """See Session.run."""
+        self._request.infer([inputs], share_inputs=True)
+        return self._request.get_output_tensor(0).data.copy()
+
+
+RUNTIMES: Mapping[str, type[Session]] = {cls.runtime: cls for cls in (OnnxRuntimeSession, OpenVinoSession)}
+
+
+def open_runtime(name: str, path: Path, threads: int = 1) -> Session:
+    """Load a model file with `threads` CPU threads. Raises ValueError (no such runtime) or RuntimeFileError."""
+    if name not in RUNTIMES:
+        raise ValueError(f"found the runtime {name!r}; expected one of {', '.join(sorted(RUNTIMES))}")
+    if not path.is_file():
+        raise RuntimeFileError(f"found no file {path}; expected a model for {name}; run compressed_model again")
+    try:
+        return RUNTIMES[name](path, threads)
+    except Exception as error:  # each runtime has error types of its own, none of them public in both
+        raise RuntimeFileError(
+            f"found {path.name}, which {name} can't load ({_short(error)}); expected a sound model file; remove the "
+            f"folder {path.parent} and run compressed_model again"
+        ) from error
+
+
+def openvino() -> ModuleType:
+    """The `openvino` package, imported without its telemetry: importing it would report to its makers."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    import openvino as package
+
+    return package
+
+
+def save_openvino(onnx_path: Path, xml_path: Path) -> tuple[Path, Path]:
+    """Convert ONNX to OpenVINO's IR, weights as they are (no float16). Returns the `.xml` and the `.bin`.
+
+    Raises RuntimeFileError when OpenVINO can't read the graph.
+    """
+    package: Any = openvino()
+    try:
+        model = package.Core().read_model(str(onnx_path))
+    except RuntimeError as error:
+        raise RuntimeFileError(
+            f"found {onnx_path.name}, which openvino can't read ({_short(error)}); expected ONNX with operators that "
+            "it has"
+        ) from error
+    xml_path.parent.mkdir(parents=True, exist_ok=True)
+    package.save_model(model, str(xml_path), compress_to_fp16=False)
+    return xml_path, xml_path.with_suffix(".bin")
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:200]}"
