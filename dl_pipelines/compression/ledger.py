@@ -57,8 +57,8 @@ def decide(trials: Sequence[Trial], objective: Objective, max_loss: float, metri
 
     A trial is refused when it could not be made, when its parity failed, when its loss of `metric` is not shown to
     stay within `max_loss` (the whole interval counts), or when it does not improve the objective: for latency the
-    whole interval of the speed-up must lie above 1, for size the file must be smaller. Of those kept and the baseline
-    the best serves. Exactly one is chosen. Raises ValueError when there is no usable baseline.
+    whole interval of the speed-up must lie above 1, for size the file must be smaller. The best of those kept serves;
+    of several that time can't tell apart, the one that loses least. The baseline serves when none is kept. Raises ValueError when there is no usable baseline.
     """
     if not trials or trials[0].failure or trials[0].size_mb is None or trials[0].latency is None:
         found = trials[0].failure or "one that was not measured" if trials else "none"
@@ -66,7 +66,7 @@ def decide(trials: Sequence[Trial], objective: Objective, max_loss: float, metri
     baseline = trials[0]
     refusals = [None, *(refusal(trial, baseline, objective, max_loss, metric) for trial in trials[1:])]
     kept = [trial for trial, why in zip(trials, refusals, strict=True) if why is None]
-    chosen = min(kept, key=lambda trial: _rank(trial, objective))
+    chosen = _best(kept[1:], objective) if len(kept) > 1 else baseline
     return [
         Judged(trial, why is None, trial is chosen, why or _praise(trial, baseline, chosen, objective))
         for trial, why in zip(trials, refusals, strict=True)
@@ -108,6 +108,21 @@ def _no_gain(trial: Trial, baseline: Trial, objective: Objective) -> str | None:
     return f"slower: {speed}" if trial.speed_up["high"] < 1 else f"not faster beyond its interval: {speed}"
 
 
+def _best(kept: Sequence[Trial], objective: Objective) -> Trial:
+    best = min(kept, key=lambda trial: _rank(trial, objective))
+    if objective == "size":
+        return best
+    alike = [trial for trial in kept if _as_fast(trial, best)]
+    return min(alike, key=lambda trial: (trial.loss["value"] if trial.loss else 0.0, _rank(trial, objective)))
+
+
+def _as_fast(trial: Trial, other: Trial) -> bool:
+    """Whether the intervals of the latencies meet."""
+    if trial.latency is None or other.latency is None:
+        return False
+    return trial.latency["low"] <= other.latency["high"] and other.latency["low"] <= trial.latency["high"]
+
+
 def _rank(trial: Trial, objective: Objective) -> tuple[float, float]:
     latency = trial.latency["p50_ms"] if trial.latency else float("inf")
     size = trial.size_mb if trial.size_mb is not None else float("inf")
@@ -124,6 +139,8 @@ def _praise(trial: Trial, baseline: Trial, chosen: Trial, objective: Objective) 
         gain = f"{trial.size_mb:.3f} MB against {baseline.size_mb:.3f} MB of {baseline.name}"
     if trial is chosen:
         return f"{gain}; the {best} within the budget: it serves"
+    if objective == "latency" and trial is not baseline and _as_fast(trial, chosen):
+        return f"{gain}; {chosen.name} is as fast and loses no more"
     return f"{gain}; {chosen.name} is {'faster' if objective == 'latency' else 'smaller'}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -119,9 +120,17 @@ def save_openvino(onnx_path: Path, xml_path: Path) -> tuple[Path, Path]:
             f"found {onnx_path.name}, which openvino can't read ({_short(error)}); expected ONNX with operators that "
             "it has"
         ) from error
+    _name_by_position(model)
     xml_path.parent.mkdir(parents=True, exist_ok=True)
     package.save_model(model, str(xml_path), compress_to_fp16=False)
     return xml_path, xml_path.with_suffix(".bin")
+
+
+def _name_by_position(model: Any) -> None:
+    """Replace names that OpenVINO made up by counting the process's nodes: the same graph gives the same bytes."""
+    for position, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_at_{position}")
 
 
 def _short(error: BaseException) -> str:
