@@ -6,9 +6,9 @@ BIN := .venv/bin
 MINUTES ?= 10
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s $$'\t'
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Environments, Horovod, Triton; seconds when nothing changed
+setup: ## Environments, Horovod, Triton; seconds when nothing changed. TORCH_BACKEND=cpu: CPU builds
 	@bash scripts/setup.sh
 
 demo: setup ## The whole lifecycle of briefs/digits.yaml: verdict and report
