@@ -58,7 +58,8 @@ def decide(trials: Sequence[Trial], objective: Objective, max_loss: float, metri
     A trial is refused when it could not be made, when its parity failed, when its loss of `metric` is not shown to
     stay within `max_loss` (the whole interval counts), or when it does not improve the objective: for latency the
     whole interval of the speed-up must lie above 1, for size the file must be smaller. The best of those kept serves;
-    of several that time can't tell apart, the one that loses least. The baseline serves when none is kept. Raises ValueError when there is no usable baseline.
+    of several that time can't tell apart, the one that loses least. The baseline serves when none is kept.
+    Raises ValueError when there is no usable baseline.
     """
     if not trials or trials[0].failure or trials[0].size_mb is None or trials[0].latency is None:
         found = trials[0].failure or "one that was not measured" if trials else "none"

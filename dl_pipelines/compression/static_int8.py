@@ -62,14 +62,14 @@ def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per
 
     if not len(rows):
         raise TechniqueError("found no calibration rows; expected rows of the train split")
-    prepared = target.with_suffix(".prepared.onnx")
+    prepared, raw = target.with_suffix(".prepared.onnx"), target.with_suffix(".raw.onnx")
     try:
         quantization.shape_inference.quant_pre_process(
             str(base), str(prepared), skip_optimization=True, skip_symbolic_shape=True
         )
         quantization.quantize_static(
             str(prepared),
-            str(target),
+            str(raw),
             _reader(base, rows),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
@@ -77,11 +77,14 @@ def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per
             per_channel=per_channel,
             reduce_range=reduce_range,
         )
-        _tidy(target)
-    except (ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
+        target.write_bytes(_tidied(raw))
+    except TechniqueError:
+        raise
+    except Exception as error:  # the quantizer and its sessions raise whatever an unforeseen graph leads them to
         raise TechniqueError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
     finally:
-        prepared.unlink(missing_ok=True)
+        for path in (prepared, raw):
+            path.unlink(missing_ok=True)
 
 
 def _reader(base: Path, rows: np.ndarray) -> Any:
@@ -104,8 +107,8 @@ def _reader(base: Path, rows: np.ndarray) -> Any:
     return Reader()
 
 
-def _tidy(path: Path) -> None:
-    """Check the graph, and that something in it was quantized; write it in one spelling. Raises TechniqueError."""
+def _tidied(path: Path) -> bytes:
+    """The graph in one spelling, checked, and that something in it was quantized. Raises TechniqueError."""
     import onnx
 
     model = onnx.load(str(path))
@@ -113,4 +116,4 @@ def _tidy(path: Path) -> None:
         raise TechniqueError("found no operator that int8 covers; the graph would stay as it is")
     onnx.checker.check_model(model)
     del model.metadata_props[:]
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    return model.SerializeToString(deterministic=True)

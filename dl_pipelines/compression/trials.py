@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dl_pipelines.compression.base import Variant
 from dl_pipelines.compression.candidates import Key, served_files
 from dl_pipelines.compression.ledger import Estimate, Trial
-from dl_pipelines.inference.runtimes import RuntimeFileError, Session, open_runtime
+from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError, Session, open_runtime
 from dl_pipelines.tasks.base import Parity, Rows, Task
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Bench:
         try:
             session = open_runtime(runtime, variant.path, self.threads)
             parity, outputs = self.parity(variant, session)
-        except (RuntimeFileError, RuntimeError) as error:
-            return replace(trial, failure=f"{type(error).__name__}: {str(error)[:300]}"), None
+        except (RuntimeFileError, ModelRunError) as error:
+            return replace(trial, failure=str(error)), None
         scored = replace(
             trial,
             size_mb=sum(path.stat().st_size for path in served_files(variant.path)) / 1e6,

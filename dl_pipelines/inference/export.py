@@ -91,6 +91,7 @@ def _first_line(error: BaseException) -> str:
 def _strip(model: onnx.ModelProto) -> None:
     """Remove the traces of the source (paths, lines): bytes depend on the graph and its weights alone."""
     graph = model.graph
+    model.producer_version = ""
     for thing in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         if "metadata_props" in thing.DESCRIPTOR.fields_by_name:
             del thing.metadata_props[:]

@@ -31,7 +31,7 @@ def torch_outputs(module: torch.nn.Module, inputs: np.ndarray, batch: int = BATC
 
 
 def session_outputs(session: Session, inputs: np.ndarray, batch: int = BATCH) -> np.ndarray:
-    """Outputs [N, ...] of a session for `inputs` [N, ...], in batches. Raises the runtime's error."""
+    """Outputs [N, ...] of a session for `inputs` [N, ...], in batches. Raises ModelRunError."""
     import numpy as np
 
     parts = [session.run(np.ascontiguousarray(inputs[at : at + batch])) for at in range(0, len(inputs), batch)]

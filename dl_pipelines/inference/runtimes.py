@@ -24,14 +24,30 @@ class RuntimeFileError(ValueError):
     """A runtime can't open a model file; says which and what to do."""
 
 
+class ModelRunError(ValueError):
+    """A loaded model refused its input or failed on it."""
+
+
 class Session(ABC):
     """A loaded model with one input and one output, both with a batch dimension. One thread at a time."""
 
     runtime: str
 
     @abstractmethod
+    def __init__(self, path: Path, threads: int): ...
+
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """[N, ...] of the graph's input dtype -> [N, ...], a new array. Raises the runtime's own error."""
+        """[N, ...] of the graph's input dtype -> [N, ...], a new array. Raises ModelRunError."""
+        try:
+            return self._run(inputs)
+        except Exception as error:  # each runtime has error types of its own, none of them public in both
+            raise ModelRunError(
+                f"found an input of {inputs.dtype} {list(inputs.shape)} that {self.runtime} can't run "
+                f"({_short(error)}); expected what the task's signature says, with a batch dimension"
+            ) from error
+
+    @abstractmethod
+    def _run(self, inputs: np.ndarray) -> np.ndarray: ...
 
 
 class OnnxRuntimeSession(Session):
@@ -52,8 +68,7 @@ class OnnxRuntimeSession(Session):
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
 
-    def run(self, inputs: np.ndarray) -> np.ndarray:
-        """See Session.run."""
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
         return self._session.run(self._outputs, {self._input: inputs})[0]  # pyright: ignore[reportReturnType]
 
 
@@ -74,8 +89,7 @@ class OpenVinoSession(Session):
         }
         self._request = core.compile_model(str(path), "CPU", settings).create_infer_request()
 
-    def run(self, inputs: np.ndarray) -> np.ndarray:
-        """See Session.run."""
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
         self._request.infer([inputs], share_inputs=True)
         return self._request.get_output_tensor(0).data.copy()
 
