@@ -1,0 +1,141 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dl_pipelines.compression.compress import make_compressed_model
+from dl_pipelines.inference.parity import session_outputs, torch_outputs
+from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
+from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def validation(compressed_model, training_window, workspace, brief, task):
+    from dl_pipelines.data.batches import window_rows
+
+    return window_rows(workspace, training_window, "validation", brief.data, task)
+
+
+def other_home(workspace, tmp_path, *, choices):
+    """A copy of the home in which the stage has not run; its choices may be known."""
+    shutil.copytree(workspace.home.root, tmp_path / "home", symlinks=True)
+    home = Home(tmp_path / "home")
+    shutil.rmtree(home.artifacts / workspace.project / "compressed_model")
+    index = home.index / workspace.project / "compressed_model"
+    for part in index.iterdir():
+        if part.name != "choices" or not choices:
+            shutil.rmtree(part)
+    return Workspace(home, workspace.project)
+
+
+def test_the_ledger_lists_every_variant_on_every_runtime_with_its_reason(compressed_model):
+    ledger = compressed_model.measured["ledger"]
+    assert [(row["variant"], row["runtime"]) for row in ledger] == [
+        (variant, runtime)
+        for variant in ("fp32", "static_int8", "static_int8_reduced")
+        for runtime in ("onnxruntime", "openvino")
+    ]
+    assert compressed_model.measured["baseline"] == ledger[0]
+    for row in ledger:
+        assert row["latency_low"] <= row["latency_p50_ms"] <= row["latency_high"]
+        assert row["size_mb"] > 0
+        assert row["metrics"]["accuracy"]["low"] <= row["metrics"]["accuracy"]["value"]
+        assert row["loss"]["low"] <= row["loss"]["value"] <= row["loss"]["high"]
+        assert row["reason"]
+    assert sum(row["chosen"] for row in ledger) == 1
+    assert compressed_model.show["ledger"]["md"].count("\n") == 1 + len(ledger)
+
+
+def test_what_serves_is_as_fast_as_any_that_was_kept(compressed_model):
+    ledger = compressed_model.measured["ledger"]
+    (chosen,) = (row for row in ledger if row["chosen"])
+    kept = [row for row in ledger if row["kept"] and row is not ledger[0]]
+    assert chosen["kept"]
+    if kept:
+        assert chosen in kept
+        assert chosen["latency_low"] <= min(row["latency_p50_ms"] for row in kept) * 1.05
+        assert chosen["speed_up"]["low"] > 1
+    else:
+        assert chosen is ledger[0]
+
+
+def test_the_artifact_holds_one_model_and_what_it_answers(compressed_model, validation, task):
+    choice = compressed_model.read_json("choice.json")
+    names = [f"model/{name}" for name in MODEL_FILES[choice["runtime"]]]
+    assert sorted(compressed_model.files) == sorted(["choice.json", "outputs_validation.npy", *names])
+    assert choice["file"] == names[0]
+    assert choice["size_bytes"] == sum((compressed_model.path / name).stat().st_size for name in names)
+    outputs = np.load(compressed_model.file("outputs_validation.npy"), allow_pickle=False)
+    session = open_runtime(choice["runtime"], compressed_model.file(choice["file"]), 2)
+    np.testing.assert_allclose(session_outputs(session, validation.inputs, 7), outputs, atol=1e-3)
+    accuracy = task.measure(outputs, validation.targets)["accuracy"]
+    assert choice["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+
+
+def test_it_answers_as_the_trained_model(compressed_model, trained_model, validation, task):
+    from dl_pipelines.models.restore import load_served
+
+    reference = torch_outputs(load_served(trained_model, task), validation.inputs)
+    outputs = np.load(compressed_model.file("outputs_validation.npy"), allow_pickle=False)
+    assert (reference.argmax(1) == outputs.argmax(1)).mean() >= 0.98
+    gates = {gate.name: gate for gate in compressed_model.gates}
+    assert gates["parity"].passed and gates["parity"].blocking
+    assert gates["parity"].facts["export_difference"] < 1e-3
+    assert gates["parity"].facts["rows"] == len(validation)
+    assert gates["accuracy_budget"].passed and not gates["accuracy_budget"].blocking
+    compressed_model.require_gates()
+
+
+def test_made_again_it_is_found(compressed_model, workspace, partition, brief, task):
+    again = make_compressed_model(workspace, partition, brief.compression, brief.data, task)
+    assert again.digest == compressed_model.digest
+    assert again.outcome["made_at"] == compressed_model.outcome["made_at"]
+
+
+def test_a_choice_is_replayed_to_the_same_digest(compressed_model, workspace, partition, brief, task, tmp_path):
+    other = other_home(workspace, tmp_path, choices=True)
+    again = make_compressed_model(other, partition, brief.compression, brief.data, task)
+    assert again.digest == compressed_model.digest
+    assert again.measured["ledger"] == compressed_model.measured["ledger"]
+
+
+def test_a_recorded_choice_wins_over_what_would_be_measured_now(
+    compressed_model, workspace, partition, brief, task, tmp_path
+):
+    other = other_home(workspace, tmp_path, choices=True)
+    (path,) = (other.home.index / other.project / "compressed_model" / "choices").iterdir()
+    choices = json.loads(path.read_text())
+    for row in choices["ledger"]:
+        row["chosen"] = (row["variant"], row["runtime"]) == ("static_int8_reduced", "openvino")
+    path.write_text(json.dumps(choices))
+    again = make_compressed_model(other, partition, brief.compression, brief.data, task)
+    assert again.read_json("choice.json")["variant"] == "static_int8_reduced"
+    assert sorted(name for name in again.files if name.startswith("model/")) == ["model/model.bin", "model/model.xml"]
+    assert again.digest != compressed_model.digest
+
+
+def test_size_as_objective_and_one_runtime(compressed_model, workspace, partition, brief, task, tmp_path):
+    other = other_home(workspace, tmp_path, choices=False)
+    compression = brief.compression.model_copy(update={"objective": "size", "runtimes": ("openvino",), "max_loss": 0.2})
+    made = make_compressed_model(other, partition, compression, brief.data, task)
+    ledger = made.measured["ledger"]
+    assert {row["runtime"] for row in ledger} == {"openvino"}
+    (chosen,) = (row for row in ledger if row["chosen"])
+    assert chosen["size_mb"] == min(row["size_mb"] for row in ledger if row["kept"])
+    assert chosen["variant"].startswith("static_int8")
+
+
+def test_a_trained_model_that_failed_its_gates_is_refused(
+    compressed_model, trained_model, workspace, partition, brief, task, tmp_path
+):
+    other = other_home(workspace, tmp_path, choices=False)
+    path = other.get("trained_model", partition).path / "outcome.json"
+    outcome = json.loads(path.read_text())
+    outcome["gates"][0] |= {"passed": False, "summary": "the loss is nan"}
+    path.write_text(json.dumps(outcome))
+    with pytest.raises(ArtifactError, match="trained_model .* may not be used: found .*the loss is nan"):
+        make_compressed_model(other, partition, brief.compression, brief.data, task)
+    assert not list((other.home.artifacts / other.project / "compressed_model").glob("*"))
