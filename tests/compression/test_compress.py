@@ -136,6 +136,6 @@ def test_a_trained_model_that_failed_its_gates_is_refused(
     outcome = json.loads(path.read_text())
     outcome["gates"][0] |= {"passed": False, "summary": "the loss is nan"}
     path.write_text(json.dumps(outcome))
-    with pytest.raises(ArtifactError, match="trained_model .* may not be used: found .*the loss is nan"):
+    with pytest.raises(ArtifactError, match=r"trained_model .* may not be used: found .*the loss is nan"):
         make_compressed_model(other, partition, brief.compression, brief.data, task)
     assert not list((other.home.artifacts / other.project / "compressed_model").glob("*"))
