@@ -115,6 +115,10 @@ class Task(ABC):
     def split(self, table: pa.Table, as_of: date, shares: Split) -> np.ndarray:
         """The split of each record [N] (str); needs `id`, `group`, `event_time`; stable from day to day."""
 
+    def untrainable(self, targets: np.ndarray) -> str | None:
+        """Why a model can't be trained on these targets [N], or None when it can."""
+        return None if len(targets) else "no records in the train split"
+
     @abstractmethod
     def rows(self, table: pa.Table) -> Rows:
         """A table of records as arrays."""

@@ -108,6 +108,17 @@ class ImageClassification(Task):
         splits = {group: _split_of(group, shares) for group in set(table["group"].to_pylist())}
         return np.array([splits[group] for group in table["group"].to_pylist()], dtype="U10")
 
+    def untrainable(self, targets: np.ndarray) -> str | None:
+        """See Task.untrainable: at least two classes are needed."""
+        found = sorted({self.params.classes[label] for label in targets.tolist()})
+        if len(found) >= 2:
+            return None
+        return (
+            f"found {len(found)} class ({', '.join(found)}) in the train split; expected at least two"
+            if found
+            else ("found no records in the train split")
+        )
+
     def rows(self, table: pa.Table) -> Rows:
         """Inputs uint8 [N, H, W, C], targets int64 [N]; a slice `class:NAME` for each class. See Task.rows."""
         import numpy as np

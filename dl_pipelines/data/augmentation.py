@@ -1,0 +1,125 @@
+"""`augmented_dataset`: a day's clean records with the stored variants of those that may train; and online variants.
+
+Each variant is a function of (seed, record id, copy) or (seed, record id, epoch), so that it is the same on any
+machine, in any order and on resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
+from dl_pipelines.data.registry import AUGMENTATIONS
+from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.records import read_records, write_records
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.tasks.base import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+STAGE = "augmented_dataset"
+
+
+def make_augmented_dataset(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
+    """Clean records (`copy` 0) and train copies (`copy` 1 to factor - 1) with `parent`, in `records.lance`.
+
+    Raises ArtifactError when the day's validated data has no passing report.
+    """
+    validated = workspace.get("validated_data", partition.daily).require_gates()
+
+    def build(draft: Draft) -> None:
+        table = read_records(validated)
+        split = task.split(table, partition.day, data.split)
+        workspace.progress(STAGE, f"{int((split == 'train').sum())} train records x {data.augmentation.factor}")
+        grown = grow(table, split == "train", data.augmentation, task)
+        write_records(draft, grown)
+        _gates(draft, table, grown, split, data, task, partition)
+        draft.show(records=table.num_rows, copies=grown.num_rows - table.num_rows, factor=data.augmentation.factor)
+
+    settings = {
+        "factor": data.augmentation.factor,
+        "offline": [ref.model_dump(mode="json") for ref in data.augmentation.offline],
+        "seed": data.augmentation.seed,
+        "split": data.split.model_dump(mode="json"),
+        "task": task.name,
+    }
+    return workspace.make(STAGE, partition.daily, build, settings=settings, parents={"validated_data": validated})
+
+
+def _gates(
+    draft: Draft, table: pa.Table, grown: pa.Table, split: np.ndarray, data: Data, task: Task, partition: Partition
+) -> None:
+    import numpy as np
+
+    copies = np.array(grown["copy"].to_pylist()) > 0
+    splits = task.split(grown, partition.day, data.split)
+    only_train = bool((splits[copies] == "train").all()) and int((~copies).sum()) == table.num_rows
+    expected = int((split == "train").sum()) * (data.augmentation.factor - 1 if data.augmentation.offline else 0)
+    summary = f"{int(copies.sum())} copies, {expected} expected, all of train records: {only_train}"
+    draft.gate(Gate("only_train_grows", only_train and int(copies.sum()) == expected, summary, blocking=True))
+    target = next(field.name for field in task.fields() if field.role == "target")
+    before = dict(zip(table["id"].to_pylist(), table[target].to_pylist(), strict=True))
+    pairs = zip(grown["parent"].to_pylist(), grown[target].to_pylist(), strict=True)
+    kept = all(before[parent] == value for parent, value in pairs)
+    draft.gate(Gate("targets_with_inputs", kept, "each copy has the target of its parent", blocking=True))
+
+
+def grow(table: pa.Table, trains: np.ndarray, plan: AugmentationPlan, task: Task) -> pa.Table:
+    """The records and, of those that train (bool [N]), factor - 1 variants each; adds `parent` and `copy`."""
+    import numpy as np
+    import pyarrow as pa
+
+    ids = np.array(table["id"].to_pylist(), dtype=object)
+    parts = [_with_origin(table, ids, 0)]
+    if plan.offline and trains.any():
+        originals = table.filter(pa.array(trains))
+        inputs = task.rows(originals).inputs
+        field = next(item.name for item in task.fields() if item.role == "input")
+        for copy in range(1, plan.factor):
+            images = variants(inputs, ids[trains], plan.offline, plan.seed, copy)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(images.shape[1:])))
+            made = originals.set_column(originals.schema.get_field_index(field), originals.schema.field(field), column)
+            names = pa.array([f"{name}~{copy}" for name in ids[trains]])
+            made = made.set_column(made.schema.get_field_index("id"), "id", names)
+            parts.append(_with_origin(made, ids[trains], copy))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _with_origin(table: pa.Table, parents: np.ndarray, copy: int) -> pa.Table:
+    import pyarrow as pa
+
+    table = table.append_column("parent", pa.array(list(parents), pa.string()))
+    return table.append_column("copy", pa.array([copy] * table.num_rows, pa.int32()))
+
+
+def variants(
+    inputs: np.ndarray, ids: Iterable[str], transforms: Sequence[AugmentationRef], seed: int, draw: int
+) -> np.ndarray:
+    """One variant of each input uint8 [N, H, W, C], decided by (seed, id, draw) alone."""
+    import numpy as np
+
+    made = [AUGMENTATIONS.make(ref) for ref in transforms]
+    changed = inputs.copy()
+    for position, name in enumerate(ids):
+        key = hashlib.sha256(f"{seed}:{name}:{draw}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(key[:16], "big"))
+        for transform in made:
+            changed[position] = transform.apply(changed[position], rng)
+    return changed
+
+
+class Online:
+    """The variants that are drawn anew each epoch and never stored."""
+
+    def __init__(self, plan: AugmentationPlan):
+        self.plan = plan
+
+    def __call__(self, inputs: np.ndarray, ids: Iterable[str], epoch: int) -> np.ndarray:
+        """Variants of uint8 [N, H, W, C] for an epoch (counted from 1), the same in any batch and order."""
+        if not self.plan.online:
+            return inputs
+        return variants(inputs, ids, self.plan.online, self.plan.seed, -epoch)

@@ -1,0 +1,60 @@
+"""The contract of a source: which days have records, the records of a day, and what can't be read with its reason."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dl_pipelines.brief.registry import Params
+from dl_pipelines.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class SourceError(ValueError):
+    """A source can't be read: what was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A record that is kept out, and why."""
+
+    uri: str
+    reason: str
+
+    def plain(self) -> dict[str, str]:
+        """As plain data."""
+        return asdict(self)
+
+
+class Source(ABC):
+    """A source of records, made with its validated params."""
+
+    Params: ClassVar[type[Params]]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def days(self, start: date | None = None) -> list[date]:
+        """Days that have records, from `start` on, sorted. Raises SourceError."""
+
+    @abstractmethod
+    def default_day(self) -> date:
+        """The day a run is about when the user names none. Raises SourceError."""
+
+    @abstractmethod
+    def read_day(self, day: date, task: Task) -> tuple[pa.Table, list[Quarantined]]:
+        """The records of a day in the task's Arrow schema, and what could not be read. Raises SourceError."""
+
+    def live(self, start: int, count: int, task: Task) -> pa.Table:
+        """Held-back records `start` to `start + count`, for replayed traffic. Raises SourceError if too few."""
+        raise SourceError(
+            f"found no held-back records in the source {self.name}; expected one that holds some back (digits); "
+            "set monitoring.traffic to clients"
+        )
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Plain data for the report: `update_frequency`, `access`, `types`, `format`."""
