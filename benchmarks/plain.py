@@ -8,25 +8,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from dl_pipelines import catalog
 from dl_pipelines.compression.compress import make_compressed_model
 from dl_pipelines.data.augmentation import make_augmented_dataset
 from dl_pipelines.data.raw import make_raw_data
+from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.validation import make_validated_data
 from dl_pipelines.data.window import make_training_window
 from dl_pipelines.evaluation.evaluate import make_evaluation
 from dl_pipelines.monitoring.drift import make_drift_report
+from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.report.make import make_implementation_report
+from dl_pipelines.serving import champion
 from dl_pipelines.serving.prediction_log import make_prediction_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
-from dl_pipelines.training.train import make_trained_model
-
-from dl_pipelines import catalog
-from dl_pipelines.data.registry import SOURCES
-from dl_pipelines.monitoring.registry import TRAFFIC
-from dl_pipelines.serving import champion
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.training.train import make_trained_model
 
 
 def run(path: Path, root: Path) -> None:
