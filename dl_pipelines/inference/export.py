@@ -58,9 +58,8 @@ def _program(module: torch.nn.Module, given: Tensor, gives: Tensor) -> onnx.Mode
     free = {place + 1: torch.export.Dim(f"dim{place + 1}") for place, size in enumerate(given.shape) if size == -1}
     example = torch.from_numpy(np.zeros((2, *(2 if size == -1 else size for size in given.shape)), given.dtype))
     with warnings.catch_warnings():
-        # torch's exporter and onnxscript warn about their own internals (torch 2.11: pytree classes).
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(copyreg|torch|onnxscript)(\.|$)")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(copyreg|torch|onnxscript)(\.|$)")
+        # torch 2.11's exporter copies a deprecated class of its own; later versions don't warn.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         try:
             program = torch.onnx.export(
                 module,
