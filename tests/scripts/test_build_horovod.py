@@ -85,7 +85,10 @@ def test_the_launcher_listens_on_loopback_only(tmp_path):
         assert listening, "the rendezvous server listens somewhere"
         assert set(listening) == {"127.0.0.1"}
     finally:
-        for member in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+        # SIGTERM first: killed outright, the launcher leaves its semaphores in /dev/shm.
+        family = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+        launcher.terminate()
+        for member in psutil.wait_procs(family, timeout=10)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):  # its parent may have ended it
                 member.kill()
         launcher.wait()
