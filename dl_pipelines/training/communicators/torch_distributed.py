@@ -1,0 +1,56 @@
+"""torch.distributed over gloo; started by torchrun, which sets the environment it reads."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from dl_pipelines.training.communicators.base import Communicator, CommunicatorError
+
+
+class TorchCommunicator(Communicator):
+    """Gradients are averaged by DistributedDataParallel while the backward pass runs."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        if "RANK" not in os.environ:
+            raise CommunicatorError("found no RANK in the environment; expected to be started by torchrun (launch.py)")
+        dist.init_process_group("gloo")
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def broadcast(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
+        """See Communicator."""
+        copy = tensor.clone()
+        dist.broadcast(copy, root)
+        return copy
+
+    def all_reduce(self, tensor: torch.Tensor, average: bool = False) -> torch.Tensor:
+        """See Communicator."""
+        copy = tensor.clone()
+        dist.all_reduce(copy)
+        return copy / self.size if average else copy
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See Communicator."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def reduce_scatter(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See Communicator; gloo has none of its own, so the sum is cut."""
+        return self.all_reduce(tensor).chunk(self.size)[self.rank].clone()
+
+    def barrier(self) -> None:
+        """See Communicator."""
+        dist.barrier()
+
+    def wrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """See Communicator. Buffers are averaged by the loop, not overwritten at each step."""
+        return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+    def close(self) -> None:
+        """See Communicator."""
+        dist.destroy_process_group()

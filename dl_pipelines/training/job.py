@@ -1,0 +1,62 @@
+"""A training as plain data: what the parent writes for the workers, which share nothing else with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, TaskRef, Training
+from dl_pipelines.store import durable
+
+RESULT = "result.json"
+PROGRESS = "progress.jsonl"
+FINAL = "final.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """`folder` holds the rows (`train_inputs.npy` ...), the checkpoints and what the workers write."""
+
+    folder: Path
+    task: TaskRef
+    family: FamilyRef
+    training: Training
+    distributed: Distributed
+    augmentation: AugmentationPlan
+    normalisation: dict[str, list[float]]
+
+    def write(self) -> Path:
+        """As `job.json` in its folder."""
+        plain: dict[str, Any] = {
+            name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+            for name, value in vars(self).items()
+            if name != "folder"
+        }
+        path = self.folder / "job.json"
+        durable.write_json(path, plain)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """From `job.json`."""
+        plain = durable.read_json(path)
+        models = {"task": TaskRef, "family": FamilyRef, "training": Training, "distributed": Distributed,
+                  "augmentation": AugmentationPlan}  # fmt: skip
+        made = {name: model.model_validate(plain[name]) for name, model in models.items()}
+        return cls(folder=path.parent, normalisation=plain["normalisation"], **made)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the curves. Losses in nats a record, seconds of wall time, the rate at the end of the epoch."""
+
+    epoch: int
+    train_loss: float
+    validation: dict[str, float]
+    learning_rate: float
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)

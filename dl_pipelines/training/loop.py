@@ -1,0 +1,206 @@
+"""The training loop: the same for every family and communicator. No Dagster, no files but its checkpoints.
+
+Each rank takes every size-th record of an order that all draw alike, so that a step's global batch is `size` times
+`batch_size`; the learning rate is used as given for that global batch. Everything random is drawn from
+(seed, epoch, rank), so that a training that goes on from a checkpoint is bitwise the one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dl_pipelines.brief.sections import Training
+from dl_pipelines.data.augmentation import Online
+from dl_pipelines.models.recipe import Objective, Phase, Recipe
+from dl_pipelines.tasks.base import Task
+from dl_pipelines.training import checkpoint as saved
+from dl_pipelines.training.communicators.base import Communicator
+from dl_pipelines.training.job import Epoch
+
+Say = Callable[[Mapping[str, Any]], None]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+BEAT_SECONDS = 2.0
+
+
+class NotFinite(ValueError):
+    """The loss became infinite or not a number."""
+
+
+class Trainer:
+    """One rank's training. `train` is (inputs, targets, ids); `validation` likewise; `say` tells rank 0's progress."""
+
+    def __init__(
+        self, recipe: Recipe, task: Task, training: Training, online: Online, communicator: Communicator,
+        compression: str = "none", say: Say | None = None,
+    ):  # fmt: skip
+        self.recipe, self.task, self.training, self.online = recipe, task, training, online
+        self.communicator, self.say = communicator, say or (lambda _: None)
+        self._share_start()
+        self.wrapped = {name: communicator.wrap_model(module) for name, module in recipe.modules.items()}
+        self.optimizers = {
+            objective.name: self._optimizer(objective, compression)
+            for phase in recipe.phases
+            for objective in phase.objectives
+        }
+        self._beat = time.monotonic()
+
+    def run(self, train: Arrays, validation: Arrays, folder: Path) -> list[Epoch]:
+        """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on."""
+        curves, first = self._resume(folder)
+        steps = self.steps(len(train[0]))
+        for epoch in range(first, self.training.epochs + 1):
+            started = time.monotonic()
+            loss = self._epoch(epoch, steps, train)
+            self._average_buffers()
+            metrics = self._measure(validation)
+            rate = self._rate(epoch * steps - 1, steps)
+            seconds = time.monotonic() - started
+            curves.append(Epoch(epoch, loss, metrics, rate, round(seconds, 3)))
+            if self.communicator.rank == 0:
+                self._checkpoint(folder, epoch, curves)
+            self.say({"epoch": epoch, "epochs": self.training.epochs, "train_loss": loss, "validation": metrics})
+            self.communicator.barrier()
+        return curves
+
+    def steps(self, records: int) -> int:
+        """Steps of an epoch: the same on every rank; a last, smaller batch counts unless it is a single record."""
+        share, size = records // self.communicator.size, self.training.batch_size
+        return max(1, share // size + (1 if share % size > 1 else 0))
+
+    def _epoch(self, epoch: int, steps: int, train: Arrays) -> float:
+        inputs, targets, ids = train
+        rank, size = self.communicator.rank, self.communicator.size
+        torch.manual_seed(_seed(self.training.seed, epoch, rank))
+        order = np.random.default_rng([self.training.seed, epoch]).permutation(len(inputs))
+        mine = order[rank::size][: len(inputs) // size] if len(inputs) >= size else order[:1]
+        for module in self.recipe.modules.values():
+            module.train()
+        phase, total = self._phase(epoch), 0.0
+        for step in range(steps):
+            chosen = mine[step * self.training.batch_size : (step + 1) * self.training.batch_size]
+            images = self.online(np.ascontiguousarray(inputs[chosen]), ids[chosen], epoch)
+            batch = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(targets[chosen]))
+            total += self._step(phase, *batch, self._rate((epoch - 1) * steps + step, steps))
+            self._tell_alive(epoch, step, steps)
+        mean = float(self.communicator.all_reduce(torch.tensor([total / steps]), average=True))
+        if not math.isfinite(mean):
+            raise NotFinite(
+                f"found a training loss of {mean} in epoch {epoch}; expected a finite one; lower "
+                f"training.learning_rate (now {self.training.learning_rate:g}), or look at the records of the window"
+            )
+        return mean
+
+    def _step(self, phase: Phase, inputs: torch.Tensor, targets: torch.Tensor, rate: float) -> float:
+        last = 0.0
+        for objective in phase.objectives:
+            optimizer = self.optimizers[objective.name]
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            with self._precision():
+                loss = objective.loss(self.wrapped, inputs, targets)
+            loss.backward()
+            optimizer.step()
+            last = float(loss.detach())
+        return last
+
+    def _measure(self, validation: Arrays) -> dict[str, float]:
+        """The task's metrics on all validation rows; each rank answers its share."""
+        inputs, targets, _ = validation
+        rank, size = self.communicator.rank, self.communicator.size
+        share = math.ceil(len(inputs) / size)
+        mine = np.minimum(np.arange(share) * size + rank, len(inputs) - 1)
+        network = self.recipe.network.eval()
+        with torch.no_grad():
+            parts = [
+                network(torch.from_numpy(np.ascontiguousarray(inputs[mine[start : start + 256]])))
+                for start in range(0, share, 256)
+            ]
+        gathered = self.communicator.all_gather(torch.cat(parts)).numpy().reshape(size, share, -1)
+        outputs = gathered.transpose(1, 0, 2).reshape(size * share, -1)[: len(inputs)]
+        return {name: round(value, 6) for name, value in self.task.measure(outputs, np.asarray(targets)).items()}
+
+    def _rate(self, step: int, steps: int) -> float:
+        """Linear warm-up, then a half cosine to zero (Loshchilov and Hutter, 2017) or constant."""
+        given = self.training
+        warm = given.warmup_epochs * steps
+        if step < warm:
+            return given.learning_rate * (step + 1) / (warm + 1)
+        if given.schedule == "constant":
+            return given.learning_rate
+        done = (step - warm) / max(1.0, given.epochs * steps - warm)
+        return given.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _phase(self, epoch: int) -> Phase:
+        reached = 0.0
+        for phase in self.recipe.phases:
+            reached += phase.share * self.training.epochs
+            if epoch <= reached + 1e-9:
+                return phase
+        return self.recipe.phases[-1]
+
+    def _optimizer(self, objective: Objective, compression: str) -> torch.optim.Optimizer:
+        named = [
+            (f"{objective.name}/{key}/{name}", parameter)
+            for key in objective.modules
+            for name, parameter in self.recipe.modules[key].named_parameters()
+        ]
+        groups = [
+            {"params": [value for _, value in named if value.ndim > 1], "weight_decay": self.training.weight_decay},
+            {"params": [value for _, value in named if value.ndim <= 1], "weight_decay": 0.0},
+        ]
+        rate = self.training.learning_rate
+        if self.training.optimizer == "sgd":
+            plain: torch.optim.Optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
+        else:
+            plain = torch.optim.AdamW(groups, lr=rate)
+        return self.communicator.wrap_optimizer(plain, named, compression)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self.training.precision == "bf16" else nullcontext()
+
+    def _share_start(self) -> None:
+        """Every rank starts from rank 0's weights."""
+        for module in self.recipe.modules.values():
+            for tensor in module.state_dict().values():
+                tensor.copy_(self.communicator.broadcast(tensor))
+
+    def _average_buffers(self) -> None:
+        """Batch norm's running statistics differ by rank; their mean is what validates and is saved."""
+        for module in self.recipe.modules.values():
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.communicator.all_reduce(buffer, average=True))
+
+    def _checkpoint(self, folder: Path, epoch: int, curves: list[Epoch]) -> None:
+        tensors = saved.model_tensors(self.recipe.modules)
+        for name, optimizer in self.optimizers.items():
+            tensors |= saved.optimizer_tensors(name, optimizer)
+        saved.save_checkpoint(folder, epoch, tensors, {"curves": [line.plain() for line in curves]})
+
+    def _resume(self, folder: Path) -> tuple[list[Epoch], int]:
+        found = saved.load_checkpoint(folder)
+        if found is None:
+            return [], 1
+        tensors, about = found
+        saved.restore_model(self.recipe.modules, tensors)
+        for name, optimizer in self.optimizers.items():
+            saved.restore_optimizer(name, optimizer, tensors)
+        return [Epoch(**line) for line in about["curves"]], about["epoch"] + 1
+
+    def _tell_alive(self, epoch: int, step: int, steps: int) -> None:
+        if time.monotonic() - self._beat > BEAT_SECONDS:
+            self._beat = time.monotonic()
+            self.say({"epoch": epoch, "epochs": self.training.epochs, "step": step + 1, "steps": steps})
+
+
+def _seed(seed: int, epoch: int, rank: int) -> int:
+    return (seed * 1_000_003 + epoch * 1009 + rank) % 2**63

@@ -1,0 +1,223 @@
+"""`trained_model`: weights, curves and cost, trained by the communicator and number of workers that the brief says."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dl_pipelines.brief.sections import Architecture, Data, Distributed, TaskRef, Training
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.tasks.base import Rows, Task
+from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
+from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STAGE = "trained_model"
+
+
+class TrainingFailed(ValueError):
+    """A training ended without a model; says why, with the ends of each worker's error output."""
+
+
+def make_trained_model(
+    workspace: Workspace,
+    partition: Partition,
+    architecture: Architecture,
+    training: Training,
+    distributed: Distributed,
+    data: Data,
+    task: Task,
+    launcher: Launcher = run_locally,
+) -> Artifact:
+    """`weights.safetensors`, `model.json`, `curves.json`, `layers.json`. An interrupted training goes on.
+
+    Raises TrainingFailed, or ArtifactError when the window has no passing report.
+    """
+    window = workspace.get("training_window", partition.daily).require_gates()
+
+    def build(draft: Draft) -> None:
+        job = _prepare(draft, workspace, window, architecture, training, distributed, data, task)
+        _launch(job, launcher, workspace)
+        _finish(draft, job, task)
+
+    settings = {
+        "architecture": architecture.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        # Threads and restarts change the cost, not the weights; the order of sums changes with the workers.
+        "distributed": distributed.model_dump(
+            mode="json", include={"communicator", "workers", "compression", "threads"}
+        ),
+        "online": [ref.model_dump(mode="json") for ref in data.augmentation.online],
+        "seed": data.augmentation.seed,
+    }
+    return workspace.make(STAGE, partition, build, settings=settings, parents={"training_window": window})
+
+
+def _prepare(
+    draft: Draft, workspace: Workspace, window: Artifact, architecture: Architecture, training: Training,
+    distributed: Distributed, data: Data, task: Task,
+) -> Job:  # fmt: skip
+    from dl_pipelines.data.batches import normalisation, window_rows
+
+    workspace.progress(STAGE, "reading the window")
+    rows = {
+        "train": window_rows(workspace, window, "train", data, task, copies=True),
+        "validation": window_rows(workspace, window, "validation", data, task),
+    }
+    statistics = normalisation(window_rows(workspace, window, "train", data, task))
+    _check(rows, distributed)
+    for split, found in rows.items():
+        _write_rows(draft.work, split, found)
+    params = task.params.model_dump(mode="json")  # type: ignore[attr-defined]
+    job = Job(draft.work, TaskRef(name=task.name, params=params), architecture.family, training, distributed,
+              data.augmentation, statistics)  # fmt: skip
+    job.write()
+    return job
+
+
+def _check(rows: Mapping[str, Rows], distributed: Distributed) -> None:
+    least = 2 * distributed.workers
+    if len(rows["train"]) < least:
+        raise TrainingFailed(
+            f"found {len(rows['train'])} train records; expected at least {least} for {distributed.workers} worker(s); "
+            "bring more records, or set distributed.workers lower"
+        )
+
+
+def _write_rows(folder: Path, split: str, rows: Rows) -> None:
+    import numpy as np
+
+    for name, value in (("inputs", rows.inputs), ("targets", rows.targets), ("ids", rows.ids.astype(str))):
+        np.save(folder / f"{split}_{name}.npy", value, allow_pickle=False)
+
+
+def _launch(job: Job, launcher: Launcher, workspace: Workspace) -> None:
+    """Run the supervisor through the launcher; tell its progress; turn its failure into an error with the reason."""
+    from dl_pipelines.training.supervise import OUTCOME
+
+    outcome = job.folder / OUTCOME
+    outcome.unlink(missing_ok=True)
+    (job.folder / RESULT).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "dl_pipelines.training.supervise", "--job", str(job.folder / "job.json")]
+    with _Follow(job.folder / PROGRESS, workspace):
+        try:
+            launcher(command, worker_environment(job.distributed.threads))
+        except LaunchFailed as error:
+            found = durable.read_json(outcome)["failure"] if outcome.exists() else str(error)
+            raise TrainingFailed(
+                f"the training by {job.distributed.workers} {job.distributed.communicator} worker(s) failed: {found}"
+            ) from error
+
+
+class _Follow:
+    """Tells a training's progress to the workspace while it is open, by reading the file that rank 0 appends to."""
+
+    def __init__(self, path: Path, workspace: Workspace):
+        self.path, self.workspace, self._over = path, workspace, threading.Event()
+        self._read = path.stat().st_size if path.exists() else 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._tell()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.25):
+            self._tell()
+
+    def _tell(self) -> None:
+        import json
+
+        from dl_pipelines.training.supervise import describe
+
+        if not self.path.exists() or self.path.stat().st_size <= self._read:
+            return
+        with self.path.open() as file:
+            file.seek(self._read)
+            for text in file:
+                line = json.loads(text)
+                self.workspace.progress(STAGE, describe(line), line.get("epoch"), line.get("epochs"))
+            self._read = file.tell()
+
+
+def _finish(draft: Draft, job: Job, task: Task) -> None:
+    from safetensors.torch import load_file
+
+    from dl_pipelines.models.layers import count_parameters, layer_table
+    from dl_pipelines.models.registry import FAMILIES
+    from dl_pipelines.training.supervise import OUTCOME
+
+    result, supervised = durable.read_json(job.folder / RESULT), durable.read_json(job.folder / OUTCOME)
+    shutil.copyfile(job.folder / FINAL, draft.file("weights.safetensors"))
+    weights = load_file(draft.file("weights.safetensors"))
+    network = FAMILIES.make(job.family).network(task, job.normalisation)
+    network.load_state_dict(weights)
+    parameters, curves = count_parameters(network), [_without_seconds(line) for line in result["curves"]]
+    draft.write_json("curves.json", curves)
+    draft.write_json("layers.json", layer_table(network))
+    draft.write_json("model.json", {
+        "family": job.family.model_dump(mode="json"), "task": job.task.model_dump(mode="json"),
+        "parameters": parameters, "normalisation": job.normalisation,
+        "communicator": result["communicator"], "workers": result["workers"],
+    })  # fmt: skip
+    finite = all(bool(value.isfinite().all()) for value in weights.values())
+    draft.gate(Gate("finite", finite, f"{len(weights)} tensors, {parameters:,} parameters", blocking=True))
+    window = draft.parents["training_window"]
+    draft.gate(Gate("reproducible", len(curves) == job.training.epochs,
+                    f"seed {job.training.seed}, window {window.short}, {len(curves)} of {job.training.epochs} epochs",
+                    blocking=True))  # fmt: skip
+    cost = {name: value for name, value in result.items() if name != "curves"}
+    draft.measure(**cost, epoch_seconds=[line["seconds"] for line in result["curves"]], attempts=supervised["attempts"],
+                  sandboxed=supervised["sandboxed"], hardware=hardware(),
+                  network="gloo over loopback" if result["workers"] > 1 else "none")  # fmt: skip
+    last = curves[-1]["validation"]
+    draft.show(parameters=parameters, epochs=len(curves), communicator=result["communicator"],
+               workers=result["workers"], samples_per_second=result["samples_per_second"],
+               train_loss=round(curves[-1]["train_loss"], 4),
+               **{f"validation_{name}": value for name, value in last.items()},
+               curves={"md": _curves(curves, task.primary)})  # fmt: skip
+
+
+def _without_seconds(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "seconds"}
+
+
+def _curves(curves: list[dict[str, Any]], primary: str) -> str:
+    head = f"| epoch | train loss | validation loss | validation {primary} |\n|---|---|---|---|\n"
+    lines = [
+        f"| {line['epoch']} | {line['train_loss']:.4f} | {line['validation'].get('loss', float('nan')):.4f} "
+        f"| {line['validation'].get(primary, float('nan')):.4f} |"
+        for line in curves
+    ]
+    return head + "\n".join(lines)
+
+
+def hardware() -> dict[str, Any]:
+    """What this machine is: CPU name, cores, memory in GB, free storage in GB; GPUs are counted by the driver's files."""
+    import psutil
+
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return {
+        "cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "storage_gb": round(shutil.disk_usage("/").total / 1e9, 1), "gpus": devices,
+    }  # fmt: skip

@@ -1,0 +1,85 @@
+"""One worker process: `python -m dl_pipelines.training.worker --job job.json`. Only rank 0 writes progress and results.
+
+A failure of our own making (bad input, a loss that is not finite) is written to `failure-<rank>.json`, so that the
+supervisor can tell it from a worker that was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
+
+
+def main() -> None:
+    """Read the job, train, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", type=Path, required=True)
+    path = parser.parse_args().job
+    try:
+        run(Job.read(path))
+    except ValueError as error:
+        rank = os.environ.get("HOROVOD_RANK", os.environ.get("RANK", "0"))
+        (path.parent / f"failure-{rank}.json").write_text(json.dumps({"message": str(error)}))
+        raise
+
+
+def run(job: Job) -> None:
+    """Train as one rank of the job's communicator."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save
+
+    from dl_pipelines.data.augmentation import Online
+    from dl_pipelines.models.registry import FAMILIES
+    from dl_pipelines.store import durable
+    from dl_pipelines.tasks.registry import TASKS
+    from dl_pipelines.training.communicators import connect
+    from dl_pipelines.training.loop import Trainer
+
+    torch.set_num_threads(job.distributed.threads)
+    torch.use_deterministic_algorithms(True)
+    communicator = connect(job.distributed.communicator)
+    task = TASKS.make(job.task)
+    torch.manual_seed(job.training.seed)
+    recipe = FAMILIES.make(job.family).recipe(task, job.normalisation, job.training)
+
+    def rows(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        inputs, targets = (np.load(job.folder / f"{split}_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
+        return inputs, targets, np.load(job.folder / f"{split}_ids.npy")
+
+    def say(line: Mapping[str, Any]) -> None:
+        if communicator.rank == 0:
+            with (job.folder / PROGRESS).open("a") as file:
+                file.write(json.dumps({**line, "at": time.time()}) + "\n")
+
+    say({"workers": communicator.size, "communicator": communicator.name})
+    train, online = rows("train"), Online(job.augmentation)
+    trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say)
+    started = time.monotonic()
+    curves = trainer.run(train, rows("validation"), job.folder / "checkpoints")
+    seconds = time.monotonic() - started
+    peak = torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
+    peaks = communicator.all_gather(peak).tolist()
+    if communicator.rank == 0:
+        state = {name: value.contiguous() for name, value in recipe.network.state_dict().items()}
+        durable.write_bytes(job.folder / FINAL, save(state))
+        ran = sum(line.seconds for line in curves)
+        durable.write_json(job.folder / RESULT, {
+            "communicator": communicator.name, "workers": communicator.size, "threads": job.distributed.threads,
+            "seconds": round(seconds, 3), "samples_per_second": round(len(train[0]) * len(curves) / max(ran, 1e-9), 1),
+            "peak_memory_mb": [round(value, 1) for value in peaks], "curves": [line.plain() for line in curves],
+            "torch": torch.__version__,
+        })  # fmt: skip
+    communicator.close()
+
+
+if __name__ == "__main__":
+    main()
