@@ -139,7 +139,7 @@ def _praise(trial: Trial, baseline: Trial, chosen: Trial, objective: Objective) 
     else:
         gain = f"{trial.size_mb:.3f} MB against {baseline.size_mb:.3f} MB of {baseline.name}"
     if trial is chosen:
-        return f"{gain}; the {best} within the budget: it serves"
+        return f"{gain}; the {best} within the budget"
     if objective == "latency" and trial is not baseline and _as_fast(trial, chosen):
         return f"{gain}; {chosen.name} is as fast and loses no more"
     return f"{gain}; {chosen.name} is {'faster' if objective == 'latency' else 'smaller'}"
