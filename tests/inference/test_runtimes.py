@@ -47,6 +47,19 @@ def test_answers_repeat_bit_by_bit(runtime, model_file, images):
     np.testing.assert_array_equal(first, second)
 
 
+def test_inputs_may_be_read_only_and_strided(runtime, model_file, images):
+    session = open_runtime(runtime, model_file)
+    expected = session.run(images[::2].copy())
+    locked = images.copy()
+    locked.flags.writeable = False
+    np.testing.assert_array_equal(session.run(locked[::2]), expected)
+
+
+def test_a_wrong_type_is_refused(runtime, model_file, images):
+    with pytest.raises(ModelRunError, match="found an input of float32"):
+        open_runtime(runtime, model_file).run(images.astype(np.float32))
+
+
 def test_a_wrong_input_is_refused(runtime, model_file, images):
     session = open_runtime(runtime, model_file)
     with pytest.raises(ModelRunError, match=rf"found an input of uint8 \[37, 5, 3\] that {runtime} can't run"):
