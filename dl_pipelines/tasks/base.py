@@ -127,6 +127,10 @@ class Task(ABC):
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Every metric on a set of predictions; one that this set doesn't determine is absent."""
 
+    def reliability(self, outputs: np.ndarray, targets: np.ndarray) -> list[dict[str, float]]:
+        """How often a confidence comes true, by bins of confidence; empty where a task has no confidence."""
+        return []
+
     @abstractmethod
     def decisions(self, outputs: np.ndarray) -> np.ndarray:
         """What the model decided, one a row, comparable with `==`."""

@@ -99,3 +99,21 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(place, weights=confidence - correct, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def reliability(logits: np.ndarray, targets: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and rows of each bin that has rows; what the calibration error sums."""
+    import numpy as np
+
+    probabilities = softmax(logits)
+    confidence, correct = probabilities.max(axis=1), logits.argmax(axis=1) == targets
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {
+            "confidence": round(float(confidence[place == number].mean()), 6),
+            "accuracy": round(float(correct[place == number].mean()), 6),
+            "rows": int((place == number).sum()),
+        }
+        for number in range(bins)
+        if (place == number).any()
+    ]

@@ -136,6 +136,10 @@ class ImageClassification(Task):
         """See classification.measure."""
         return classification.measure(outputs, targets)
 
+    def reliability(self, outputs: np.ndarray, targets: np.ndarray) -> list[dict[str, float]]:
+        """See classification.reliability."""
+        return classification.reliability(outputs, targets)
+
     def decisions(self, outputs: np.ndarray) -> np.ndarray:
         """The class of the largest logit, int64 [N]."""
         return outputs.argmax(axis=1)
