@@ -1,0 +1,40 @@
+"""A Python-based Triton backend `onnxruntime`: serves `model.onnx` where Triton has no C++ backend for it.
+
+The parameters have the official backend's names, so that one `config.pbtxt` loads in both.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import onnxruntime as ort
+from batching import Settings, answer  # pyright: ignore[reportMissingImports]
+
+
+class TritonPythonModel:
+    """One instance of one model."""
+
+    def initialize(self, args: dict) -> None:
+        """Load the model, one thread an operator unless the parameters say more."""
+        self.settings = Settings(args, "model.onnx")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.settings.threads("intra_op_thread_count")
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        # Idle threads must not spin: on a shared machine they take the router's core.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(str(self.settings.file), options, providers=["CPUExecutionProvider"])
+
+    def execute(self, requests: list) -> list:
+        """Answer all requests by one run."""
+        names = [self.settings.output]
+        return answer(requests, self.settings, lambda inputs: self.session.run(names, {self.settings.input: inputs})[0])
+
+    def finalize(self) -> None:
+        """Free the model."""
+        del self.session

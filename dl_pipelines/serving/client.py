@@ -1,0 +1,162 @@
+"""Predictions over gRPC, through the router or from one model. What was answered is noted as acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dl_pipelines.serving.config import triton_type
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.tasks.base import Signature, Task
+from dl_pipelines.wire.log_format import LogWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tritonclient.grpc import InferenceServerClient
+
+THREADS = 4
+TIMEOUT_SECONDS = 30.0
+
+
+class PredictError(ValueError):
+    """A request was refused or not answered; says how many and why."""
+
+
+def open_client(address: str) -> InferenceServerClient:
+    """A gRPC client of its own connection; never through a proxy: the server is on loopback."""
+    from tritonclient.grpc import InferenceServerClient
+
+    options = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return InferenceServerClient(address, channel_args=options)
+
+
+class Caller:
+    """Calls one model: `inputs` [N, ...] in, [N, ...] out. One thread at a time."""
+
+    def __init__(self, address: str, model: str, given: str, gives: str):
+        self._client, self._model, self._given, self._gives = open_client(address), model, given, gives
+
+    @classmethod
+    def of(cls, address: str, model: str, signature: Signature) -> Caller:
+        """A caller of a model with this signature."""
+        return cls(address, model, signature.inputs[0].name, signature.outputs[0].name)
+
+    def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
+        """Raises tritonclient's InferenceServerException."""
+        import numpy as np
+        from tritonclient.grpc import InferInput, InferRequestedOutput
+
+        tensor = InferInput(self._given, list(inputs.shape), triton_type(inputs.dtype))
+        tensor.set_data_from_numpy(np.ascontiguousarray(inputs))
+        wanted = [InferRequestedOutput(self._gives)]
+        result = self._client.infer(
+            self._model, [tensor], outputs=wanted, request_id=request_id, client_timeout=TIMEOUT_SECONDS
+        )
+        output = result.as_numpy(self._gives) if result else None
+        assert output is not None
+        return output
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def check_inputs(task: Task, inputs: np.ndarray) -> None:
+    """Raises PredictError unless `inputs` are rows as the task's signature says."""
+    (given,) = task.signature().inputs
+    fits = inputs.ndim == len(given.shape) + 1 and all(
+        wanted in (-1, found) for wanted, found in zip(given.shape, inputs.shape[1:], strict=True)
+    )
+    if not fits or str(inputs.dtype) != given.dtype:
+        raise PredictError(
+            f"found inputs of {inputs.dtype} {list(inputs.shape)}; expected {given.dtype} [N, "
+            f"{', '.join(map(str, given.shape))}] ({given.name})"
+        )
+
+
+def batched(call: Caller, inputs: np.ndarray, batch: int) -> np.ndarray:
+    """Outputs [N, ...] of a model for [N, ...], N > 0, `batch` rows a request; closes the caller."""
+    import numpy as np
+
+    try:
+        return np.concatenate([call(inputs[at : at + batch]) for at in range(0, len(inputs), batch)])
+    finally:
+        call.close()
+
+
+def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: Sequence[str]) -> np.ndarray:
+    """Ask the router for each row of `inputs` [N, ...] under its id; the answers [N, ...], in order.
+
+    A server that died is started again and the rows without an answer are asked once more. Raises PredictError,
+    NoChampion, TritonError.
+    """
+    import numpy as np
+
+    from dl_pipelines.serving.champion import ensure_served, serving
+
+    check_inputs(task, inputs)
+    if len(inputs) != len(request_ids) or not all(request_ids):
+        raise PredictError(f"found {len(request_ids)} request ids for {len(inputs)} rows; expected one for each")
+    answers: dict[int, np.ndarray] = {}
+    failures: dict[int, str] = {}
+    with serving(workspace) as server:
+        for attempt in range(2):
+            if attempt:
+                ensure_served(workspace, server)
+            left = [row for row in range(len(inputs)) if row not in answers]
+            failures = _ask(server.grpc, workspace.project, task, inputs, request_ids, left, answers)
+            if not failures or server.state() is not None:
+                break
+    _acknowledge(workspace.home, workspace.project, [request_ids[row] for row in sorted(answers)])
+    if failures:
+        raise PredictError(
+            f"found {len(failures)} of {len(inputs)} requests without an answer ({next(iter(failures.values()))}); "
+            "expected an answer to each; look at server/server.log in the home"
+        )
+    outputs = [answers[row] for row in range(len(inputs))]
+    return np.stack(outputs) if outputs else np.zeros((0, *task.signature().outputs[0].shape), np.float32)
+
+
+def _ask(
+    address: str, project: str, task: Task, inputs: np.ndarray, ids: Sequence[str], rows: list[int],
+    answers: dict[int, np.ndarray],
+) -> dict[int, str]:  # fmt: skip
+    """Ask for these rows by a few threads; fills `answers`, returns the reason of each row that failed."""
+    from tritonclient.utils import InferenceServerException
+
+    failures: dict[int, str] = {}
+
+    def work(mine: list[int]) -> None:
+        call = Caller.of(address, project, task.signature())
+        try:
+            for row in mine:
+                try:
+                    answers[row] = call(inputs[row : row + 1], ids[row])[0]
+                except InferenceServerException as error:
+                    failures[row] = f"{ids[row]}: {error.message()}"
+        finally:
+            call.close()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, [rows[start::THREADS] for start in range(min(THREADS, len(rows)))]))
+    return failures
+
+
+def acknowledged_folder(home: Home, project: str) -> Path:
+    """Where clients of this home note which requests were answered, apart from the router's log."""
+    return home.predictions / project / "acknowledged"
+
+
+def _acknowledge(home: Home, project: str, ids: list[str]) -> None:
+    if ids:
+        writer = LogWriter(acknowledged_folder(home, project))
+        writer.append({"id": name} for name in ids)
+        writer.close()

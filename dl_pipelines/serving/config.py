@@ -1,0 +1,116 @@
+"""`config.pbtxt` of a served model and of its router, made from Triton's own protobuf messages, never from strings.
+
+The same file loads in the embedded server (our Python-based backends) and in the official container (its C++ ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from dl_pipelines.brief.sections import Serving
+from dl_pipelines.tasks.base import Signature, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Config = Any
+"""A `ModelConfig` message; protobuf's generated classes have no types."""
+
+LABELS = "labels.txt"
+
+
+def model_config(signature: Signature, runtime: str, serving: Serving) -> str:
+    """Of a model: batching without a delay (the router has waited already), warm-up with one row and a full batch."""
+
+    config = _messages().ModelConfig(backend=runtime, max_batch_size=serving.max_batch)
+    _tensors(config, signature)
+    if signature.labels:
+        config.output[0].label_filename = LABELS
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.instance_group.append(
+        _messages().ModelInstanceGroup(count=serving.instances, kind=_messages().ModelInstanceGroup.KIND_CPU)
+    )
+    _parameters(config, runtime_parameters(runtime, serving.threads))
+    for rows in sorted({1, serving.max_batch}):
+        warmup = _messages().ModelWarmup(name=f"rows_{rows}", batch_size=rows)
+        for tensor in config.input:
+            given = warmup.inputs[tensor.name]
+            given.data_type, given.zero_data = tensor.data_type, True
+            given.dims.extend(abs(size) for size in tensor.dims)
+        config.model_warmup.append(warmup)
+    return _text(config)
+
+
+def router_config(base: str, signature: Signature, serving: Serving, parameters: Mapping[str, str]) -> str:
+    """Of a router: `base` (the hand-written part) with the task's tensors, the queue and the router's parameters."""
+    from google.protobuf import text_format
+
+    config = text_format.Parse(base, _messages().ModelConfig())
+    config.max_batch_size = serving.max_batch
+    _tensors(config, signature)
+    config.dynamic_batching.max_queue_delay_microseconds = round(serving.queue_delay_ms * 1000)
+    policy = config.dynamic_batching.default_queue_policy
+    policy.timeout_action = _messages().ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = round(serving.timeout_ms * 1000)
+    _parameters(config, parameters)
+    return _text(config)
+
+
+def with_parameters(text: str, parameters: Mapping[str, str]) -> str:
+    """A config with some parameters replaced."""
+    from google.protobuf import text_format
+
+    config = text_format.Parse(text, _messages().ModelConfig())
+    _parameters(config, parameters)
+    return _text(config)
+
+
+def runtime_parameters(runtime: str, threads: int) -> dict[str, str]:
+    """Threads in the words of the official backends, which ours understand too."""
+    if runtime == "onnxruntime":
+        return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
+    if runtime == "openvino":
+        # The batch is free in the graph; the official backend must not try to set it.
+        return {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "SKIP_OV_DYNAMIC_BATCHSIZE": "YES"}
+    raise ValueError(f"found the runtime {runtime!r}; expected onnxruntime or openvino")
+
+
+def triton_type(dtype: str | np.dtype) -> str:
+    """Triton's name of a numpy dtype, as requests say it (`UINT8`). Raises ValueError."""
+    import numpy as np
+    from tritonclient.utils import np_to_triton_dtype
+
+    name = np_to_triton_dtype(np.dtype(dtype).type)
+    if name is None:
+        raise ValueError(f"found the dtype {dtype!r} in a signature; expected one that Triton has")
+    return name
+
+
+def _messages() -> ModuleType:
+    from tritonclient.grpc import model_config_pb2
+
+    return model_config_pb2
+
+
+def _tensors(config: Config, signature: Signature) -> None:
+
+    def kind(tensor: Tensor):
+        return _messages().DataType.Value(f"TYPE_{triton_type(tensor.dtype)}")
+
+    for tensor in signature.inputs:
+        config.input.append(_messages().ModelInput(name=tensor.name, data_type=kind(tensor), dims=tensor.shape))
+    for tensor in signature.outputs:
+        config.output.append(_messages().ModelOutput(name=tensor.name, data_type=kind(tensor), dims=tensor.shape))
+
+
+def _parameters(config: Config, values: Mapping[str, str]) -> None:
+    for key, value in values.items():
+        config.parameters[key].string_value = value
+
+
+def _text(config: Config) -> str:
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(config)

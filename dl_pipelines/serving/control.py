@@ -1,0 +1,76 @@
+"""Triton's control requests over HTTP: ready, load, unload, index. Standard library only; predictions go by gRPC."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from typing import Any
+
+from dl_pipelines.serving.process import TritonError
+
+
+class Control:
+    """Talks to one server on 127.0.0.1. Raises OSError when it doesn't answer, TritonError when it refuses."""
+
+    def __init__(self, port: int):
+        self.port = port
+
+    def _ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{type(error).__name__} on port {self.port}") from error
+        finally:
+            connection.close()
+
+    def ready(self, timeout: float = 2) -> bool:
+        """Whether the server answers that it is ready."""
+        try:
+            return self._ask("GET", "/v2/health/ready", timeout=timeout)[0] == 200
+        except OSError:
+            return False
+
+    def model_ready(self, model: str) -> bool:
+        """Whether a model is loaded and can answer."""
+        try:
+            return self._ask("GET", f"/v2/models/{model}/ready", timeout=5)[0] == 200
+        except OSError:
+            return False
+
+    def index(self) -> dict[str, str]:
+        """Models of the repository and their state (`READY`, `UNAVAILABLE`, `LOADING`, `UNLOADING`, or empty)."""
+        status, body = self._ask("POST", "/v2/repository/index", {})
+        self._check(status, body, "list its models")
+        return {entry["name"]: entry.get("state", "") for entry in json.loads(body)}
+
+    def load(self, model: str) -> None:
+        """Load a model and wait until it is ready, warmed up. A failed reload keeps the loaded one."""
+        self._check(*self._ask("POST", f"/v2/repository/models/{model}/load", {}, 120), f"load {model}")
+
+    def unload(self, model: str, seconds: float = 20) -> None:
+        """Unload a model and wait until it is gone: Triton itself answers before it is."""
+        self._check(*self._ask("POST", f"/v2/repository/models/{model}/unload", {}), f"unload {model}")
+        deadline = time.monotonic() + seconds
+        while self.index().get(model, "") not in ("", "UNAVAILABLE"):
+            if time.monotonic() > deadline:
+                raise TritonError(
+                    f"found {model} still being unloaded after {seconds:g} s; expected it to end its requests; "
+                    "stop the server (`dlp stop`) and run again"
+                )
+            time.sleep(0.02)
+
+    def _check(self, status: int, body: bytes, what: str) -> None:
+        if status == 200:
+            return
+        try:
+            reason = str(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError):
+            reason = body.decode(errors="replace")[:300]
+        raise TritonError(
+            f"found that the server could not {what} ({reason}); expected status 200, got {status}; its log is "
+            "server/server.log in the home"
+        )

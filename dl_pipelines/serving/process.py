@@ -1,0 +1,188 @@
+"""The `tritonserver` process: where it is installed, its environment, its backends, its identity, its shared memory.
+
+Not here: which server a home has and when it is started (server.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dl_pipelines.store.home import Home
+
+VENV = "DLP_TRITON_VENV"
+CHECKOUT = Path(__file__).resolve().parents[2]
+BACKENDS = Path(__file__).resolve().parent / "backends"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class TritonError(ValueError):
+    """The server is missing, can't start or can't do what it was asked; says what to do."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Triton's own virtual environment, made by `make setup`; `DLP_TRITON_VENV` names another one."""
+
+    venv: Path
+
+    @classmethod
+    def find(cls) -> Installation:
+        """The installation in use. Raises TritonError when something of it is missing."""
+        found = cls(Path(os.environ.get(VENV) or CHECKOUT / ".venv-triton").expanduser().resolve())
+        for path in (found.binary, found.python_backend / "triton_python_backend_stub", found.venv / "bin" / "python"):
+            if not path.exists():
+                raise TritonError(
+                    f"found no {path}; expected Triton's own environment in {found.venv}; run `make setup`, or set "
+                    f"{VENV} to the place where it is"
+                )
+        return found
+
+    @property
+    def packages(self) -> Path:
+        """Its site-packages."""
+        return self.venv / "lib" / "python3.11" / "site-packages"
+
+    @property
+    def binary(self) -> Path:
+        """The server."""
+        return self.packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+
+    @property
+    def python_backend(self) -> Path:
+        """The Python backend with the stub of this interpreter."""
+        return self.venv / "tritonserver" / "backends" / "python"
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """All that the server sees of an environment: its interpreter first, its libraries, nothing of ours."""
+        return {
+            "PATH": f"{self.venv / 'bin'}:/usr/bin:/bin",
+            "LD_LIBRARY_PATH": f"{self.packages / 'nvidia_pytriton.libs'}:{_library_folder(self.venv)}",
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+
+@functools.cache
+def _library_folder(venv: Path) -> str:
+    """Where the venv's libpython is: another one breaks the standard library inside the server."""
+    program = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    python = str(venv / "bin" / "python")
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def assemble_backends(installation: Installation, folder: Path) -> Path:
+    """A backend directory: Triton's Python backend and ours for the runtimes; made anew, so never half of one."""
+    fresh = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    (fresh / "python").symlink_to(installation.python_backend)
+    for model in BACKENDS.glob("*/model.py"):
+        target = fresh / model.parent.name
+        target.mkdir()
+        shutil.copyfile(model, target / "model.py")
+        shutil.copyfile(BACKENDS / "batching.py", target / "batching.py")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return folder
+
+
+def region_prefix(home: Home) -> str:
+    """What the names of this home's shared memory regions start with."""
+    return f"dlp{hashlib.sha256(str(home.root).encode()).hexdigest()[:10]}_"
+
+
+def remove_regions(home: Home) -> int:
+    """Remove what a killed server of this home left in shared memory; returns how many regions."""
+    left = list(SHARED_MEMORY.glob(f"{region_prefix(home)}*"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of 127.0.0.1 that are free now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in sockets]
+
+
+def require_free(port: int) -> None:
+    """Raises TritonError when a port of 127.0.0.1 is taken."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TritonError(
+                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; end what listens "
+                "there, or give another port (without one a free port is taken)"
+            ) from error
+
+
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="triton")
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def spawn(command: Sequence[str], environment: dict[str, str], log: Path, bound: bool) -> int:
+    """Start a process with its output in `log`; `bound`: it gets SIGTERM when this process dies, however it dies.
+
+    The signal comes when the *thread* that started it ends, so one thread, which lives as long as the process, does.
+    """
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM", "--"] if bound and setpriv else []
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("wb") as sink:
+            return subprocess.Popen(
+                [*prefix, *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,
+            )
+
+    process = _spawner.submit(start).result()
+    _children[process.pid] = process
+    return process.pid
+
+
+def birth(pid: int) -> str | None:
+    """When a living process started (the boot, clock ticks since it), or None: pids are used again, this isn't."""
+    child = _children.get(pid)
+    if child is not None:
+        child.poll()  # a dead child stays visible until it is asked
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot[:8]}:{fields[19]}"
+
+
+def end(pid: int, born: str, patience: float) -> None:
+    """End the one process that started then: SIGTERM, and SIGKILL after `patience` seconds."""
+    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
+        if birth(pid) != born:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sign)
+        deadline = time.monotonic() + seconds
+        while birth(pid) == born and time.monotonic() < deadline:
+            time.sleep(0.02)

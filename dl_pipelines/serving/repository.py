@@ -1,0 +1,113 @@
+"""Folders of the live model repository: written under another name, verified, flushed, renamed; compared by sha256.
+
+Not here: loading them (control.py) and deciding what serves (champion.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from dl_pipelines.brief.sections import Serving
+from dl_pipelines.serving import config
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.digest import digest_bytes, digest_file, digest_folder, list_files
+from dl_pipelines.store.home import Home
+from dl_pipelines.tasks.base import Signature
+
+ROUTER = Path(__file__).resolve().parents[2] / "triton_models" / "router"
+WIRE = Path(__file__).resolve().parents[1] / "wire"
+PROBE = "__probe"
+"""Ends the name of a router that measures a model before it has traffic."""
+NAME_DIGITS = 12
+
+
+class RepositoryError(ValueError):
+    """A folder of the live repository can't be written or isn't what it should be; says what to do."""
+
+
+def write_model(folder: Path, compressed: Artifact, signature: Signature, serving: Serving) -> str:
+    """Write a Triton model folder from a compressed model; returns its runtime. Raises ArtifactError."""
+    choice = compressed.read_json("choice.json")
+    (folder / "1").mkdir(parents=True)
+    for name in compressed.files:
+        if name.startswith("model/"):
+            shutil.copyfile(compressed.file(name), folder / "1" / name.removeprefix("model/"))
+    (folder / "config.pbtxt").write_text(config.model_config(signature, choice["runtime"], serving), encoding="utf-8")
+    if signature.labels:
+        (folder / config.LABELS).write_text("\n".join(signature.labels) + "\n", encoding="utf-8")
+    return choice["runtime"]
+
+
+def model_name(project: str, folder: Path) -> str:
+    """`<project>__<digest>`: two models of one name have the same bytes."""
+    return f"{project}__{digest_folder(folder)[:NAME_DIGITS]}"
+
+
+def model_files(artifact: Artifact) -> dict[str, Path]:
+    """Files of a published model by their place in its Triton folder."""
+    prefix = "model/"
+    return {name.removeprefix(prefix): artifact.file(name) for name in artifact.files if name.startswith(prefix)}
+
+
+def router_files(router_pbtxt: str) -> dict[str, bytes]:
+    """Files of a router: its config with the digest of what is copied beside it, its code, `wire/`."""
+    code = {f"1/{path.name}": path.read_bytes() for path in sorted((ROUTER / "1").glob("*.py"))}
+    code |= {f"1/wire/{path.name}": path.read_bytes() for path in sorted(WIRE.glob("*.py"))}
+    digest = digest_bytes(b"\0".join(name.encode() + b"\0" + data for name, data in sorted(code.items())))
+    text = config.with_parameters(router_pbtxt, {"code_digest": digest})
+    return {"config.pbtxt": text.encode(), **code}
+
+
+def install(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
+    """Make `repository/<name>` hold exactly these files; False when it does already. Raises RepositoryError.
+
+    A reader sees the old folder, none, or the whole new one.
+    """
+    target = home.repository / name
+    if is_sound(home, name, files):
+        return False
+    fresh = home.server / "incoming" / f"{name}-{uuid.uuid4().hex[:8]}"
+    for place, source in files.items():
+        path = fresh / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            path.write_bytes(source)
+        else:
+            shutil.copyfile(source, path)
+    if not _same(fresh, files):
+        raise RepositoryError(f"found a copy of {name} in {fresh} that differs from its source; check the disk")
+    durable.flush_tree(fresh)
+    durable.remove_tree(target)
+    durable.rename(fresh, target)
+    return True
+
+
+def is_sound(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
+    """Whether `repository/<name>` holds exactly these files."""
+    return _same(home.repository / name, files)
+
+
+def remove(home: Home, name: str) -> None:
+    """Take a folder out of the repository; the server must have unloaded it."""
+    durable.remove_tree(home.repository / name)
+
+
+def leftovers(home: Home, project: str) -> list[str]:
+    """Routers of this project that a crash left behind while they measured."""
+    return sorted(path.name for path in home.repository.glob(f"{project}__*{PROBE}"))
+
+
+def _same(folder: Path, files: Mapping[str, Path | bytes]) -> bool:
+    if not folder.is_dir():
+        return False
+    found = {name for name in list_files(folder) if "__pycache__" not in name}  # Triton's interpreter writes those
+    if found != set(files):
+        return False
+    return all(
+        digest_file(folder / name) == (digest_bytes(source) if isinstance(source, bytes) else digest_file(source))
+        for name, source in files.items()
+    )
