@@ -57,6 +57,16 @@ def champion(workspace: Workspace) -> Champion | None:
     return Champion(table.champion, row["digest"], row["partition"], row["at"], row["reason"], table.version)
 
 
+def artifact_of(workspace: Workspace) -> Artifact:
+    """The champion's artifact. Raises NoChampion, ArtifactError."""
+    now = champion(workspace)
+    if now is None:
+        raise NoChampion(
+            f"found nothing published for {workspace.project}; expected a champion; run `dlp run` for its brief"
+        )
+    return workspace.by_digest(STAGE, now.digest)
+
+
 def give_traffic(
     workspace: Workspace,
     artifact: Artifact,
@@ -115,10 +125,7 @@ def reconcile(workspace: Workspace) -> list[str]:
 @contextlib.contextmanager
 def serving(workspace: Workspace) -> Iterator[TritonServer]:
     """The running server with the project's router and champion loaded. Raises NoChampion, TritonError."""
-    if champion(workspace) is None:
-        raise NoChampion(
-            f"found nothing published for {workspace.project}; expected a champion; run `dlp run` for its brief"
-        )
+    artifact_of(workspace)
     with running(workspace.home) as server:
         ensure_served(workspace, server)
         yield server

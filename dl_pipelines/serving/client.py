@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
 THREADS = 4
-TIMEOUT_SECONDS = 30.0
+PATIENCE_MS = 30_000.0
 
 
 class PredictError(ValueError):
@@ -41,13 +42,14 @@ def open_client(address: str) -> InferenceServerClient:
 class Caller:
     """Calls one model: `inputs` [N, ...] in, [N, ...] out. One thread at a time."""
 
-    def __init__(self, address: str, model: str, given: str, gives: str):
+    def __init__(self, address: str, model: str, given: str, gives: str, timeout_ms: float = PATIENCE_MS):
         self._client, self._model, self._given, self._gives = open_client(address), model, given, gives
+        self._timeout = timeout_ms / 1000
 
     @classmethod
-    def of(cls, address: str, model: str, signature: Signature) -> Caller:
-        """A caller of a model with this signature."""
-        return cls(address, model, signature.inputs[0].name, signature.outputs[0].name)
+    def of(cls, address: str, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS) -> Caller:
+        """A caller of a model with this signature; a request without an answer after `timeout_ms` fails."""
+        return cls(address, model, signature.inputs[0].name, signature.outputs[0].name, timeout_ms)
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""
@@ -58,7 +60,7 @@ class Caller:
         tensor.set_data_from_numpy(np.ascontiguousarray(inputs))
         wanted = [InferRequestedOutput(self._gives)]
         result = self._client.infer(
-            self._model, [tensor], outputs=wanted, request_id=request_id, client_timeout=TIMEOUT_SECONDS
+            self._model, [tensor], outputs=wanted, request_id=request_id, client_timeout=self._timeout
         )
         output = result.as_numpy(self._gives) if result else None
         assert output is not None
@@ -95,12 +97,12 @@ def batched(call: Caller, inputs: np.ndarray, batch: int) -> np.ndarray:
 def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: Sequence[str]) -> np.ndarray:
     """Ask the router for each row of `inputs` [N, ...] under its id; the answers [N, ...], in order.
 
-    A server that died is started again and the rows without an answer are asked once more. Raises PredictError,
-    NoChampion, TritonError.
+    A server that died is started again; rows without an answer in time (serving.timeout_ms) are asked once more.
+    Raises PredictError, NoChampion, TritonError.
     """
     import numpy as np
 
-    from dl_pipelines.serving.champion import ensure_served, serving
+    from dl_pipelines.serving.champion import artifact_of, ensure_served, serving
 
     check_inputs(task, inputs)
     if len(inputs) != len(request_ids) or not all(request_ids):
@@ -108,12 +110,14 @@ def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: S
     answers: dict[int, np.ndarray] = {}
     failures: dict[int, str] = {}
     with serving(workspace) as server:
+        timeout_ms = float(artifact_of(workspace).read_json("model.json")["timeout_ms"])
         for attempt in range(2):
             if attempt:
                 ensure_served(workspace, server)
             left = [row for row in range(len(inputs)) if row not in answers]
-            failures = _ask(server.grpc, workspace.project, task, inputs, request_ids, left, answers)
-            if not failures or server.state() is not None:
+            call = functools.partial(Caller.of, server.grpc, workspace.project, task.signature(), timeout_ms)
+            failures = _ask(call, inputs, request_ids, left, answers)
+            if not failures:
                 break
     _acknowledge(workspace.home, workspace.project, [request_ids[row] for row in sorted(answers)])
     if failures:
@@ -126,16 +130,15 @@ def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: S
 
 
 def _ask(
-    address: str, project: str, task: Task, inputs: np.ndarray, ids: Sequence[str], rows: list[int],
-    answers: dict[int, np.ndarray],
-) -> dict[int, str]:  # fmt: skip
+    make: Callable[[], Caller], inputs: np.ndarray, ids: Sequence[str], rows: list[int], answers: dict[int, np.ndarray]
+) -> dict[int, str]:
     """Ask for these rows by a few threads; fills `answers`, returns the reason of each row that failed."""
     from tritonclient.utils import InferenceServerException
 
     failures: dict[int, str] = {}
 
     def work(mine: list[int]) -> None:
-        call = Caller.of(address, project, task.signature())
+        call = make()
         try:
             for row in mine:
                 try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.client import Caller
-from dl_pipelines.tasks.base import Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +39,8 @@ class LoadResult:
         return asdict(self)
 
 
-def load_test(
-    address: str, model: str, signature: Signature, inputs: np.ndarray, clients: int, seconds: float
-) -> LoadResult:
-    """Ask for single rows of `inputs` [N, ...], in turn, from `clients` threads for `seconds`.
+def load_test(make: Callable[[], Caller], inputs: np.ndarray, clients: int, seconds: float) -> LoadResult:
+    """Ask for single rows of `inputs` [N, ...], in turn, from `clients` threads for `seconds`; `make` connects one.
 
     The clients share this machine with the server: what they take is in the figures.
     """
@@ -53,7 +51,7 @@ def load_test(
         under_way = []
         for number in range(clients):
             rows = [inputs[place : place + 1] for place in range(number, len(inputs), clients)] or [inputs[:1]]
-            under_way.append(pool.submit(_client, address, model, signature, rows, ready, seconds, failures))
+            under_way.append(pool.submit(_client, make, rows, ready, seconds, failures))
         times = [client.result() for client in under_way]
     passed = max(seconds, 1e-9)
     flat = np.array([value for client in times for value in client])
@@ -65,13 +63,12 @@ def load_test(
 
 
 def _client(
-    address: str, model: str, signature: Signature, rows: list[np.ndarray], ready: threading.Barrier, seconds: float,
-    failures: list[str],
-) -> list[float]:  # fmt: skip
+    make: Callable[[], Caller], rows: list[np.ndarray], ready: threading.Barrier, seconds: float, failures: list[str]
+) -> list[float]:
     """Ask until the time is over; milliseconds of each answered request."""
     from tritonclient.utils import InferenceServerException
 
-    call, times = Caller.of(address, model, signature), list[float]()
+    call, times = make(), list[float]()
     try:
         for place in range(WARM_UP):
             _once(call, rows[place % len(rows)], InferenceServerException)

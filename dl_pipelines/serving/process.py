@@ -72,6 +72,7 @@ class Installation:
             "HOME": str(home),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to its makers
         }
 
 

@@ -7,6 +7,7 @@ would see. It gets no traffic here: that is a promotion (champion.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class _Stage:
             "output": signature.outputs[0].name,
             "max_batch": serving.max_batch,
             "tolerance": serving.parity_tolerance,
+            "timeout_ms": serving.timeout_ms,
         }
         draft.write_json("model.json", about)
         return model
@@ -126,8 +128,10 @@ class _Stage:
 
     def _load_test(self, live: Live, rows: Rows) -> LoadResult:
         self._say(f"{self.serving.load_clients} clients for {self.serving.load_seconds:g} s", 2)
-        signature, clients = self.task.signature(), self.serving.load_clients
-        return load_test(live.server.grpc, live.router, signature, rows.inputs, clients, self.serving.load_seconds)
+        make = functools.partial(
+            Caller.of, live.server.grpc, live.router, self.task.signature(), self.serving.timeout_ms
+        )
+        return load_test(make, rows.inputs, self.serving.load_clients, self.serving.load_seconds)
 
     def _record(
         self, draft: Draft, live: Live, rows: dict[str, Rows], outputs: dict[str, np.ndarray], reference: np.ndarray,

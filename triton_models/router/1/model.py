@@ -6,12 +6,12 @@ An answer is given only after its log record was written; when the log can't be 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -45,10 +45,11 @@ class TritonPythonModel:
         self.input, self.output = config["input"][0]["name"], config["output"][0]["name"]
         self.rows = max(1, int(config["max_batch_size"]))
         self.summarize = BATCHES[parameters["summary"]]
+        self.pool = ThreadPoolExecutor(4)
         self.routing = Watched((folder / parameters["routing"]).resolve())
         self.log = LogWriter((folder / parameters["log_folder"]).resolve(), parameters["durability"])
 
-    async def execute(self, requests: list) -> list:
+    def execute(self, requests: list) -> list:
         """Answer every request: route, ask the models, log, respond."""
         at, started = time.time(), time.perf_counter()
         asked = [Asked(request, self.input) for request in requests]
@@ -58,21 +59,21 @@ class TritonPythonModel:
             for one in asked:
                 one.arm = table.arm(one.id)
                 groups.setdefault(one.arm.model, []).append(one)
-            await asyncio.gather(*(self._ask(model, group) for model, group in groups.items()))
+            list((self.pool.map if len(groups) > 1 else map)(self._ask, groups, groups.values()))
             self._write([one for one in asked if one.outputs is not None], at, started)
         except (RoutingError, LogError) as error:
             for one in asked:
                 one.outputs, one.error = None, str(error)
         return [self._response(one) for one in asked]
 
-    async def _ask(self, model: str, group: list[Asked]) -> None:
+    def _ask(self, model: str, group: list[Asked]) -> None:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
         request = pb_utils.InferenceRequest(
             model_name=model,
             requested_output_names=[self.output],
             inputs=[pb_utils.Tensor(self.input, inputs)],
         )
-        response = await request.async_exec()
+        response = request.exec()
         if response.has_error():
             for one in group:
                 one.error = f"{model} could not answer: {response.error().message()}"

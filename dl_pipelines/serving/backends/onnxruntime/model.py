@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import numpy as np
 import onnxruntime as ort
 from batching import Settings, answer  # pyright: ignore[reportMissingImports]
 
@@ -30,10 +31,13 @@ class TritonPythonModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(str(self.settings.file), options, providers=["CPUExecutionProvider"])
 
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
+        (outputs,) = self.session.run([self.settings.output], {self.settings.input: inputs})
+        return np.asarray(outputs)
+
     def execute(self, requests: list) -> list:
         """Answer all requests by one run."""
-        names = [self.settings.output]
-        return answer(requests, self.settings, lambda inputs: self.session.run(names, {self.settings.input: inputs})[0])
+        return answer(requests, self.settings, self._run)
 
     def finalize(self) -> None:
         """Free the model."""

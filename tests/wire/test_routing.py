@@ -1,0 +1,65 @@
+import json
+import os
+
+import pytest
+
+from dl_pipelines.wire.routing import Arm, RoutingError, RoutingTable, Watched, only, read_table
+
+
+def test_a_table_survives_json():
+    table = RoutingTable("digits", "a", (Arm("champion", "a", 0.9), Arm("challenger", "b", 0.1)), 7)
+    assert RoutingTable.parse(json.dumps(table.plain())) == table
+
+
+def test_one_arm_gets_everything():
+    table = only("digits", "digits__1", 3)
+    assert {table.arm(f"r{number}").model for number in range(100)} == {"digits__1"}
+    assert (table.champion, table.version) == ("digits__1", 3)
+
+
+def test_shares_follow_the_weights_and_an_id_keeps_its_arm():
+    table = RoutingTable("digits", "a", (Arm("champion", "a", 3), Arm("challenger", "b", 1)), 1)
+    first = [table.arm(f"r{number}").name for number in range(10_000)]
+    assert first == [table.arm(f"r{number}").name for number in range(10_000)]
+    assert abs(first.count("challenger") / 10_000 - 0.25) < 3 * (0.25 * 0.75 / 10_000) ** 0.5
+
+
+def test_an_arm_without_weight_gets_nothing():
+    table = RoutingTable("digits", "a", (Arm("champion", "a", 1), Arm("challenger", "b", 0)), 1)
+    assert {table.arm(f"r{number}").name for number in range(1000)} == {"champion"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "found a routing table that can't be read"),
+        ('{"project": "p", "champion": "a", "version": 1}', "KeyError: 'arms'"),
+        ('{"project": "p", "champion": "a", "version": 1, "arms": []}', "at least one arm with a weight above zero"),
+        (
+            '{"project": "p", "champion": "a", "version": 1, "arms": [{"name": "x", "model": "a", "weight": -1}]}',
+            r"found the weights \[-1.0\]",
+        ),
+    ],
+)
+def test_a_wrong_table_is_refused(text, message):
+    with pytest.raises(RoutingError, match=message):
+        RoutingTable.parse(text)
+
+
+def test_a_missing_table_says_what_to_do(tmp_path):
+    with pytest.raises(RoutingError, match="found no routing table at routing.json .*promote a model"):
+        read_table(tmp_path / "routing.json")
+
+
+def test_a_replaced_table_is_read_again_and_only_then(tmp_path, monkeypatch):
+    path = tmp_path / "routing.json"
+    watched = Watched(path)
+    with pytest.raises(RoutingError):
+        watched.table()
+    for version in (1, 2):
+        fresh = tmp_path / "fresh"
+        fresh.write_text(json.dumps(only("p", f"m{version}", version).plain()))
+        os.replace(fresh, path)
+        assert watched.table().champion == f"m{version}"
+    monkeypatch.setattr("dl_pipelines.wire.routing.read_table", lambda _: pytest.fail("read again"))
+    assert watched.table().version == 2
