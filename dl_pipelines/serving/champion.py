@@ -126,6 +126,8 @@ def reconcile(workspace: Workspace) -> list[str]:
 def serving(workspace: Workspace) -> Iterator[TritonServer]:
     """The running server with the project's router and champion loaded. Raises NoChampion, TritonError."""
     artifact_of(workspace)
+    if TritonServer(workspace.home).state() is None:
+        reconcile(workspace)  # a start loads what is there: it must be whole
     with running(workspace.home) as server:
         ensure_served(workspace, server)
         yield server

@@ -83,7 +83,7 @@ def triton_type(dtype: str | np.dtype) -> str:
     import numpy as np
     from tritonclient.utils import np_to_triton_dtype
 
-    name = np_to_triton_dtype(np.dtype(dtype).type)
+    name = np_to_triton_dtype(np.dtype(dtype))
     if name is None:
         raise ValueError(f"found the dtype {dtype!r} in a signature; expected one that Triton has")
     return name

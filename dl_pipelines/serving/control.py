@@ -69,7 +69,8 @@ class Control:
         try:
             reason = str(json.loads(body)["error"])
         except (ValueError, KeyError, TypeError):
-            reason = body.decode(errors="replace")[:300]
+            reason = body.decode(errors="replace")
+        reason = " ".join(reason.partition("At:")[0].split())[:300]  # without the stack of Triton's interpreter
         raise TritonError(
             f"found that the server could not {what} ({reason}); expected status 200, got {status}; its log is "
             "server/server.log in the home"

@@ -16,7 +16,7 @@ from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.database import Database, now
-from dl_pipelines.store.records import write_records
+from dl_pipelines.store.records import records_digest, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.wire.log_format import read_folder
@@ -56,9 +56,12 @@ def read_log(workspace: Workspace) -> pa.Table:
         if record["at"] < first["at"]:
             found[record["id"]] = record
     records = sorted(found.values(), key=lambda record: (record["at"], record["id"]))
+    times = [datetime.fromtimestamp(record["at"], UTC) for record in records]
     columns: dict[str, pa.Array] = {
         "request_id": pa.array([record["id"] for record in records], pa.string()),
-        "asked_at": pa.array([datetime.fromtimestamp(record["at"], UTC) for record in records], pa.timestamp("us", tz="UTC")),
+        "asked_at": pa.array(
+            [datetime.fromtimestamp(record["at"], UTC) for record in records], pa.timestamp("us", tz="UTC")
+        ),
         "model": pa.array([record["model"] for record in records], pa.string()),
         "arm": pa.array([record["arm"] for record in records], pa.string()),
         "outputs": pa.array([record["out"] for record in records], pa.list_(pa.float64())),
@@ -67,10 +70,6 @@ def read_log(workspace: Workspace) -> pa.Table:
     for name in dict.fromkeys(name for record in records for name in record["sum"]):
         columns[f"{SUMMARY}{name}"] = pa.array([record["sum"].get(name) for record in records], pa.float64())
     return pa.table(columns)
-
-
-def _TIME(pa: Any) -> Any:
-    return pa.timestamp("us", tz="UTC")
 
 
 def add_labels(workspace: Workspace, labels: Mapping[str, Any]) -> int:
@@ -135,7 +134,6 @@ def make_prediction_log(
     logged = read_log(workspace)
     table, missing = _records(workspace, logged, model, task), missing_ids(workspace, logged)
     reason = _why_empty(table.num_rows, model, serves.model if serves else None)
-    from dl_pipelines.store.records import records_digest
 
     def build(draft: Draft) -> None:
         write_records(draft, table)

@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -47,7 +46,7 @@ def test_a_wrong_table_is_refused(text, message):
 
 
 def test_a_missing_table_says_what_to_do(tmp_path):
-    with pytest.raises(RoutingError, match="found no routing table at routing.json .*promote a model"):
+    with pytest.raises(RoutingError, match=r"found no routing table at routing\.json .*promote a model"):
         read_table(tmp_path / "routing.json")
 
 
@@ -59,7 +58,7 @@ def test_a_replaced_table_is_read_again_and_only_then(tmp_path, monkeypatch):
     for version in (1, 2):
         fresh = tmp_path / "fresh"
         fresh.write_text(json.dumps(only("p", f"m{version}", version).plain()))
-        os.replace(fresh, path)
+        fresh.replace(path)
         assert watched.table().champion == f"m{version}"
     monkeypatch.setattr("dl_pipelines.wire.routing.read_table", lambda _: pytest.fail("read again"))
     assert watched.table().version == 2

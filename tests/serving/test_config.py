@@ -1,0 +1,55 @@
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+from dl_pipelines.brief.sections import Serving
+from dl_pipelines.serving import config
+from dl_pipelines.serving.repository import ROUTER
+from dl_pipelines.tasks.base import Signature, Tensor
+
+SERVING = Serving(max_batch=8, instances=2, threads=3, queue_delay_ms=0.25)
+
+
+def parsed(text: str) -> ModelConfig:
+    return text_format.Parse(text, ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "threads"), [("onnxruntime", "intra_op_thread_count"), ("openvino", "INFERENCE_NUM_THREADS")]
+)
+def test_a_model_is_described_by_its_signature(task, runtime, threads):
+    found = parsed(config.model_config(task.signature(), runtime, SERVING))
+    assert (found.backend, found.max_batch_size, found.name) == (runtime, 8, "")
+    assert [(tensor.name, list(tensor.dims)) for tensor in found.input] == [("image", [8, 8, 1])]
+    assert [(tensor.name, list(tensor.dims), tensor.label_filename) for tensor in found.output] == [
+        ("logits", [2], "labels.txt")
+    ]
+    assert found.HasField("dynamic_batching")
+    (group,) = found.instance_group
+    assert (group.count, group.kind) == (2, ModelInstanceGroup.KIND_CPU)
+    assert found.parameters[threads].string_value == "3"
+    assert [warmup.batch_size for warmup in found.model_warmup] == [1, 8]
+
+
+def test_the_router_has_the_models_tensors_and_the_queue(task):
+    base = (ROUTER / "config.pbtxt").read_text()
+    found = parsed(config.router_config(base, task.signature(), SERVING, {"summary": "image"}))
+    assert (found.backend, found.max_batch_size) == ("python", 8)
+    assert found.dynamic_batching.max_queue_delay_microseconds == 250
+    assert found.input[0].name == "image"
+    assert found.parameters["summary"].string_value == "image"
+    again = parsed(config.with_parameters(text_format.MessageToString(found), {"summary": "tensor"}))
+    assert again.parameters["summary"].string_value == "tensor"
+
+
+def test_a_free_dimension_is_warmed_up_with_one():
+    signature = Signature((Tensor("x", "float32", (-1, 3)),), (Tensor("y", "float32", (1,)),))
+    (one, _) = parsed(config.model_config(signature, "onnxruntime", SERVING)).model_warmup
+    assert list(one.inputs["x"].dims) == [1, 3]
+
+
+def test_unknown_words_are_refused(task):
+    with pytest.raises(ValueError, match="found the runtime 'tensorrt'; expected onnxruntime or openvino"):
+        config.model_config(task.signature(), "tensorrt", SERVING)
+    with pytest.raises(ValueError, match="found the dtype 'complex64'"):
+        config.triton_type("complex64")
