@@ -180,9 +180,9 @@ def _install_router(workspace: Workspace, artifact: Artifact, control: Control |
 def _reconcile(workspace: Workspace, server: TritonServer) -> list[str]:
     home, project, done = workspace.home, workspace.project, list[str]()
     control = server.control if server.state() else None
-    for name in repository.leftovers(home, project):
-        drop(workspace, server, name)
-        done.append(f"removed {name}")
+    if left := repository.leftovers(home, project):
+        drop(workspace, server, *left)
+        done += [f"removed {name}" for name in left]
     for path in (home.server / "incoming").glob(f"{project}*"):
         durable.remove_tree(path)
         done.append(f"removed the unfinished {path.name}")
@@ -211,22 +211,22 @@ def kept_models(workspace: Workspace) -> set[str]:
     return {*([now.model] if now else []), *([before["model"]] if before else [])}
 
 
-def drop(workspace: Workspace, server: TritonServer, name: str) -> None:
-    """Unload a model or a router of a measurement and remove what it has in the home."""
+def drop(workspace: Workspace, server: TritonServer, *names: str) -> None:
+    """Unload models and routers of a measurement, and remove what they have in the home."""
     home = workspace.home
     with contextlib.suppress(OSError):  # a server that died has unloaded everything
-        if server.state() and server.control.model_ready(name):
-            server.control.unload(name)
-    repository.remove(home, name)
-    server.routing(name).unlink(missing_ok=True)
-    durable.remove_tree(home.server / "probes" / name)
+        if server.state():
+            server.control.unload(*(name for name in names if server.control.model_ready(name)))
+    for name in names:
+        repository.remove(home, name)
+        server.routing(name).unlink(missing_ok=True)
+        durable.remove_tree(home.server / "probes" / name)
 
 
 def _forget(workspace: Workspace, server: TritonServer) -> None:
     kept = kept_models(workspace)
-    for path in workspace.home.repository.glob(f"{workspace.project}__*"):
-        if path.name not in kept:
-            drop(workspace, server, path.name)
+    names = [path.name for path in workspace.home.repository.glob(f"{workspace.project}__*")]
+    drop(workspace, server, *(name for name in names if name not in kept))
 
 
 def exclusive(workspace: Workspace):

@@ -9,6 +9,8 @@ from typing import Any
 
 from dl_pipelines.serving.process import TritonError
 
+_GONE = ("", "UNAVAILABLE")
+
 
 class Control:
     """Talks to one server on 127.0.0.1. Raises OSError when it doesn't answer, TritonError when it refuses."""
@@ -51,15 +53,16 @@ class Control:
         """Load a model and wait until it is ready, warmed up. A failed reload keeps the loaded one."""
         self._check(*self._ask("POST", f"/v2/repository/models/{model}/load", {}, 120), f"load {model}")
 
-    def unload(self, model: str, seconds: float = 20) -> None:
-        """Unload a model and wait until it is gone: Triton itself answers before it is."""
-        self._check(*self._ask("POST", f"/v2/repository/models/{model}/unload", {}), f"unload {model}")
+    def unload(self, *models: str, seconds: float = 20) -> None:
+        """Unload models and wait until they are gone: Triton itself answers before they are, about a second each."""
+        for model in models:
+            self._check(*self._ask("POST", f"/v2/repository/models/{model}/unload", {}), f"unload {model}")
         deadline = time.monotonic() + seconds
-        while self.index().get(model, "") not in ("", "UNAVAILABLE"):
+        while left := [name for name, state in self.index().items() if name in models and state not in _GONE]:
             if time.monotonic() > deadline:
                 raise TritonError(
-                    f"found {model} still being unloaded after {seconds:g} s; expected it to end its requests; "
-                    "stop the server (`dlp stop`) and run again"
+                    f"found {', '.join(left)} still being unloaded after {seconds:g} s; expected them to end their "
+                    "requests; stop the server (`dlp stop`) and run again"
                 )
             time.sleep(0.02)
 

@@ -59,9 +59,7 @@ def read_log(workspace: Workspace) -> pa.Table:
     times = [datetime.fromtimestamp(record["at"], UTC) for record in records]
     columns: dict[str, pa.Array] = {
         "request_id": pa.array([record["id"] for record in records], pa.string()),
-        "asked_at": pa.array(
-            [datetime.fromtimestamp(record["at"], UTC) for record in records], pa.timestamp("us", tz="UTC")
-        ),
+        "asked_at": pa.array(times, pa.timestamp("us", tz="UTC")),
         "model": pa.array([record["model"] for record in records], pa.string()),
         "arm": pa.array([record["arm"] for record in records], pa.string()),
         "outputs": pa.array([record["out"] for record in records], pa.list_(pa.float64())),

@@ -194,9 +194,8 @@ def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
             _install_probe(workspace, server, draft, model, router)
             yield Live(server, model, router, seconds)
         finally:
-            champion.drop(workspace, server, router)
-            if not loaded and model not in champion.kept_models(workspace):
-                champion.drop(workspace, server, model)
+            stays = loaded or model in champion.kept_models(workspace)
+            champion.drop(workspace, server, router, *([] if stays else [model]))
 
 
 def _install_probe(workspace: Workspace, server: TritonServer, draft: Draft, model: str, router: str) -> None:
