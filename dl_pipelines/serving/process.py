@@ -171,10 +171,19 @@ def birth(pid: int) -> str | None:
         child.poll()  # a dead child stays visible until it is asked
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else f"{boot[:8]}:{fields[19]}"
+    return None if fields[0] in "ZX" else f"{_boot()}:{fields[19]}"
+
+
+@functools.cache
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
+def this_boot(born: str) -> bool:
+    """Whether a process that was born then started since this machine did."""
+    return born.startswith(f"{_boot()}:")
 
 
 def end(pid: int, born: str, patience: float) -> None:

@@ -122,8 +122,12 @@ class _Stage:
         return model
 
     def _outputs(self, live: Live, rows: Rows) -> np.ndarray:
+        import numpy as np
+
         self._say(f"asking {live.model} for {len(rows)} rows", 1)
         signature = self.task.signature()
+        if not len(rows):
+            return np.zeros((0, *signature.outputs[0].shape), signature.outputs[0].dtype)
         return batched(Caller.of(live.server.grpc, live.router, signature), rows.inputs, self.serving.max_batch)
 
     def _load_test(self, live: Live, rows: Rows) -> LoadResult:
@@ -143,7 +147,8 @@ class _Stage:
         record_test_read(self.workspace, "verdict", self.partition, len(rows["test"]))
         given = self.evaluation.resamples, self.evaluation.confidence, self.evaluation.seed
         metrics = {
-            split: with_intervals(self.task, outputs[split], found.targets, *given) for split, found in rows.items()
+            split: with_intervals(self.task, outputs[split], found.targets, *given) if len(found) else {}
+            for split, found in rows.items()
         }
         same = self.task.parity(reference, outputs["validation"], self.serving.parity_tolerance, exact=True)
         facts = {"rows": same.rows, "agreement": same.agreement, "tolerance": same.tolerance}
@@ -185,7 +190,6 @@ def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     with champion.exclusive(workspace), running(home) as server:
         champion.reconcile(workspace)
-        loaded = server.control.model_ready(model)
         repository.install(home, model, files)
         started = time.perf_counter()
         try:
@@ -194,7 +198,7 @@ def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
             _install_probe(workspace, server, draft, model, router)
             yield Live(server, model, router, seconds)
         finally:
-            stays = loaded or model in champion.kept_models(workspace)
+            stays = model in champion.kept_models(workspace)
             champion.drop(workspace, server, router, *([] if stays else [model]))
 
 

@@ -59,11 +59,14 @@ class TritonServer:
 
     def state(self) -> ServerState | None:
         """The living server of this home, or None. A state file whose process is gone counts as none."""
+        state = self._written()
+        return state if state and birth(state.pid) == state.born else None
+
+    def _written(self) -> ServerState | None:
         try:
-            state = ServerState(**durable.read_json(self._file))
+            return ServerState(**durable.read_json(self._file))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        return state if birth(state.pid) == state.born else None
 
     @property
     def control(self) -> Control:
@@ -84,10 +87,12 @@ class TritonServer:
     def start(self, keep: bool = False) -> ServerState:
         """Attach to the living server or start one; it is ready when this returns. `keep`: it outlives this process.
 
-        A server that was started for one command is started anew when it is to be kept. Raises TritonError.
+        A server that was started for one command is started anew when it is to be kept; a kept one that died is kept
+        again. Raises TritonError.
         """
         with self._lock():
-            state = self.state()
+            state, last = self.state(), self._written()
+            keep = keep or bool(last and last.kept and process.this_boot(last.born))
             if state:
                 self._require_ports(state)
                 if (state.kept or not keep) and self._answers(state):

@@ -1,3 +1,5 @@
+import contextlib
+import json
 import os
 import signal
 import threading
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from dl_pipelines.serving.champion import champion, ensure_champion
 from dl_pipelines.serving.client import Caller, PredictError, predict
@@ -13,6 +16,8 @@ from dl_pipelines.serving.load_test import load_test
 from dl_pipelines.serving.prediction_log import missing_ids, read_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.store import durable
+from dl_pipelines.wire.routing import only
 
 from .conftest import FIRST, reference
 
@@ -88,9 +93,7 @@ def test_without_room_for_the_log_there_is_no_answer(served, task, inputs):
 
     server = TritonServer(served.home)
     predict(served, task, inputs[:1], ["room/before"])
-    (writer,) = [
-        int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and _writes_log(folder, served)
-    ]
+    (writer,) = _writers(served)
     limits = resource.prlimit(writer, resource.RLIMIT_FSIZE)
     resource.prlimit(writer, resource.RLIMIT_FSIZE, (1, limits[1]))
     try:
@@ -105,12 +108,43 @@ def test_without_room_for_the_log_there_is_no_answer(served, task, inputs):
     assert server.state() is not None
 
 
-def _writes_log(folder, workspace) -> bool:
-    place = str(workspace.home.predictions / workspace.project)
+def _writers(workspace) -> list[int]:
+    """Processes that hold the router's log open; one of a killed server ends within a second or so."""
+    place, deadline = str(workspace.home.predictions / workspace.project), time.monotonic() + 10
+    while True:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if any(str(handle.readlink()).startswith(place) for handle in (folder / "fd").iterdir()):
+                    found.append(int(folder.name))
+        if len(found) == 1 or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("{", "found a routing table that can't be read"),
+        (json.dumps(only("tiny", "tiny__nobody", 1).plain()), "tiny__nobody could not answer"),
+        (None, "found no routing table"),
+    ],
+)
+def test_a_router_without_a_usable_table_says_so(served, task, inputs, table, message):
+    server = TritonServer(served.home)
+    predict(served, task, inputs[:1], ["table/before"])
+    path = server.routing("tiny")
+    sound = path.read_text()
+    call = Caller.of(server.grpc, "tiny", task.signature())
     try:
-        return any(str(handle.readlink()).startswith(place) for handle in (folder / "fd").iterdir())
-    except OSError:
-        return False
+        path.unlink() if table is None else durable.write_text(path, table)
+        with pytest.raises(InferenceServerException, match=message):
+            call(inputs[:1], "table/none")
+    finally:
+        durable.write_text(path, sound)
+    call(inputs[:1], "table/after")
+    call.close()
+    assert "table/none" not in read_log(served)["request_id"].to_pylist()
 
 
 def test_a_load_on_a_model_that_is_not_there_counts_failures(served, task, inputs):

@@ -114,6 +114,12 @@ def test_a_kept_server_outlives_its_starter_until_it_is_stopped(tmp_path):
         with running(home) as found:
             assert found.state() == state
         assert server.state() == state, "a command leaves a kept server as it was"
+        os.kill(state.pid, signal.SIGKILL)
+        assert gone(state.pid)
+        with running(home) as found:
+            state = found.state()
+        assert state and state.kept, "what was to be kept is kept again"
+        assert server.state() == state
     finally:
         assert server.stop() is True
     assert gone(state.pid, 0.1)
