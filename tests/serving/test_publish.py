@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -67,6 +71,21 @@ def test_it_is_unloaded_and_got_no_traffic(fresh):
     assert TritonServer(workspace.home).state() is None
     assert not TritonServer(workspace.home).routing("tiny").exists()
     assert not list(workspace.home.predictions.glob("tiny/*"))
+
+
+def test_no_runtime_reports_to_its_makers(fresh, tmp_path):
+    workspace, found = fresh
+    assert not (workspace.home.server / ".cache").exists(), "the server's ONNX Runtime keeps nothing to send"
+    program = (
+        "import sys; from pathlib import Path; from dl_pipelines.inference.runtimes import open_runtime\n"
+        "open_runtime('onnxruntime', Path(sys.argv[1]))"
+    )
+    model = found["onnxruntime"].file("model/1/model.onnx")
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    subprocess.run([sys.executable, "-c", program, model], check=True, env={**kept, "HOME": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_look_at_the_test_rows_is_counted_and_a_second_run_takes_none(fresh, task, data, serving, evaluation):
