@@ -95,9 +95,10 @@ class TritonServer:
             keep = keep or bool(last and last.kept and process.this_boot(last.born))
             if state:
                 self._require_ports(state)
-                if (state.kept or not keep) and self._answers(state):
+                answers = self._answers(state)
+                if answers and (state.kept or not keep):
                     return state
-                process.end(state.pid, state.born, STOP_SECONDS)
+                process.end(state.pid, state.born, STOP_SECONDS if answers else 1.0)
             process.remove_regions(self.home)
             state = self._launch(keep)
         for project in self.projects():
