@@ -64,6 +64,8 @@ class Workspace:
     def __init__(self, home: Home, project: str, on_progress: Callable[[Progress], None] | None = None):
         self.home, self.project = home, project
         self._on_progress = on_progress
+        self.made: list[Artifact] = []
+        """What `make` had to build; what it found is not in it."""
 
     def progress(self, stage: str, message: str, done: float | None = None, total: float | None = None) -> None:
         """Tell whoever watches how far a stage is."""
@@ -96,6 +98,7 @@ class Workspace:
             artifact = self._known(stage, memo)
             if artifact is None:
                 artifact = self._build(stage, build, asked, parents, key)
+                self.made.append(artifact)
                 durable.write_json(memo, {"artifact": artifact.short})
         self.point(stage, partition, artifact)
         return artifact

@@ -24,7 +24,7 @@ import psutil
 
 from dl_pipelines.store import durable
 from dl_pipelines.training.job import PROGRESS, RESULT, Job
-from dl_pipelines.training.launch import die_with_parent, sandbox_prefix, worker_command
+from dl_pipelines.training.launch import die_with_parent, sandbox_prefix, worker_command, worker_environment
 
 OUTCOME = "supervised.json"
 POLL_SECONDS = 0.1
@@ -77,8 +77,11 @@ def _attempt(job: Job, path: Path, number: int, tell: Tell) -> tuple[str | None,
     logs = job.folder / "logs" / f"attempt-{number}"
     logs.mkdir(parents=True, exist_ok=True)
     command = [*die_with_parent(), *sandbox_prefix(), *die_with_parent(), *worker_command(path, job.distributed, logs)]
+    environment = worker_environment(job.distributed.threads)
     with (logs / "stdout").open("wb") as out, (logs / "stderr").open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
+        )
         stalled = False
         try:
             stalled = _watch(job, process, tell)
@@ -158,6 +161,9 @@ def _ends(logs: Path) -> str:
 
 
 def _end(number: int, _: object) -> None:
+    # Ctrl-C reaches the whole group and the parent asks as well: a second signal must not cut the ending short.
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
     raise Ended(number)
 
 

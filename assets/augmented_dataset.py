@@ -1,0 +1,28 @@
+"""`augmented_dataset`: seeded variants of the records that may train."""
+
+import dagster as dg
+
+from assets.partitions import days
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def augmented_dataset(brief: Brief) -> dg.AssetsDefinition:
+    """Records and their copies."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.data.augmentation import make_augmented_dataset
+
+        return make_augmented_dataset(step.workspace, step.partition, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "augmented_dataset",
+        make,
+        partitions=days(brief),
+        deps=("validated_data",),
+        blocking=("only_train_grows", "targets_with_inputs"),
+        kinds={"lance", "pytorch"},
+        description="The clean records of one day, and seeded copies of those that may train.",
+    )

@@ -1,0 +1,29 @@
+"""`compressed_model`: the best artifact for the objective of the brief, and the ledger of what was tried."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def compressed_model(brief: Brief) -> dg.AssetsDefinition:
+    """What may serve."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.compression.compress import make_compressed_model
+
+        return make_compressed_model(step.workspace, step.partition, step.brief.compression, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "compressed_model",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("trained_model", "training_window"),
+        blocking=("parity",),
+        warning=("accuracy_budget",),
+        kinds={"onnx"},
+        description="The best variant for the objective within the accuracy budget, and every one that was tried.",
+    )

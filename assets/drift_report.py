@@ -1,0 +1,33 @@
+"""`drift_report`: live windows against the training reference; each window's alarm is a check."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def drift_report(brief: Brief) -> dg.AssetsDefinition:
+    """Alarm, quiet or undecided."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.monitoring.drift import make_drift_report
+
+        return make_drift_report(step.workspace, step.partition, step.brief.monitoring, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "drift_report",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("prediction_log", "training_window"),
+        warning=windows(brief),
+        description="Each live window against the rows that the model was trained on: alarm, quiet or undecided.",
+    )
+
+
+def windows(brief: Brief) -> tuple[str, ...]:
+    """Checks of the windows that are known beforehand; those of free clients are only known once they asked."""
+    named = brief.monitoring.traffic.params.get("days", ())
+    return tuple(f"drift_{item['name']}" for item in named)

@@ -1,0 +1,29 @@
+"""`evaluation`: metrics with intervals, slices, calibration; the thresholds of the brief as checks."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def evaluation(brief: Brief) -> dg.AssetsDefinition:
+    """Metrics of a trained model."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.evaluation.evaluate import make_evaluation
+
+        return make_evaluation(step.workspace, step.partition, step.brief.evaluation, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "evaluation",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("trained_model", "training_window"),
+        blocking=("finite_outputs",),
+        warning=tuple(f"threshold_{metric}" for metric in brief.evaluation.thresholds),
+        kinds={"pytorch"},
+        description="Metrics with intervals on train, validation and test rows, slices, calibration.",
+    )

@@ -1,0 +1,29 @@
+"""`implementation_report`: the filled template and the verdict."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def implementation_report(brief: Brief) -> dg.AssetsDefinition:
+    """The report of a partition."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.report.make import make_implementation_report
+
+        return make_implementation_report(step.workspace, step.partition, step.brief, step.task)
+
+    return stage_asset(
+        brief,
+        "implementation_report",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("evaluation", "compressed_model", "triton_repository", "prediction_log", "drift_report"),
+        blocking=("complete",),
+        warning=("targets",),
+        kinds={"markdown"},
+        description="The ten sections of the template, each value traced to its artifact, and the verdict.",
+    )

@@ -1,0 +1,67 @@
+"""Every partitions definition, with its reason.
+
+Days are in the brief's time zone. The experiments of a project are a dynamic partition, because a user makes them.
+"""
+
+from datetime import date, timedelta
+
+import dagster as dg
+
+from dl_pipelines.brief import Brief
+from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.sources.base import SourceError
+
+UNKNOWN_START = date(2020, 1, 1)
+"""First day of a source that can't be read now (a folder that isn't mounted): the definitions load all the same."""
+
+ALL_HISTORY_DAYS = 3650
+
+
+def source_days(brief: Brief) -> list[date]:
+    """Days with records. Raises SourceError."""
+    return SOURCES.make(brief.data.source).days(brief.data.start)
+
+
+def days(brief: Brief) -> dg.DailyPartitionsDefinition:
+    """A partition a day, from the first day with records up to and with today, or the source's last day if later."""
+    try:
+        found = source_days(brief)
+    except SourceError:
+        found = []
+    start = brief.data.start or (found[0] if found else UNKNOWN_START)
+    ahead = (found[-1] - date.today()).days if found else 0
+    return dg.DailyPartitionsDefinition(
+        start_date=start.isoformat(), timezone=brief.data.timezone, end_offset=1 + max(0, ahead)
+    )
+
+
+def experiments(brief: Brief) -> dg.DynamicPartitionsDefinition:
+    """The named overrides of a brief; `base` has none."""
+    return dg.DynamicPartitionsDefinition(name=experiments_name(brief))
+
+
+def experiments_name(brief: Brief) -> str:
+    """Name of the dynamic partition."""
+    return f"{brief.project}_experiment"
+
+
+def days_and_experiments(brief: Brief) -> dg.MultiPartitionsDefinition:
+    """A model is of a day and an experiment; Dagster maps a day to that day x every experiment by itself."""
+    return dg.MultiPartitionsDefinition({"date": days(brief), "experiment": experiments(brief)})
+
+
+def window(brief: Brief) -> dg.TimeWindowPartitionMapping:
+    """The days that a window looks back on. Nothing built in maps them to two dimensions: so it is an asset."""
+    length = brief.data.window_days or ALL_HISTORY_DAYS
+    return dg.TimeWindowPartitionMapping(start_offset=1 - length, allow_nonexistent_upstream_partitions=True)
+
+
+def contiguous(found: list[date]) -> list[tuple[date, date]]:
+    """Sorted days as ranges without a gap: a day without records is in none of them."""
+    ranges: list[tuple[date, date]] = []
+    for day in found:
+        if ranges and day - ranges[-1][1] == timedelta(days=1):
+            ranges[-1] = (ranges[-1][0], day)
+        else:
+            ranges.append((day, day))
+    return ranges

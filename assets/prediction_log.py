@@ -1,0 +1,32 @@
+"""`prediction_log`: what was asked and answered, by which model, and the labels that came later."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def prediction_log(brief: Brief) -> dg.AssetsDefinition:
+    """What the model of a partition answered."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.monitoring.registry import TRAFFIC
+        from dl_pipelines.serving.prediction_log import make_prediction_log
+
+        traffic = TRAFFIC.make(step.brief.monitoring.traffic) if step.moves_traffic else None
+        return make_prediction_log(
+            step.workspace, step.partition, step.brief.monitoring, step.brief.data, step.task, traffic
+        )
+
+    return stage_asset(
+        brief,
+        "prediction_log",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("triton_repository",),
+        blocking=("nothing_missing",),
+        kinds={"lance"},
+        description="What the router answered by this model, written before it was acknowledged, with later labels.",
+    )

@@ -1,0 +1,42 @@
+"""All assets of one brief, in the order of the line."""
+
+from collections.abc import Callable
+
+import dagster as dg
+from dagster._utils.warnings import disable_dagster_warnings
+
+from assets.augmented_dataset import augmented_dataset
+from assets.compressed_model import compressed_model
+from assets.drift_report import drift_report
+from assets.evaluation import evaluation
+from assets.implementation_report import implementation_report
+from assets.prediction_log import prediction_log
+from assets.raw_data import raw_data
+from assets.trained_model import trained_model
+from assets.training_window import training_window
+from assets.triton_repository import triton_repository
+from assets.validated_data import validated_data
+from dl_pipelines.brief import Brief
+
+DATA: tuple[Callable[[Brief], dg.AssetsDefinition], ...] = (raw_data, validated_data, augmented_dataset)
+WINDOW = (training_window,)
+MODEL = (
+    trained_model,
+    evaluation,
+    compressed_model,
+    triton_repository,
+    prediction_log,
+    drift_report,
+    implementation_report,
+)
+
+
+def names(stages: tuple[Callable[[Brief], dg.AssetsDefinition], ...]) -> list[str]:
+    """Names of stages."""
+    return [stage.__name__ for stage in stages]
+
+
+def project_assets(brief: Brief) -> list[dg.AssetsDefinition]:
+    """The assets of a brief. Dagster warns of features in preview, which the design uses knowingly."""
+    with disable_dagster_warnings():
+        return [stage(brief) for stage in (*DATA, *WINDOW, *MODEL)]

@@ -1,0 +1,27 @@
+"""`raw_data`: the records of one day as they arrived."""
+
+import dagster as dg
+
+from assets.partitions import days
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def raw_data(brief: Brief) -> dg.AssetsDefinition:
+    """Records of one day."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.data.raw import make_raw_data
+
+        return make_raw_data(step.workspace, step.partition, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "raw_data",
+        make,
+        partitions=days(brief),
+        blocking=("schema", "readable"),
+        kinds={"lance"},
+        description="The records of one day as they arrived, and what could not be read, with the reason.",
+    )

@@ -1,0 +1,148 @@
+"""What every asset of a stage is made of: key, partitions, checks, pool, and from an artifact to Dagster's results."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from dl_pipelines import catalog
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact, StageSkipped
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.tasks.base import Task
+from resources import results
+from resources.instance import POOL
+from resources.workspaces import Finished, WorkspaceResource
+
+BACKFILL_TAGS = ("dlp/backfill", "dagster/backfill")
+"""A run with one of these moves no traffic."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage computes one partition with. `brief` is as the partition's experiment sees it."""
+
+    context: dg.AssetExecutionContext
+    workspace: Workspace
+    partition: Partition
+    brief: Brief
+    task: Task
+
+    @property
+    def moves_traffic(self) -> bool:
+        """Whether a finished model may take traffic: not in a backfill, and not as an experiment."""
+        tags = self.context.run.tags
+        return self.partition.experiment == "base" and not any(name in tags for name in BACKFILL_TAGS)
+
+
+Make = Callable[[Step], Artifact]
+Deps = Sequence[str | tuple[str, dg.PartitionMapping]]
+
+
+def key_of(brief: Brief, stage: str) -> dg.AssetKey:
+    """An asset's key: the project, then the stage."""
+    return dg.AssetKey([brief.project, stage])
+
+
+def stage_asset(
+    brief: Brief,
+    stage: str,
+    make: Make,
+    *,
+    partitions: dg.PartitionsDefinition,
+    deps: Deps = (),
+    blocking: Sequence[str] = (),
+    warning: Sequence[str] = (),
+    kinds: set[str] | None = None,
+    description: str,
+) -> dg.AssetsDefinition:
+    """The asset of one stage of one brief; `blocking` and `warning` name its gates.
+
+    Days run together in one run, models one partition a run.
+    """
+    key, declared = key_of(brief, stage), {**dict.fromkeys(blocking, True), **dict.fromkeys(warning, False)}
+    daily = isinstance(partitions, dg.DailyPartitionsDefinition)
+
+    @dg.asset(
+        key=key,
+        group_name=brief.project,
+        deps=[_dep(brief, dep) for dep in deps],
+        partitions_def=partitions,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, blocking=blocks, partitions_def=partitions)
+            for name, blocks in declared.items()
+        ],
+        backfill_policy=dg.BackfillPolicy.single_run() if daily else dg.BackfillPolicy.multi_run(1),
+        output_required=False,
+        pool=POOL,
+        kinds=kinds,
+        description=description,
+        tags={"dlp/stage": stage},
+    )
+    def compute(context: dg.AssetExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]):
+        keys = context.partition_keys
+        made = {name: _make(context, workspaces, brief, stage, make, name) for name in keys}
+        yield from _results(context, key, declared, made)
+
+    return compute
+
+
+def _dep(brief: Brief, dep: str | tuple[str, dg.PartitionMapping]) -> dg.AssetDep:
+    if isinstance(dep, str):
+        return dg.AssetDep(key_of(brief, dep))
+    return dg.AssetDep(key_of(brief, dep[0]), partition_mapping=dep[1])
+
+
+def _make(
+    context: dg.AssetExecutionContext, workspaces: Any, brief: Brief, stage: str, make: Make, name: str
+) -> Artifact | None:
+    """One partition: its artifact, or None when there is nothing to do. Raises dg.Failure with the library's words."""
+    partition, started = Partition.parse(name), time.monotonic()
+    workspace: Workspace = workspaces.open(brief.project, context.log.info)
+    workspaces.watcher.started(stage, partition)
+    before = len(workspace.made)
+    try:
+        seen = catalog.brief_of(workspace.home, brief, partition.experiment)
+        artifact = make(Step(context, workspace, partition, seen, catalog.task_of(seen)))
+    except StageSkipped as skip:
+        context.log.warning(f"{partition.key} is skipped: {skip.reason}")
+        workspaces.watcher.finished(Finished(stage, partition, time.monotonic() - started, skipped=skip.reason))
+        return None
+    except ValueError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    made = artifact.digest in {item.digest for item in workspace.made[before:]}
+    workspaces.watcher.finished(Finished(stage, partition, time.monotonic() - started, artifact, made))
+    return artifact
+
+
+def _results(
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    declared: Mapping[str, bool],
+    made: Mapping[str, Artifact | None],
+) -> Iterator[Any]:
+    """What Dagster records; no materialisation when no partition had anything to do."""
+    found = {name: artifact for name, artifact in made.items() if artifact}
+    if len(made) == 1 and found:
+        (artifact,) = found.values()
+        yield dg.MaterializeResult(
+            asset_key=key,
+            metadata=results.metadata(artifact),
+            data_version=results.data_version([artifact]),
+            check_results=list(results.check_results(key, artifact, declared)),
+        )
+        return
+    # Without a result of their own the checks' outputs are required, also where there is nothing to check.
+    for name in declared:
+        yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(dg.AssetCheckKey(key, name)))
+    if not found:
+        return
+    for name, artifact in made.items():
+        # One run over many days is one output: Dagster marks each day of the range, also one without records.
+        shown = results.metadata(artifact) if artifact else {"skipped": "no records on this day"}
+        context.add_asset_metadata(shown, asset_key=key, partition_key=name)
+    yield dg.MaterializeResult(asset_key=key, data_version=results.data_version(found.values()))
+    for name, artifact in found.items():
+        yield from results.check_evaluations(key, artifact, declared, name)

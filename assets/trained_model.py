@@ -1,0 +1,33 @@
+"""`trained_model`: weights, curves and cost, trained in a subprocess through Dagster Pipes."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+from resources.pipes import PipesLauncher
+
+
+def trained_model(brief: Brief) -> dg.AssetsDefinition:
+    """A trained model."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.training.train import make_trained_model
+
+        seen, launcher = step.brief, PipesLauncher(step.context)
+        return make_trained_model(
+            step.workspace, step.partition, seen.architecture, seen.training, seen.distributed, seen.data, step.task,
+            launcher,
+        )  # fmt: skip
+
+    return stage_asset(
+        brief,
+        "trained_model",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("training_window",),
+        blocking=("finite", "reproducible"),
+        kinds={"pytorch"},
+        description="Weights, curves and cost of a training on the window of this date.",
+    )

@@ -1,0 +1,27 @@
+"""`training_window`: which days a model of a date sees. It turns a window of days into one day (see partitions.py)."""
+
+import dagster as dg
+
+from assets.partitions import days, window
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def training_window(brief: Brief) -> dg.AssetsDefinition:
+    """Days and splits, by digest."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.data.window import make_training_window
+
+        return make_training_window(step.workspace, step.partition, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "training_window",
+        make,
+        partitions=days(brief),
+        deps=(("augmented_dataset", window(brief)),),
+        blocking=("no_leak", "complete"),
+        description="The digests of the datasets that a model of this date trains, validates and tests on.",
+    )

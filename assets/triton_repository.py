@@ -1,0 +1,45 @@
+"""`triton_repository`: the compressed model in the live server, measured there. The first one gets the traffic."""
+
+import dagster as dg
+
+from assets.partitions import days_and_experiments
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.artifacts import Artifact
+
+
+def triton_repository(brief: Brief) -> dg.AssetsDefinition:
+    """A published model."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.serving.publish import make_triton_repository
+
+        seen = step.brief
+        artifact = make_triton_repository(
+            step.workspace, step.partition, seen.serving, seen.data, step.task, seen.evaluation
+        )
+        if step.moves_traffic:
+            settle(step, artifact)
+        return artifact
+
+    return stage_asset(
+        brief,
+        "triton_repository",
+        make,
+        partitions=days_and_experiments(brief),
+        deps=("compressed_model", "training_window"),
+        blocking=("live_parity",),
+        warning=("no_failures",),
+        kinds={"triton"},
+        description="The artifact as a model in the live repository: loaded, compared, measured through gRPC.",
+    )
+
+
+def settle(step: Step, artifact: Artifact) -> None:
+    """The first model becomes the champion; a later one is compared with it, and the evidence stored."""
+    from dl_pipelines.lifecycle.promotion import compare_with_champion
+    from dl_pipelines.serving.champion import ensure_champion
+
+    if not ensure_champion(step.workspace, step.partition, artifact):
+        seen = step.brief
+        compare_with_champion(step.workspace, step.partition, seen.data, step.task, seen.lifecycle, seen.evaluation)

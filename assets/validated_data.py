@@ -1,0 +1,30 @@
+"""`validated_data`: clean records of one day; each expectation of the Great Expectations suite is a blocking check."""
+
+import dagster as dg
+
+from assets.partitions import days
+from assets.stage import Step, stage_asset
+from dl_pipelines.brief import Brief
+from dl_pipelines.catalog import task_of
+from dl_pipelines.data.validation import gate_names
+from dl_pipelines.store.artifacts import Artifact
+
+
+def validated_data(brief: Brief) -> dg.AssetsDefinition:
+    """Clean records."""
+
+    def make(step: Step) -> Artifact:
+        from dl_pipelines.data.validation import make_validated_data
+
+        return make_validated_data(step.workspace, step.partition, step.brief.data, step.task)
+
+    return stage_asset(
+        brief,
+        "validated_data",
+        make,
+        partitions=days(brief),
+        deps=("raw_data",),
+        blocking=gate_names(brief.data, task_of(brief)),
+        kinds={"greatexpectations", "lance"},
+        description="Clean records of one day, a quarantine with reasons, a quality score.",
+    )

@@ -1,0 +1,26 @@
+"""A training's launcher that goes through Dagster Pipes: what rank 0 says lands in the run's log, a cancel ends it."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
+
+from dl_pipelines.training.launch import LaunchFailed, die_with_parent
+
+
+class PipesLauncher:
+    """Runs the training's supervisor as a Pipes subprocess (see training/launch.py for the protocol).
+
+    The client asks it to end when the run is cancelled; it ends with this process, however that dies.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext):
+        self._context = context
+
+    def __call__(self, command: list[str], env: Mapping[str, str]) -> None:
+        """Run it to its end. Raises LaunchFailed on another exit code than 0."""
+        client = dg.PipesSubprocessClient(termination_timeout_seconds=30)
+        try:
+            client.run(context=self._context, command=[*die_with_parent(), *command], env=env)
+        except DagsterPipesExecutionError as error:
+            raise LaunchFailed(1) from error

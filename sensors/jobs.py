@@ -1,0 +1,93 @@
+"""Jobs: a day of data, a model of a day and an experiment, a promotion. One run has one kind of partition.
+
+A retraining is two runs: the daily job brings the newest days in; when it succeeded and carries the tag RETRAIN, the
+sensor of sensors/training.py requests the model job. So a model is never trained on a window whose days failed.
+"""
+
+from datetime import date
+
+import dagster as dg
+
+from assets.partitions import days, days_and_experiments
+from assets.project import DATA, MODEL, WINDOW, names
+from assets.stage import key_of
+from dl_pipelines.brief import Brief
+from dl_pipelines.store.workspace import Workspace
+from resources.workspaces import WorkspaceResource
+
+RETRAIN = "dlp/retrain"
+"""Tag of a daily run: the partition (`date|experiment`) of the model that is trained when it succeeded."""
+PROJECT = "dlp/project"
+REASON = "dlp/reason"
+RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+def daily_job_name(brief: Brief) -> str:
+    """Name of the daily job."""
+    return f"{brief.project}_daily"
+
+
+def model_job_name(brief: Brief) -> str:
+    """Name of the model job."""
+    return f"{brief.project}_model"
+
+
+def daily_job(brief: Brief):
+    """Everything that belongs to a day, up to the window of that day."""
+    return dg.define_asset_job(
+        daily_job_name(brief),
+        selection=[key_of(brief, name) for name in names((*DATA, *WINDOW))],
+        partitions_def=days(brief),
+        tags={PROJECT: brief.project},
+        description="Records of a day, validated, augmented, and the window that ends on it.",
+    )
+
+
+def model_job(brief: Brief):
+    """Everything that belongs to a model, up to its report."""
+    return dg.define_asset_job(
+        model_job_name(brief),
+        selection=[key_of(brief, name) for name in names(MODEL)],
+        partitions_def=days_and_experiments(brief),
+        tags={PROJECT: brief.project},
+        description="Training, evaluation, compression, publication, drift and the report of one day and experiment.",
+    )
+
+
+def promotion_job(brief: Brief):
+    """Gives the traffic to a challenger, by the evidence that is stored under an id."""
+
+    @dg.op(name=f"{brief.project}_promote", config_schema={"evidence": int})
+    def promote(context: dg.OpExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]) -> None:
+        from dl_pipelines.lifecycle.promotion import promote as give
+        from dl_pipelines.lifecycle.promotion import read_evidence
+
+        workspace = workspaces.open(brief.project, context.log.info)
+        give(workspace, read_evidence(workspace, context.op_config["evidence"]))
+
+    @dg.job(
+        name=f"{brief.project}_promotion", tags={PROJECT: brief.project}, description="A challenger takes the traffic."
+    )
+    def promotion() -> None:
+        promote()
+
+    return promotion
+
+
+def daily_request(
+    brief: Brief, workspace: Workspace, found: list[date], newest: date, experiment: str, reason: str, run_key: str
+) -> dg.RunRequest:
+    """A daily run over every day up to `newest` that isn't there yet, at least `newest`, with RETRAIN set.
+
+    `found` are the days with records. The run key makes a second request of the same key none.
+    """
+    there = set(workspace.days("training_window")) & set(workspace.days("augmented_dataset"))
+    missing = [day for day in found if day <= newest and day not in there]
+    first = min([*missing, newest])
+    tags = {RETRAIN: f"{newest.isoformat()}|{experiment}", REASON: reason, PROJECT: brief.project}
+    if first == newest:
+        return dg.RunRequest(
+            run_key=run_key, job_name=daily_job_name(brief), partition_key=newest.isoformat(), tags=tags
+        )
+    tags |= dict(zip(RANGE, (first.isoformat(), newest.isoformat()), strict=True))
+    return dg.RunRequest(run_key=run_key, job_name=daily_job_name(brief), tags=tags)
