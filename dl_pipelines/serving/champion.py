@@ -82,10 +82,20 @@ def give_traffic(
 
 
 def ensure_champion(workspace: Workspace, partition: Partition, artifact: Artifact) -> bool:
-    """The first published model gets the traffic; True when this one did. Otherwise what serves is only repaired."""
-    if champion(workspace) is None:
+    """The first published model gets the traffic; True when this artifact did. Otherwise what serves is only repaired.
+
+    The champion's own partition with other serving settings takes over too: the answers are the same, so there is
+    nothing to compare.
+    """
+    now = champion(workspace)
+    if now is None:
         give_traffic(workspace, artifact, partition, "the first published model of this project")
         return True
+    if now.partition == partition.key and now.digest != artifact.digest:
+        serves = workspace.by_digest(STAGE, now.digest)
+        if serves.parents["compressed_model"] == artifact.parents["compressed_model"]:
+            give_traffic(workspace, artifact, partition, "the same model with other serving settings")
+            return True
     reconcile(workspace)
     return False
 
@@ -94,7 +104,7 @@ def previous(workspace: Workspace) -> Mapping[str, Any] | None:
     """The ledger row of the version that last served before the champion, or None."""
     now = champion(workspace)
     moves = [row for row in _ledger(workspace) if row["event"] in _MOVES]
-    return next((row for row in reversed(moves) if now and row["model"] != now.model), None)
+    return next((row for row in reversed(moves) if now and row["digest"] != now.digest), None)
 
 
 def rollback(workspace: Workspace, reason: str = "rolled back by hand") -> Champion:
@@ -151,7 +161,7 @@ def _move(
     with running(workspace.home) as server, exclusive(workspace):
         _reconcile(workspace, server)
         now = champion(workspace)
-        if now and now.model == model:
+        if now and now.digest == artifact.digest:
             server.serve(workspace.project)
             return
         repository.install(workspace.home, model, files)

@@ -42,7 +42,7 @@ def make_triton_repository(
     stage = _Stage(workspace, partition, serving, data, task, evaluation, compressed, window)
     settings = {
         "serving": serving.model_dump(mode="json"),
-        "evaluation": evaluation.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json", include={"resamples", "confidence", "seed"}),
         "split": data.split.model_dump(mode="json"),
     }
     parents = {"compressed_model": compressed, "training_window": window}

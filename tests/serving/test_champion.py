@@ -84,6 +84,22 @@ def test_the_whole_life_of_a_champion(duel, task, inputs):
     assert moved["reason"] == "better"
 
 
+def test_other_serving_settings_of_the_champion_take_over_at_once(duel, task, data, serving, evaluation, inputs):
+    workspace, (first, second) = duel
+    give_traffic(workspace, first, FIRST, "start")
+    changed = serving.model_copy(update={"durability": "disk"})
+    artifact = make_triton_repository(workspace, FIRST, changed, data, task, evaluation)
+    assert (name_of(artifact), artifact.digest != first.digest) == (name_of(first), True)
+    assert ensure_champion(workspace, SECOND, second) is False
+    assert ensure_champion(workspace, FIRST, artifact) is True
+    now = champion(workspace)
+    assert now and (now.digest, now.reason) == (artifact.digest, "the same model with other serving settings")
+    assert 'string_value: "disk"' in (workspace.home.repository / "tiny" / "config.pbtxt").read_text()
+    np.testing.assert_allclose(answers(workspace, task, inputs[:4], "disk"), reference(inputs[:4], 0), atol=1e-4)
+    assert rollback(workspace).digest == first.digest
+    assert 'string_value: "disk"' not in (workspace.home.repository / "tiny" / "config.pbtxt").read_text()
+
+
 def crash_at(number):
     seen = []
 
