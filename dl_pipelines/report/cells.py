@@ -1,0 +1,114 @@
+"""A cell: a value with its unit and its source, or the reason why there is none. Nothing here reads a file.
+
+A source is plain data: `{"stage", "digest", "field"}`, or `{"op", "of": [sources]}` for a figure made of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+Source = Mapping[str, Any]
+Value = float | int | str | None
+
+NOT_MEASURED, NOT_APPLICABLE = "not measured: ", "not applicable: "
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands for one placeholder. `text` is the value as shown, `note` follows the template's own suffix.
+
+    `value` is in `unit`, as stored; `text` may be in the template's unit. `whole`: `text` replaces prefix and suffix.
+    """
+
+    value: Value = None
+    unit: str = ""
+    source: Source | None = None
+    reason: str | None = None
+    text: str = ""
+    note: str = ""
+    whole: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """As in report.json."""
+        return {"value": self.value, "unit": self.unit, "source": self.source, "reason": self.reason}
+
+    def noted(self, note: str) -> Cell:
+        """The same with a note; a reason is left as it is."""
+        return self if self.reason else replace(self, note=f"{self.note} {note}".strip())
+
+
+def not_measured(reason: str) -> Cell:
+    """A cell of which the value could be known and isn't, and why."""
+    return Cell(reason=NOT_MEASURED + reason)
+
+
+def not_applicable(reason: str) -> Cell:
+    """A cell that has no meaning here, and why."""
+    return Cell(reason=NOT_APPLICABLE + reason)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value and where it was read."""
+
+    value: Any
+    source: Source
+
+    def cell(
+        self, unit: str = "", show: Callable[[Any], str] | None = None, note: str = "", whole: bool = False
+    ) -> Cell:
+        """As a cell; a list or mapping is told as text."""
+        value = self.value if isinstance(self.value, int | float | str) else str(self.value)
+        return Cell(value, unit, self.source, None, (show or number)(self.value), note, whole)
+
+
+def told(text: str, *sources: Source) -> Cell:
+    """A sentence made of the values at `sources`."""
+    source = sources[0] if len(sources) == 1 else {"op": "told", "of": list(sources)}
+    return Cell(text, "", source, None, text, whole=True)
+
+
+def made(op: str, of: Sequence[Found]) -> Found:
+    """A figure made of several: see OPERATIONS."""
+    return Found(OPERATIONS[op]([item.value for item in of]), {"op": op, "of": [item.source for item in of]})
+
+
+def _ratio(values: Sequence[Any]) -> float:
+    half = len(values) // 2
+    return sum(values[:half]) / sum(values[half:])
+
+
+OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "sum": lambda values: round(sum(values), 9),
+    "count": lambda values: sum(len(value) for value in values),
+    "ratio": _ratio,  # the sum of the first half over the sum of the second
+    "rest": lambda values: 1 - values[0] / values[1],  # what is left of the second without the first, as a share
+    "share": lambda values: values[0] / sum(values),  # of the first in all
+    "megabytes": lambda values: values[0] / 1e6,  # of bytes
+}
+
+
+def number(value: Any) -> str:
+    """A number for people: four significant digits, no exponent, whole numbers with separators; else `str`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e9):
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e-3:
+        return f"{value:.4g}"
+    return f"{value:.7f}".rstrip("0").rstrip(".")
+
+
+def percent(value: float) -> str:
+    """A share as a figure in percent, without the sign."""
+    text = f"{100 * value:.2f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def interval(estimate: Mapping[str, float], show: Callable[[Any], str] = number) -> str:
+    """`[low, high]` of an estimate."""
+    return f"[{show(estimate['low'])}, {show(estimate['high'])}]"

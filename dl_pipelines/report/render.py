@@ -1,0 +1,143 @@
+"""Markdown and a self-contained page from the filled template; nothing is worked out here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dl_pipelines.report import charts
+from dl_pipelines.report.assemble import FilledReport, FilledRow
+from dl_pipelines.report.cells import Cell, number, percent
+from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.template import TEMPLATES, Filled
+from dl_pipelines.store.digest import SHORT
+
+VERDICTS = {
+    "met": "Every target is met",
+    "missed": "A target is missed",
+    "blocked": "Blocked: an integrity gate did not pass",
+}
+
+
+def to_markdown(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str:
+    """report.md."""
+    return _environment(escape=False).get_template("report.md.j2").render(**_context(facts, report, plain))
+
+
+def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str:
+    """report.html: one file, no script, nothing loaded from elsewhere."""
+    context = _context(facts, report, plain)
+    drawn = {
+        3: [], 4: [charts.training_curves(facts)], 6: [charts.confusion(facts)], 7: [charts.ledger(facts)],
+        9: [charts.drift(facts)],
+    }  # fmt: skip
+    context["charts"] = {number_: [chart for chart in found if chart] for number_, found in drawn.items()}
+    return _environment(escape=True).get_template("report.html.j2").render(**context)
+
+
+def _environment(escape: bool) -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=escape, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"line": one_line, "where": told_source, "runs": runs, "short": lambda text: text[:SHORT]}
+    return environment
+
+
+def _context(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "report": report,
+        "plain": plain,
+        "brief": facts.brief,
+        "verdict": plain["verdict"],
+        "headline": VERDICTS[plain["verdict"]["verdict"]],
+        "targets": [_target(facts, target) for target in plain["verdict"]["targets"]],
+        "lineage": lineage(facts),
+        "gates": list(_gates(facts)),
+        "ledger": charts.ledger_rows(facts),
+        "made_at": max((item["made_at"] for item in plain["lineage"]), default=""),
+    }
+
+
+def _target(facts: Facts, target: Mapping[str, Any]) -> dict[str, Any]:
+    share = target["unit"] == "share"
+
+    def show(value: float | None) -> str:
+        if value is None:
+            return "not measured"
+        return f"{percent(value)}%" if share else f"{number(value)} {target['unit']}".strip()
+
+    label = facts.metrics[target["metric"]].label if target["metric"] in facts.metrics else target["metric"]
+    sliced = target["name"].partition(" on ")[2].partition(" (")[0]
+    return {
+        **target,
+        "label": label.replace("_", " ") + (f" on {sliced}" if sliced else ""),
+        "wanted": f"{'≥' if target['op'] == '>=' else '≤'} {show(target['target'])}",
+        "shown": show(target["measured"]),
+        "interval": "" if target["low"] is None else f"[{show(target['low'])}, {show(target['high'])}]",
+        "state": {True: "met", False: "missed", None: "undecided"}[target["met"]],
+        "why": target["nearest"] or target["reason"] or "",
+    }
+
+
+def lineage(facts: Facts) -> list[dict[str, Any]]:
+    """The line from raw records to the drift report: stages with their digests, or why they are missing."""
+    line: list[dict[str, Any]] = []
+    for stage, documents in facts.days.items():
+        if documents:
+            days = f"{len(documents)} days, " if len(documents) > 1 else ""
+            line.append({"stage": stage, "digest": documents[-1].short, "note": f"{days}{documents[-1].day}"})
+        else:
+            line.append({"stage": stage, "digest": None, "note": facts.missing.get(stage, "")})
+    order = ("training_window", "trained_model", "evaluation", "compressed_model", "triton_repository",
+             "prediction_log", "drift_report")  # fmt: skip
+    for stage in order:
+        found = facts.documents.get(stage)
+        note = _seconds(found.files["outcome.json"]["seconds"]) if found else facts.missing.get(stage, "")
+        line.append({"stage": stage, "digest": found.short if found else None, "note": note})
+    return line
+
+
+def _seconds(value: float) -> str:
+    return f"{number(value)} s"
+
+
+def _gates(facts: Facts) -> Any:
+    documents = [*(items[-1] for items in facts.days.values() if items), *facts.documents.values()]
+    for document in documents:
+        for gate in document.files["outcome.json"]["gates"]:
+            state = {True: "passed", False: "failed", None: "undecided"}[gate["passed"]]
+            yield {**gate, "stage": document.stage, "state": state}
+
+
+def one_line(text: str) -> str:
+    """Text that can stand in a Markdown cell or list: no line breaks, no bars, no tags."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def told_source(filled: Filled) -> str:
+    """Where the values of a place come from, for a tooltip."""
+    return "; ".join(dict.fromkeys(text for cell in filled.cells.values() for text in _sources(cell)))
+
+
+def _sources(cell: Cell) -> list[str]:
+    def walk(source: Mapping[str, Any]) -> list[str]:
+        if "op" in source:
+            found = [text for item in source["of"] for text in walk(item)]
+            return [f"{source['op']} of {', '.join(found[:4])}" + (" ..." if len(found) > 4 else "")]
+        return [" ".join(part for part in (source["stage"], source["digest"][:SHORT], source["field"]) if part)]
+
+    return walk(cell.source) if cell.source else []
+
+
+def runs(row: FilledRow) -> list[tuple[Filled, int]]:
+    """The cells of a row with how many columns each spans: the same reason in neighbours is said once."""
+    merged: list[tuple[Filled, int]] = []
+    for filled in row.cells:
+        if merged and filled.reason and merged[-1][0].reason == filled.reason:
+            merged[-1] = (merged[-1][0], merged[-1][1] + 1)
+        else:
+            merged.append((filled, 1))
+    return merged

@@ -1,0 +1,128 @@
+"""2. Where the records come from, how they are cleaned, what the model makes of them, how they are multiplied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, told
+from dl_pipelines.report.collect import REPORT, Facts, library
+
+
+def cells(facts: Facts) -> dict[str, Cell]:
+    """The section's cells."""
+    return {**_sources(facts), **_cleaning(facts), **_features(facts), **_augmentation(facts)}
+
+
+def _sources(facts: Facts) -> dict[str, Cell]:
+    volumes = facts.each_day("raw_data", "outcome.json#/measured/megabytes")
+    days = len(volumes)
+    volume = Cell(reason=facts.missing.get("raw_data"))
+    if volumes:
+        total = made("sum", volumes)
+        volume = total.cell("MB", lambda value: number(value / 1000), f"({number(total.value)} MB, {days} day(s))")
+    return {
+        "RAW_VOLUME": volume,
+        **{
+            name: _cell(facts.find("raw_data", f"source.json#/{key}"))
+            for name, key in (
+                ("DATA_TYPES", "types"), ("UPDATE_FREQ", "update_frequency"), ("STORAGE_FORMAT", "format"),
+                ("ACCESS_METHOD", "access"),
+            )
+        },
+    }  # fmt: skip
+
+
+def _cleaning(facts: Facts) -> dict[str, Cell]:
+    counts = {
+        name: facts.each_day("validated_data", f"quality.json#/{name}")
+        for name in ("records", "clean", "quarantined", "duplicates", "unreadable")
+    }
+    if not counts["records"]:
+        reason = Cell(reason=facts.missing.get("validated_data"))
+        return dict.fromkeys(("CLEAN_PROCESS", "MISSING_STRATEGY", "OUTLIER_STRATEGY", "QUALITY_SCORE"), reason)
+    totals = {name: made("sum", found) for name, found in counts.items()}
+    suite = facts.find("validated_data", "expectations.json")
+    checks = len(suite.value) if isinstance(suite, Found) else 0
+    held = sum(bool(item["success"]) for item in suite.value) if isinstance(suite, Found) else 0
+    low, high = _range(facts)
+    return {
+        "CLEAN_PROCESS": told(
+            f"{totals['clean'].value:,} of {totals['records'].value:,} records kept; "
+            f"{totals['quarantined'].value:,} quarantined with the reason ({totals['duplicates'].value:,} of them repeat "
+            f"another, {totals['unreadable'].value:,} unreadable); {held} of {checks} expectations hold on the last day",
+            *(totals[name].source for name in ("clean", "records", "quarantined", "duplicates", "unreadable")),
+        ),
+        "MISSING_STRATEGY": told(
+            "quarantined: a record without id, time, checksum or target is kept out; nothing is imputed",
+            library("data.cleaning"),
+        ),
+        "OUTLIER_STRATEGY": told(
+            f"quarantined when the target is out of range; a day whose records' mean leaves {low} to {high} is refused",
+            facts.of_brief("data", "validation", "mean_range").source, library("data.validation"),
+        ),
+        "QUALITY_SCORE": made("ratio", [*counts["clean"], *counts["records"]]).cell("share", percent),
+    }  # fmt: skip
+
+
+def _range(facts: Facts) -> tuple[str, str]:
+    given = facts.brief["data"]["validation"]["mean_range"]
+    if given:
+        return number(given[0]), number(given[1])
+    about = facts.own["signature.json"]["range"]
+    return number(about[0]), number(about[1])
+
+
+def _features(facts: Facts) -> dict[str, Cell]:
+    statistics = facts.find("trained_model", "model.json#/normalisation")
+    normalised: Cell = statistics if isinstance(statistics, Cell) else told(
+        "mean 0, deviation 1 by the train rows' "
+        + ", ".join(f"{name} {'/'.join(number(value) for value in values)}" for name, values in statistics.value.items()),
+        statistics.source,
+    )  # fmt: skip
+    inside = told("inside the model: the served model takes raw inputs; values are scaled to 0..1", library("models"))
+    shape = facts.find(REPORT, "signature.json#/input/shape")
+    labels = facts.find(REPORT, "signature.json#/labels")
+    return {
+        "TRANSFORMATIONS": inside,
+        "NORMALIZATION": normalised,
+        "ENCODING_METHOD": told(f"the class's position, 0 to {len(labels.value) - 1}", labels.source)
+        if isinstance(labels, Found) and labels.value else not_applicable("the task has no classes"),
+        "DIMENSIONS": told(" x ".join(map(str, shape.value)), shape.source) if isinstance(shape, Found) else shape,
+    }  # fmt: skip
+
+
+def _augmentation(facts: Facts) -> dict[str, Cell]:
+    plan = facts.brief["data"]["augmentation"]
+    where = facts.of_brief("data", "augmentation").source
+    splits = facts.find("training_window", "window.json#/splits")
+    copies = facts.find("training_window", "window.json#/copies")
+    parts = [f"{name}: {', '.join(map(_transform, plan[name]))}" for name in ("offline", "online") if plan[name]]
+    kinds = [name for name in ("offline", "online") if plan[name]]
+    factor = facts.of_brief("data", "augmentation", "factor").cell("records per train record")
+    if isinstance(splits, Found) and isinstance(copies, Found):
+        factor = factor.noted(f"({splits.value['train']:,} train records, {copies.value:,} stored copies)")
+    return {
+        "AUGMENT_TECH": told("; ".join(parts), where) if parts else not_applicable("the brief names no augmentation"),
+        "AUGMENT_FACTOR": factor,
+        "AUGMENT_TYPE": told(" and ".join(kinds), where) if kinds else not_applicable("the brief names none"),
+        "VAL_SPLIT": _share(facts, splits),
+    }
+
+
+def _share(facts: Facts, splits: Found | Cell) -> Cell:
+    if isinstance(splits, Cell):
+        return splits
+    parts = [facts.find("training_window", f"window.json#/splits/{name}") for name in ("validation", "train", "test")]
+    share = made("share", [part for part in parts if isinstance(part, Found)])
+    asked = facts.brief["data"]["split"]["validation"]
+    note = f"({splits.value['validation']:,} records, by the hash of the group; the brief asks for {percent(asked)}%)"
+    return share.cell("share", percent, note)
+
+
+def _transform(ref: dict[str, Any]) -> str:
+    params = ", ".join(f"{name} {value}" for name, value in ref["params"].items())
+    return f"{ref['name']} ({params})" if params else ref["name"]
+
+
+def _cell(found: Found | Cell) -> Cell:
+    return found if isinstance(found, Cell) else found.cell()

@@ -1,0 +1,101 @@
+"""5. On what machine and with how many workers the model was trained, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, number, told
+from dl_pipelines.report.collect import Facts, library
+
+_MEASURED = "outcome.json#/measured"
+
+
+def cells(facts: Facts) -> dict[str, Cell]:
+    """The section's cells."""
+    return {**_infrastructure(facts), **_strategy(facts), **_performance(facts)}
+
+
+def _trained(facts: Facts, path: str) -> Found | Cell:
+    return facts.find("trained_model", f"{_MEASURED}/{path}")
+
+
+def _infrastructure(facts: Facts) -> dict[str, Cell]:
+    machine, devices = _trained(facts, "hardware"), _trained(facts, "hardware/gpus")
+    spec: Cell = machine if isinstance(machine, Cell) else told(
+        f"{machine.value['cpu']}, {machine.value['cores']} cores", machine.source
+    )  # fmt: skip
+    if isinstance(devices, Cell):
+        kind: Cell = devices
+    elif devices.value:
+        kind = not_measured("the driver's files tell how many there are, not which")
+    else:
+        kind = not_applicable("this machine has none")
+    network = _trained(facts, "network")
+    speed = network if isinstance(network, Cell) else not_measured(f"no network between workers ({network.value})")
+    return {
+        "HARDWARE_SPEC": spec,
+        "GPU_COUNT": _cell(devices, "GPUs"),
+        "GPU_TYPE": kind,
+        "MEMORY_SIZE": _cell(_trained(facts, "hardware/memory_gb"), "GB"),
+        "STORAGE_SIZE": _cell(
+            _trained(facts, "hardware/storage_gb"), "GB", lambda value: number(value / 1000), "(free)"
+        ),
+        "NETWORK_SPEED": speed,
+    }
+
+
+def _strategy(facts: Facts) -> dict[str, Cell]:
+    workers, communicator = _trained(facts, "workers"), _trained(facts, "communicator")
+    threads, network = _trained(facts, "threads"), _trained(facts, "network")
+    attempts = _trained(facts, "attempts")
+    if isinstance(workers, Cell) or isinstance(communicator, Cell):
+        reason = workers if isinstance(workers, Cell) else communicator
+        assert isinstance(reason, Cell)
+        names = ("PARALLEL_TYPE", "DIST_FRAMEWORK", "COMM_BACKEND", "GRAD_AGG", "CHECKPOINT_FREQ")
+        return dict.fromkeys(names, reason)
+    many = workers.value > 1
+    compression = facts.find("trained_model", "manifest.json#/settings/settings/distributed/compression")
+    per = f", {threads.value} thread(s) each" if isinstance(threads, Found) else ""
+    alone = not_applicable("one worker: nothing is exchanged")
+    tried = (
+        f"; {len(attempts.value)} attempt(s)"
+        if isinstance(attempts, Found) and isinstance(attempts.value, list)
+        else ""
+    )
+    return {
+        "PARALLEL_TYPE": told(f"data parallel, {workers.value} workers{per}", workers.source)
+        if many else told(f"none: one worker{per}", workers.source),
+        "DIST_FRAMEWORK": communicator.cell(),
+        "COMM_BACKEND": _cell(network, "") if many else alone,
+        "GRAD_AGG": told(f"all-reduce, average; compression: {compression.value}", compression.source)
+        if many and isinstance(compression, Found) else alone,
+        "CHECKPOINT_FREQ": told(f"each epoch; a lost worker resumes from the last one{tried}",
+                                library("training.checkpoint")),
+    }  # fmt: skip
+
+
+def _performance(facts: Facts) -> dict[str, Cell]:
+    seconds, workers, devices = _trained(facts, "seconds"), _trained(facts, "workers"), _trained(facts, "hardware/gpus")
+    rate = _trained(facts, "samples_per_second")
+    cost = not_measured("the brief has no price of an hour")
+    if isinstance(seconds, Cell) or isinstance(workers, Cell) or isinstance(devices, Cell):
+        reason = next(item for item in (seconds, workers, devices) if isinstance(item, Cell))
+        names = ("SINGLE_TIME", "MULTI_TIME", "SCALE_EFF", "THROUGHPUT")
+        return {**dict.fromkeys(names, reason), "TRAINING_COST": cost}
+    on = "CPU workers, no GPU" if not devices.value else f"workers, {devices.value} GPU(s)"
+    taken = seconds.cell("s", lambda value: number(value / 3600), f"({number(seconds.value)} s; {workers.value} {on})")
+    many = workers.value > 1
+    return {
+        "SINGLE_TIME": not_measured("no training with one worker was run beside it") if many else taken,
+        "MULTI_TIME": taken if many else not_applicable("one worker"),
+        "SCALE_EFF": not_measured("needs the time of one worker on the same input")
+        if many
+        else not_applicable("one worker"),
+        "THROUGHPUT": _cell(rate, "samples/s"),
+        "TRAINING_COST": cost,
+    }
+
+
+def _cell(found: Found | Cell, unit: str, show: Callable[[Any], str] | None = None, note: str = "") -> Cell:
+    return found if isinstance(found, Cell) else found.cell(unit, show, note)

@@ -1,0 +1,53 @@
+"""The sentence above the sections: what is built, from how much data, for which targets, where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, told
+from dl_pipelines.report.collect import BRIEF, Facts, library
+
+_ORDER = {"served": 0, "compressed": 1, "trained": 2}
+
+
+def cells(facts: Facts) -> dict[str, Cell]:
+    """The opening's cells."""
+    return {
+        "PROJECT_NAME": facts.of_brief("project").cell(),
+        "DATA_VOLUME": _volume(facts),
+        "MODEL_TYPE": facts.of_brief("architecture", "family", "name").cell(show=str.upper),
+        "ACCURACY_TARGET": _target(facts, [facts.primary], percent, "no target for the accuracy is in the brief"),
+        "LATENCY_TARGET": _target(
+            facts,
+            ["latency_p95_ms", "latency_p99_ms", "latency_p50_ms"],
+            number,
+            "no target for latency is in the brief",
+        ),
+        "DEPLOYMENT_ENV": told(
+            "a Triton Inference Server on this machine, reached through loopback only", library("serving.server")
+        ),
+    }
+
+
+def _volume(facts: Facts) -> Cell:
+    records = facts.each_day("validated_data", "quality.json#/clean")
+    if not records:
+        return Cell(reason=facts.missing["validated_data"])
+    days = len(records)
+    return made("sum", records).cell("records", show=lambda count: f"{count:,} records of {days} day(s)")
+
+
+def _target(facts: Facts, metrics: list[str], show: Any, why: str) -> Cell:
+    """The target on what is served, if there is one, else on what comes before it."""
+    targets: list[tuple[int, int, int]] = []
+    for position, target in enumerate(facts.brief["problem"]["targets"]):
+        if target["metric"] in metrics and target["slice"] is None:
+            targets.append((_ORDER[target["where"]], metrics.index(target["metric"]), position))
+    if not targets:
+        return not_applicable(why)
+    position = min(targets)[2]
+    found: Found = facts.of_brief("problem", "targets", position, "value")
+    target = facts.brief["problem"]["targets"][position]
+    unit = facts.metrics[target["metric"]].unit if target["metric"] in facts.metrics else "ms"
+    assert found.source["stage"] == BRIEF
+    return found.cell(unit, show)
