@@ -1,0 +1,247 @@
+"""The line run by Dagster in this process, on the persistent instance of the home: what `dlp run` and `backfill` do.
+
+Three runs, because one run has one kind of partition: the days, the window, the model with its report. Stages are
+memoised by the library, so what is there already is found, not made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import yaml
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._utils.warnings import disable_dagster_warnings
+
+from assets.partitions import contiguous, experiments_name, source_days
+from assets.project import DATA, MODEL, WINDOW, names, project_assets
+from assets.stage import key_of
+from dl_pipelines import catalog
+from dl_pipelines.brief import BASE, Brief, experiment_name, parse_settings
+from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.window import window_days
+from dl_pipelines.serving.process import birth
+from dl_pipelines.serving.server import running
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Partition, Workspace
+from resources.instance import open_instance
+from resources.workspaces import RESOURCE, Finished, Watcher, Workspaces
+from sensors.jobs import PROJECT, RANGE
+
+if TYPE_CHECKING:
+    from dagster._core.execution.execution_result import ExecutionResult
+
+STAGES = names((*DATA, *WINDOW, *MODEL))
+REPORT = STAGES[-1]
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_PROCESS, _BORN = "dlp/pid", "dlp/born"
+
+
+class Interrupted(Exception):
+    """Ctrl-C, after everything that was started has ended."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A stage that did not make its artifact, or whose blocking gates failed, in the library's words."""
+
+    stage: str
+    message: str
+    crashed: bool
+
+    @property
+    def of_input(self) -> bool:
+        """Whether the user's data is at fault: it was refused before a model was trained on it."""
+        return not self.crashed and self.stage in names((*DATA, *WINDOW))
+
+
+@dataclass
+class Ran:
+    """What a run came to. `stages` are the ends of all stages, in order; `report` the report's artifact, if any."""
+
+    partition: Partition
+    stages: list[Finished] = field(default_factory=list)
+    failures: list[Failed] = field(default_factory=list)
+    report: Artifact | None = None
+
+
+class Recorder:
+    """Passes what happens on to another watcher and keeps how the stages ended."""
+
+    def __init__(self, inner: Watcher, ends: list[Finished]):
+        self._inner, self._ends = inner, ends
+        self.started, self.progress = inner.started, inner.progress
+
+    def finished(self, end: Finished) -> None:
+        """See Watcher."""
+        self._ends.append(end)
+        self._inner.finished(end)
+
+
+def settle_experiment(home: Home, brief: Brief, experiment: str | None, settings: Sequence[str]) -> str:
+    """Save what `--set` says as an experiment and return its name. Raises BriefError, ValueError."""
+    overrides = parse_settings(settings)
+    if not overrides:
+        catalog.brief_of(home, brief, experiment)
+        return experiment or BASE
+    name = experiment or experiment_name(overrides)
+    catalog.save_experiment(home, brief, name, overrides)
+    return name
+
+
+def snapshot(home: Home, brief: Brief) -> None:
+    """Keep the brief of a run in the home. Secrets are names in it, never values."""
+    path, text = home.briefs / f"{brief.project}.yaml", yaml.safe_dump(brief.model_dump(mode="json"), sort_keys=False)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        durable.write_text(path, text)
+
+
+def chosen_day(brief: Brief, day: date | None) -> date:
+    """The day that was asked for, or the source's default. Raises SourceError, ValueError when it has no records."""
+    found = source_days(brief)
+    if day is None:
+        return SOURCES.make(brief.data.source).default_day()
+    if day not in found:
+        near = f"from {found[0]} to {found[-1]}" if found else "none"
+        raise ValueError(f"found no records of {brief.project} on {day}; expected a day with records ({near})")
+    return day
+
+
+def last_stage(until: str | None) -> int:
+    """Position of the last stage to run. Raises ValueError for an unknown name."""
+    if until is None:
+        return len(STAGES) - 1
+    if until not in STAGES:
+        raise ValueError(f"found --until {until!r}; expected one of {', '.join(STAGES)}")
+    return STAGES.index(until)
+
+
+@contextlib.contextmanager
+def line(home: Home, brief: Brief, watcher: Watcher, ends: list[Finished], keep: bool) -> Iterator[Line]:
+    """The line of one brief, ready to run partitions; a server that they start ends with the block, unless kept."""
+    with disable_dagster_warnings():
+        defs = dg.Definitions(
+            assets=project_assets(brief),
+            resources={RESOURCE: Workspaces(home, Recorder(watcher, ends))},
+            executor=dg.in_process_executor,
+        )
+        job = defs.resolve_implicit_global_asset_job_def()
+        with open_instance(home) as instance, running(home, keep=keep, lazy=not keep):
+            reap(instance)
+            yield Line(home, brief, instance, job, ends)
+
+
+@dataclass
+class Line:
+    """One brief's assets as a job in this process."""
+
+    home: Home
+    brief: Brief
+    instance: dg.DagsterInstance
+    job: Any
+    ends: list[Finished]
+
+    def run(
+        self, day: date, experiment: str = BASE, until: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> Ran:
+        """Everything that the partition needs, up to `until`. Raises Interrupted; a failed stage is in the answer."""
+        partition, stop = Partition(day, experiment), last_stage(until)
+        self.instance.add_dynamic_partitions(experiments_name(self.brief), sorted({BASE, experiment}))
+        ran, before = Ran(partition), len(self.ends)
+        try:
+            self._stages(ran, stop, dict(tags or {}))
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt) as error:
+            raise Interrupted from error
+        ran.stages = self.ends[before:]
+        ran.report = next((end.artifact for end in ran.stages if end.stage == REPORT), None)
+        return ran
+
+    def _stages(self, ran: Ran, stop: int, tags: dict[str, str]) -> None:
+        wanted, day = STAGES[: stop + 1], ran.partition.day
+        data = [name for name in names(DATA) if name in wanted]
+        for first, last in contiguous(window_days(source_days(self.brief), day, self.brief.data.window_days)):
+            self._one(ran, data, None, {**tags, **dict(zip(RANGE, (str(first), str(last)), strict=True))})
+        if not ran.failures and (window := [name for name in names(WINDOW) if name in wanted]):
+            self._one(ran, window, str(day), tags)
+        if not ran.failures and (model := [name for name in names(MODEL) if name in wanted]):
+            self._one(ran, model, ran.partition.key, tags)
+            if ran.failures and REPORT in wanted:
+                # The report also says what could not be made, and why.
+                with contextlib.suppress(IndexError):
+                    self._one(Ran(ran.partition), [REPORT], ran.partition.key, tags)
+
+    def _one(self, ran: Ran, stages: list[str], partition: str | None, tags: dict[str, str]) -> None:
+        pid = os.getpid()
+        result = self.job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[key_of(self.brief, name) for name in stages],
+            partition_key=partition,
+            raise_on_error=False,
+            run_config=_QUIET,
+            tags={**tags, PROJECT: self.brief.project, _PROCESS: str(pid), _BORN: birth(pid) or ""},
+        )
+        if not result.success:
+            ran.failures += list(failures(result)) or [Failed(stages[0], "the run failed before its first step", True)]
+
+
+def failures(result: ExecutionResult) -> Iterator[Failed]:
+    """Why each failed step failed: the gates that block, the library's own words, or an exception of ours."""
+    blocked: dict[str, list[str]] = {}
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check: Any = event.event_specific_data
+            if check.blocking and not check.passed:
+                day = f" ({check.partition})" if check.partition else ""
+                blocked.setdefault(check.asset_key.path[-1], []).append(f"{check.check_name}{day}: {check.description}")
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        stage = str(event.step_key).partition("__")[2]
+        data = event.step_failure_data
+        if stage in blocked:
+            yield Failed(stage, "; ".join(blocked[stage]), False)
+        elif data.user_failure_data:
+            yield Failed(stage, data.user_failure_data.description or "", False)
+        else:
+            cause = data.error
+            while cause and cause.cause:
+                cause = cause.cause
+            yield Failed(stage, (cause.message.strip() if cause else "no reason was given"), True)
+
+
+def reap(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process of ours is gone (killed): nothing else ever would, and give back their slot."""
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    gone = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=statuses)):
+        pid, born = run.tags.get(_PROCESS), run.tags.get(_BORN)
+        if pid and birth(int(pid)) != born:
+            instance.report_run_failed(run, f"its process {pid} is gone")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            gone.append(run.run_id)
+    return gone
+
+
+def retraining(home: Home, brief: Brief, partition: Partition) -> Any:
+    """The retraining that the partition's drift report asks for, stored once, or None. The daemon executes it."""
+    from dl_pipelines.lifecycle.retraining import Retraining, decide_retraining, request_retraining
+
+    workspace = Workspace(home, brief.project)
+    report = workspace.find("drift_report", partition)
+    if report is None:
+        return None
+    decision = decide_retraining(
+        report.read_json("report.json"), report.digest, partition.experiment or BASE, source_days(brief), set(),
+        brief.lifecycle.retrain_on_drift,
+    )  # fmt: skip
+    if not isinstance(decision, Retraining):
+        return None
+    request_retraining(workspace, decision)
+    return decision

@@ -1,0 +1,63 @@
+"""`dlp ui`: Dagster's webserver and daemon on 127.0.0.1, with this home as their storage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from dl_pipelines.store.home import Home
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def serve_ui(home: Home, port: int) -> int:
+    """Run until it is ended; its exit code. Raises ValueError when the port is in use."""
+    require_free(port)
+    environment = prepare_ui(home)
+    dagster = Path(sys.executable).parent / "dagster"
+    command = [str(dagster), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)  # Ctrl-C reached it as well
+        return 0
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def prepare_ui(home: Home) -> dict[str, str]:
+    """Make the base experiment of every brief a partition; the environment for Dagster's own processes."""
+    from assets.partitions import experiments_name
+    from dl_pipelines import catalog
+    from dl_pipelines.cli_run import reap
+    from dl_pipelines.definitions import load_briefs
+    from resources.instance import open_instance
+
+    with open_instance(home) as instance:
+        reap(instance)
+        for brief in load_briefs(home).values():
+            names = catalog.experiments(home, brief.project)
+            instance.add_dynamic_partitions(experiments_name(brief), names)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "DLP_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
+
+
+def require_free(port: int) -> None:
+    """Raises ValueError when something listens on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(
+                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; give --port"
+            ) from error
