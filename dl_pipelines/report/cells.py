@@ -110,5 +110,10 @@ def percent(value: float) -> str:
 
 
 def interval(estimate: Mapping[str, float], show: Callable[[Any], str] = number) -> str:
-    """`[low, high]` of an estimate."""
-    return f"[{show(estimate['low'])}, {show(estimate['high'])}]"
+    """`[low, high]` of an estimate, which no line break tears."""
+    return f"[{show(estimate['low'])},\N{NO-BREAK SPACE}{show(estimate['high'])}]"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 day`, `4 days`."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

@@ -149,10 +149,7 @@ def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected
         if stage in missing:
             continue
         found = workspace.find(stage, partition.daily if stage == "training_window" else partition)
-        if found is None:
-            reason = f"{stage} has not run for {partition.key}"
-        else:
-            reason = _stale(found, artifacts, missing)
+        reason = _stale(found, artifacts, missing) if found else f"{stage} has not run"
         if found is None or reason:
             missing[stage] = not_measured(reason).reason or ""
         else:
@@ -160,7 +157,7 @@ def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected
     days = _days(workspace, partition, artifacts.get("training_window"))
     for stage in DAILY:
         if not days[stage] and stage not in missing:
-            missing[stage] = not_measured(f"{stage} has not run for {partition.day.isoformat()}").reason or ""
+            missing[stage] = not_measured(f"{stage} has not run").reason or ""
     return Collected(artifacts, days, missing)
 
 

@@ -9,13 +9,14 @@ from dl_pipelines.brief import Brief
 from dl_pipelines.report import scoring
 from dl_pipelines.report.assemble import FilledReport, assemble
 from dl_pipelines.report.collect import Collected, Facts, collect, read
-from dl_pipelines.report.render import to_html, to_markdown
+from dl_pipelines.report.render import headline, to_html, to_markdown
 from dl_pipelines.report.sections import all_cells
-from dl_pipelines.report.template import framework, parse
+from dl_pipelines.report.template import TEMPLATES, framework, parse
 from dl_pipelines.report.verdict import judge
 from dl_pipelines.report.verify import Reader, cells, problems
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.digest import digest_file, digest_json, list_files
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
@@ -34,7 +35,8 @@ def make_implementation_report(workspace: Workspace, partition: Partition, brief
     def build(draft: Draft) -> None:
         _build(draft, workspace, partition, brief, task, collected)
 
-    settings = {"brief": brief.model_dump(mode="json"), "partition": partition.key, "missing": dict(collected.missing)}
+    settings = {"brief": brief.model_dump(mode="json"), "partition": partition.key, "missing": dict(collected.missing),
+                "written_by": _code()}  # fmt: skip
     artifact = workspace.make(STAGE, partition, build, settings=settings, parents=collected.parents, version=1)
     folder = workspace.home.reports / workspace.project / partition.slug
     for name in FILES:
@@ -42,6 +44,13 @@ def make_implementation_report(workspace: Workspace, partition: Partition, brief
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
             durable.write_bytes(folder / name, content)
     return artifact
+
+
+def _code() -> str:
+    """A digest of this room: a report is cheap, so it is written anew whenever the code that writes it changes."""
+    folder = TEMPLATES.parent
+    names = [name for name in list_files(folder) if name.endswith((".py", ".j2", ".css", ".md"))]
+    return digest_json({name: digest_file(folder / name) for name in names})
 
 
 def _build(
@@ -94,9 +103,7 @@ def _gates(draft: Draft, wrong: list[str], report: Mapping[str, Any]) -> None:
     draft.gate(Gate("complete", not wrong, summary, blocking=True, facts={"cells": count, "problems": wrong[:20]}))
     targets = report["verdict"]["targets"]
     missed = [target["name"] for target in targets if target["met"] is False]
-    told = f"{len(targets) - len(missed)} of {len(targets)} targets met" + (
-        f"; missed: {'; '.join(missed)}" if missed else ""
-    )
+    told = headline(report["verdict"]) + (f"; not met: {'; '.join(missed)}" if missed else "")
     blocked = report["verdict"]["blocked_by"]
     if blocked:
         told += f"; blocked by {blocked[0]}"

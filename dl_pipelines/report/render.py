@@ -7,16 +7,15 @@ from typing import Any
 
 from dl_pipelines.report import charts
 from dl_pipelines.report.assemble import FilledReport, FilledRow
-from dl_pipelines.report.cells import Cell, number, percent
+from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval, number, percent, plural
 from dl_pipelines.report.collect import Facts
 from dl_pipelines.report.template import TEMPLATES, Filled
 from dl_pipelines.store.digest import SHORT
 
-VERDICTS = {
-    "met": "Every target is met",
-    "missed": "A target is missed",
-    "blocked": "Blocked: an integrity gate did not pass",
-}
+LABELS = {
+    "latency_p50_ms": "Latency p50", "latency_p95_ms": "Latency p95", "latency_p99_ms": "Latency p99",
+    "throughput_rps": "Throughput", "size_mb": "Size",
+}  # fmt: skip
 
 
 def to_markdown(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str:
@@ -52,13 +51,35 @@ def _context(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> di
         "plain": plain,
         "brief": facts.brief,
         "verdict": plain["verdict"],
-        "headline": VERDICTS[plain["verdict"]["verdict"]],
+        "headline": headline(plain["verdict"]),
         "targets": [_target(facts, target) for target in plain["verdict"]["targets"]],
         "lineage": lineage(facts),
         "gates": list(_gates(facts)),
         "ledger": charts.ledger_rows(facts),
+        "slices": _slices(facts),
+        "reads": _reads(facts),
         "made_at": max((item["made_at"] for item in plain["lineage"]), default=""),
     }
+
+
+def state(target: Mapping[str, Any]) -> str:
+    """met, missed, not measured, or undecided."""
+    if target["measured"] is None:
+        return "not measured"
+    return {True: "met", False: "missed", None: "undecided"}[target["met"]]
+
+
+def headline(verdict: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    states = [state(target) for target in verdict["targets"]]
+    counts = ", ".join(f"{states.count(name)} {name}" for name in dict.fromkeys(states))
+    if verdict["verdict"] == "blocked":
+        return "An integrity gate did not pass, so nothing after it may be used"
+    if not states:
+        return "The brief names no target"
+    if verdict["verdict"] == "met" and "undecided" not in states:
+        return f"Every target is met ({len(states)} of {len(states)})"
+    return f"Of {plural(len(states), 'target')}: {counts}"
 
 
 def _target(facts: Facts, target: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,15 +90,15 @@ def _target(facts: Facts, target: Mapping[str, Any]) -> dict[str, Any]:
             return "not measured"
         return f"{percent(value)}%" if share else f"{number(value)} {target['unit']}".strip()
 
-    label = facts.metrics[target["metric"]].label if target["metric"] in facts.metrics else target["metric"]
+    label = facts.metrics[target["metric"]].label if target["metric"] in facts.metrics else LABELS[target["metric"]]
     sliced = target["name"].partition(" on ")[2].partition(" (")[0]
     return {
         **target,
-        "label": label.replace("_", " ") + (f" on {sliced}" if sliced else ""),
+        "label": label + (f" on {sliced}" if sliced else ""),
         "wanted": f"{'≥' if target['op'] == '>=' else '≤'} {show(target['target'])}",
         "shown": show(target["measured"]),
         "interval": "" if target["low"] is None else f"[{show(target['low'])}, {show(target['high'])}]",
-        "state": {True: "met", False: "missed", None: "undecided"}[target["met"]],
+        "state": state(target),
         "why": target["nearest"] or target["reason"] or "",
     }
 
@@ -87,21 +108,45 @@ def lineage(facts: Facts) -> list[dict[str, Any]]:
     line: list[dict[str, Any]] = []
     for stage, documents in facts.days.items():
         if documents:
-            days = f"{len(documents)} days, " if len(documents) > 1 else ""
+            days = f"{len(documents)} days to " if len(documents) > 1 else ""
             line.append({"stage": stage, "digest": documents[-1].short, "note": f"{days}{documents[-1].day}"})
         else:
-            line.append({"stage": stage, "digest": None, "note": facts.missing.get(stage, "")})
+            line.append({"stage": stage, "digest": None, "note": _why(facts, stage)})
     order = ("training_window", "trained_model", "evaluation", "compressed_model", "triton_repository",
              "prediction_log", "drift_report")  # fmt: skip
     for stage in order:
         found = facts.documents.get(stage)
-        note = _seconds(found.files["outcome.json"]["seconds"]) if found else facts.missing.get(stage, "")
+        note = _seconds(found.files["outcome.json"]["seconds"]) if found else _why(facts, stage)
         line.append({"stage": stage, "digest": found.short if found else None, "note": note})
     return line
 
 
+def _why(facts: Facts, stage: str) -> str:
+    return facts.missing.get(stage, "").removeprefix(NOT_MEASURED).removeprefix(f"{stage} ")
+
+
 def _seconds(value: float) -> str:
     return f"{number(value)} s"
+
+
+def _slices(facts: Facts) -> list[dict[str, Any]]:
+    found = facts.find("evaluation", "slices.json")
+    show = percent if facts.metrics[facts.primary].unit == "share" else number
+    sign = "%" if facts.metrics[facts.primary].unit == "share" else ""
+    return [
+        {**row, "shown": f"{show(row[facts.primary]['value'])}{sign} {interval(row[facts.primary], show)}"}
+        for row in (found.value if isinstance(found, Found) else [])
+    ]
+
+
+def _reads(facts: Facts) -> str:
+    """How often the test rows were looked at, up to this evaluation."""
+    found = facts.find("evaluation", "outcome.json#/measured/test_reads")
+    rows = facts.find("evaluation", "rows.json#/test")
+    if not isinstance(found, Found) or not isinstance(rows, Found):
+        return ""
+    told = f"The {plural(rows.value, 'test row')} had been looked at {plural(found.value, 'time')} in this project"
+    return f"{told} once this model was evaluated; nothing is chosen from them."
 
 
 def _gates(facts: Facts) -> Any:

@@ -71,7 +71,7 @@ def _answers(compressed: Artifact, inputs: np.ndarray, threads: int) -> np.ndarr
 
 
 def production(brief: Brief, task: Task, collected: Collected) -> dict[str, Any]:
-    """Metrics of each live window whose labels have come: `{"windows": [{name, records, labelled, metrics}], "reason"}`."""
+    """Metrics of the live windows whose labels have come: `windows` (name, records, labelled, metrics), `reason`."""
     log = collected.artifacts.get("prediction_log")
     if log is None:
         reason = collected.missing.get("prediction_log", "not measured: no prediction log").split(": ", 1)[-1]
@@ -93,7 +93,7 @@ def _window(brief: Brief, task: Task, table: Any, name: str) -> dict[str, Any]:
     from dl_pipelines.evaluation.metrics import with_intervals
 
     rows = table.filter(pc.field("window") == name)
-    known = rows.filter(pc.is_valid(pc.field("label")))
+    known = rows.filter(pc.field("label").is_valid())
     found: dict[str, Any] = {"name": name, "records": rows.num_rows, "labelled": known.num_rows, "metrics": {}}
     if known.num_rows:
         outputs, targets = np.array(known["outputs"].to_pylist(), np.float64), np.array(known["label"].to_pylist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, told
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
 from dl_pipelines.report.collect import REPORT, Facts, library
 
 
@@ -19,7 +19,9 @@ def _sources(facts: Facts) -> dict[str, Cell]:
     volume = Cell(reason=facts.missing.get("raw_data"))
     if volumes:
         total = made("sum", volumes)
-        volume = total.cell("MB", lambda value: number(value / 1000), f"({number(total.value)} MB, {days} day(s))")
+        volume = total.cell(
+            "MB", lambda value: number(value / 1000), f"({number(total.value)} MB, {plural(days, 'day')})"
+        )
     return {
         "RAW_VOLUME": volume,
         **{
@@ -48,8 +50,9 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
     return {
         "CLEAN_PROCESS": told(
             f"{totals['clean'].value:,} of {totals['records'].value:,} records kept; "
-            f"{totals['quarantined'].value:,} quarantined with the reason ({totals['duplicates'].value:,} of them repeat "
-            f"another, {totals['unreadable'].value:,} unreadable); {held} of {checks} expectations hold on the last day",
+            f"{totals['quarantined'].value:,} quarantined with the reason ({totals['duplicates'].value:,} of them "
+            f"repeat another, {totals['unreadable'].value:,} unreadable); {held} of {checks} expectations hold on the "
+            "last day",
             *(totals[name].source for name in ("clean", "records", "quarantined", "duplicates", "unreadable")),
         ),
         "MISSING_STRATEGY": told(
@@ -76,7 +79,7 @@ def _features(facts: Facts) -> dict[str, Cell]:
     statistics = facts.find("trained_model", "model.json#/normalisation")
     normalised: Cell = statistics if isinstance(statistics, Cell) else told(
         "mean 0, deviation 1 by the train rows' "
-        + ", ".join(f"{name} {'/'.join(number(value) for value in values)}" for name, values in statistics.value.items()),
+        + ", ".join(f"{name} {'/'.join(map(number, values))}" for name, values in statistics.value.items()),
         statistics.source,
     )  # fmt: skip
     inside = told("inside the model: the served model takes raw inputs; values are scaled to 0..1", library("models"))

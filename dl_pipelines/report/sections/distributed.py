@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, number, told
+from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, number, plural, told
 from dl_pipelines.report.collect import Facts, library
 
 _MEASURED = "outcome.json#/measured"
@@ -56,10 +56,10 @@ def _strategy(facts: Facts) -> dict[str, Cell]:
         return dict.fromkeys(names, reason)
     many = workers.value > 1
     compression = facts.find("trained_model", "manifest.json#/settings/settings/distributed/compression")
-    per = f", {threads.value} thread(s) each" if isinstance(threads, Found) else ""
+    per = f", {plural(threads.value, 'thread')} each" if isinstance(threads, Found) else ""
     alone = not_applicable("one worker: nothing is exchanged")
     tried = (
-        f"; {len(attempts.value)} attempt(s)"
+        f"; {plural(len(attempts.value), 'attempt')}"
         if isinstance(attempts, Found) and isinstance(attempts.value, list)
         else ""
     )
@@ -83,7 +83,7 @@ def _performance(facts: Facts) -> dict[str, Cell]:
         reason = next(item for item in (seconds, workers, devices) if isinstance(item, Cell))
         names = ("SINGLE_TIME", "MULTI_TIME", "SCALE_EFF", "THROUGHPUT")
         return {**dict.fromkeys(names, reason), "TRAINING_COST": cost}
-    on = "CPU workers, no GPU" if not devices.value else f"workers, {devices.value} GPU(s)"
+    on = "CPU workers, no GPU" if not devices.value else f"workers, {plural(devices.value, 'GPU')}"
     taken = seconds.cell("s", lambda value: number(value / 3600), f"({number(seconds.value)} s; {workers.value} {on})")
     many = workers.value > 1
     return {

@@ -47,8 +47,8 @@ def _promotion(facts: Facts) -> tuple[Cell, ...]:
     return (
         told("each newly published model, against the champion", library("lifecycle")),
         told("a newer model than the champion", library("lifecycle")),
-        told(f"both answer the same held-out validation rows, paired; live traffic is not split; promotion: {mode.value}",
-             mode.source, library("lifecycle")),
+        told("both answer the same held-out validation rows, paired; live traffic is not split; promotion: "
+             f"{mode.value}", mode.source, library("lifecycle")),
         told(f"the {percent(sure.value)}% interval of the difference in {facts.primary} lies above "
              f"-{number(margin.value)}" if margin.value else
              f"the {percent(sure.value)}% interval of the difference in {facts.primary} lies above 0",

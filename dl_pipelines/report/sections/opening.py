@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, told
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
 from dl_pipelines.report.collect import BRIEF, Facts, library
 
 _ORDER = {"served": 0, "compressed": 1, "trained": 2}
@@ -34,7 +34,9 @@ def _volume(facts: Facts) -> Cell:
     if not records:
         return Cell(reason=facts.missing["validated_data"])
     days = len(records)
-    return made("sum", records).cell("records", show=lambda count: f"{count:,} records of {days} day(s)")
+    return made("sum", records).cell(
+        "records", show=lambda count: f"{plural(count, 'record')} of {plural(days, 'day')}"
+    )
 
 
 def _target(facts: Facts, metrics: list[str], show: Any, why: str) -> Cell:

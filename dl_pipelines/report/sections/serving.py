@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, told
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
 from dl_pipelines.report.collect import Facts, library
 
 _LATENCY = "outcome.json#/measured/latency"
@@ -19,9 +19,9 @@ def _environment(facts: Facts) -> dict[str, Cell]:
     return {
         "DEPLOY_PLATFORM": told(f"this machine{on}, loopback only", library("serving.server"),
                                 *([machine.source] if isinstance(machine, Found) else [])),
-        "CONTAINER_TYPE": not_applicable("the server is a process of the home; its model folder also fits the container"),
-        "ORCHESTRATION": told("Dagster makes the artifacts; a supervisor starts the server again", library("serving.server")),
-        "LOAD_BALANCER": told("a router model in Triton passes each request to the champion", library("serving.champion")),
+        "CONTAINER_TYPE": not_applicable("the server is a process; its model folder also loads in the official container"),
+        "ORCHESTRATION": told("Dagster makes the artifacts; a guardian starts the server again", library("serving")),
+        "LOAD_BALANCER": told("a router in Triton passes each request to the champion", library("serving.champion")),
         "CDN_EDGE": not_applicable("nothing is reached from outside this machine"),
     }  # fmt: skip
 
@@ -33,7 +33,7 @@ def _configuration(facts: Facts) -> dict[str, Cell]:
     timeout = facts.find("triton_repository", "manifest.json#/settings/settings/serving/timeout_ms")
     instances = facts.find("triton_repository", "manifest.json#/settings/settings/serving/instances")
     clients = facts.find("triton_repository", f"{_LATENCY}/clients")
-    note = f"({clients.value} clients in the load test)" if isinstance(clients, Found) else ""
+    note = f"({plural(clients.value, 'client')} in the load test)" if isinstance(clients, Found) else ""
     return {
         "MODEL_SERVER": runtime if isinstance(runtime, Cell) else told(
             f"Triton Inference Server, backend {runtime.value}", runtime.source),
@@ -42,7 +42,7 @@ def _configuration(facts: Facts) -> dict[str, Cell]:
             "rows", note=f"at most; a request waits up to {number(delay)} ms for others"),
         "TIMEOUT": timeout if isinstance(timeout, Cell) else timeout.cell("ms"),
         "CONCURRENCY": instances if isinstance(instances, Cell) else instances.cell(
-            "instances", lambda count: f"{count} instance(s)", note),
+            "instances", lambda count: plural(count, "instance"), note),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, not_measured, number, told
+from dl_pipelines.report.cells import Cell, Found, made, not_measured, number, told
 from dl_pipelines.report.collect import Facts, library
 
 _ASKED = {"LR": "learning_rate", "BATCH": "batch_size", "EPOCH": "epochs", "OPT": "optimizer"}
@@ -16,8 +16,8 @@ def cells(facts: Facts) -> dict[str, Cell]:
     """The section's cells."""
     made_: dict[str, Cell] = {}
     for row in _ROWS:
-        made_[f"{row}_RANGE"] = not_applicable(NO_SEARCH)
-        made_[f"{row}_METHOD"] = not_applicable(f"{NO_SEARCH}; set by the brief")
+        made_[f"{row}_RANGE"] = not_measured(NO_SEARCH)
+        made_[f"{row}_METHOD"] = told("none: set by the brief", facts.of_brief("training").source)
         made_[f"{row}_IMPACT"] = not_measured(NO_SEARCH)
     for row, key in _ASKED.items():
         unit = _UNITS.get(row, "")
