@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 36
 def line_chart(
     title: str, x: Sequence[float], series: dict[str, list[float]], show: Callable[[Any], str], first: int = 0
 ) -> str:
-    """Lines over `x`; `show` writes a value; `first` is the colour of the first line (above 0: axis from the minimum)."""
+    """Lines over `x`; `show` writes a value; `first`: colour of the first line (above 0: axis from the minimum)."""
     values = [value for line in series.values() for value in line]
     low, high = (0.0, max(values)) if first == 0 else (min(values), max(values))
     span = (high - low) or 1.0
