@@ -53,12 +53,38 @@ def confusion(facts: Facts) -> Any:
         parts.append(label(margin - 6, 30 + at + 4, name[:8], "end"))
         parts.append(label(margin + at, 30 + len(labels) * size + 14, name[:4], "middle"))
     side = len(labels) * size
+    parts.append(label(margin, 16, "Confusion matrix", "title"))
     parts.append(label(margin + side / 2, 30 + side + 30, "decided", "middle axis-name"))
     parts.append(
         f'<text class="middle axis-name" transform="translate(14 {30 + side / 2:.1f}) rotate(-90)">true</text>'
     )
-    drawn = drawing(parts, margin + side + 10, side + 66, "Confusion matrix on test rows")
-    return figure(drawn, "Test rows by true class and decision, through the trained model.")
+    drawn = drawing(parts, margin + side + 10, side + 66, "Confusion matrix on test rows") + _reliability(facts)
+    return figure(drawn, "Test rows by true class and decision, and how often a confidence came true; trained model.")
+
+
+def _reliability(facts: Facts) -> str:
+    """A point for each bin of confidence, its area the rows in it; on the diagonal, confidence can be believed."""
+    found = facts.find("evaluation", "calibration.json")
+    if not isinstance(found, Found) or not found.value:
+        return ""
+    left, top, side = 50, 30, 250
+    parts = [f'<path class="limit" d="M{left} {top + side}L{left + side} {top}"/>']
+    for share in (0, 0.5, 1):
+        at = side * share
+        parts.append(f'<path class="grid" d="M{left} {top + at:g}h{side}"/>')
+        parts.append(label(left - 6, top + side - at + 4, _percent(share), "end"))
+        parts.append(label(left + at, top + side + 16, _percent(share), "middle"))
+    most = max(item["rows"] for item in found.value)
+    for item in found.value:
+        x, y = left + side * item["confidence"], top + side * (1 - item["accuracy"])
+        radius = 3 + 9 * (item["rows"] / most) ** 0.5
+        parts.append(
+            f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{item["rows"]} rows: confidence '
+            f"{_percent(item['confidence'])}, right {_percent(item['accuracy'])}</title></circle>"
+        )
+    parts.append(label(left, 16, "Right, by confidence", "title"))
+    parts.append(label(left + side / 2, top + side + 34, "confidence", "middle axis-name"))
+    return drawing(parts, left + side + 24, top + side + 44, "Calibration on test rows")
 
 
 def ledger_rows(facts: Facts) -> list[dict[str, Any]]:

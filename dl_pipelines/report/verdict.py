@@ -146,7 +146,7 @@ def _nearest_in_process(ledger: list[dict[str, Any]], target: Target) -> str:
     told = f"{_name(row)} with p50 {number(row['latency_p50_ms'])} ms in the process, without the server"
     serves = "which is what serves" if row["chosen"] else _why(row)
     knobs = "try serving.queue_delay_ms, serving.instances or serving.load_clients"
-    return f"none tried meets it; the fastest is {told}, {serves}; the rest is the server's share: {knobs}"
+    return f"none tried meets it; the fastest is {told}, {serves}; the rest is the server: {knobs}"
 
 
 def _figure(row: Mapping[str, Any], metric: str) -> float | None:

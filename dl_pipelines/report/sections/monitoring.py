@@ -43,7 +43,7 @@ def _performance(facts: Facts) -> tuple[Cell, ...]:
         told(f"{names} on live rows whose label has come", library("monitoring")),
         told(limits, thresholds.source) if limits else not_applicable("the brief sets no threshold"),
         _often(facts),
-        told("shown in the report; a check that warns", library("monitoring")),
+        told("with the next report: a check that warns", library("monitoring")),
         _escalation(facts),
     )
 
@@ -53,7 +53,11 @@ def _drift(facts: Facts) -> tuple[Cell, ...]:
     rate = facts.of_brief("monitoring", "false_alarms")
     least = facts.of_brief("monitoring", "min_records")
     on_drift = facts.of_brief("lifecycle", "retrain_on_drift")
-    asked = "a retraining is requested, once a report" if on_drift.value else "none: retrain_on_drift is off"
+    asked = (
+        "at the drift sensor's next tick: one retraining is requested"
+        if on_drift.value
+        else "none: retrain_on_drift is off"
+    )
     tail = (_often(facts), told(asked, on_drift.source), _escalation(facts))
     if isinstance(windows, Cell):
         return (windows, windows, *tail)
@@ -92,6 +96,6 @@ def _quality(facts: Facts) -> tuple[Cell, ...]:
         told(f"every acknowledged answer is in the log; {count:,} of them have a label", gate.source),
         told("one missing answer", gate.source),
         _often(facts),
-        told("the stage fails, and nothing after it runs", gate.source),
+        told("at once: the stage fails, and nothing after it runs", gate.source),
         _escalation(facts),
     )
