@@ -16,6 +16,7 @@ from dl_pipelines.report.verify import cells
 from dl_pipelines.store.artifacts import Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
+from tests.report.conftest import LATENCY, METRICS, served
 
 
 def cell(report, place):
@@ -136,6 +137,17 @@ def test_the_page_stands_alone_and_escapes_what_users_write(whole, partition, br
         ET.fromstring(drawing)
     names = [name for name in placeholders() if f"[{name}]" in page]
     assert names == []
+
+
+def test_a_failed_integrity_gate_is_on_top_of_the_report(line, partition, brief, task):
+    served(line, partition, LATENCY, METRICS, parity=False)
+    artifact = make_implementation_report(line, partition, brief, task)
+    assert artifact.read_json("verdict.json")["verdict"] == "blocked"
+    told = "triton_repository: live_parity: largest difference 0.5"
+    assert artifact.read_json("verdict.json")["blocked_by"] == [told]
+    for name in ("report.md", "report.html"):
+        assert f"Blocked by {told}" in artifact.file(name).read_text()
+    assert {gate.name: gate.passed for gate in artifact.gates} == {"complete": True, "targets": False}
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.json", "report.html"])

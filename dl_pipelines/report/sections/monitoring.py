@@ -36,7 +36,7 @@ def _performance(facts: Facts) -> tuple[Cell, ...]:
     thresholds = facts.of_brief("evaluation", "thresholds")
     names = ", ".join(metric.name for metric in facts.metrics.values())
     limits = "; ".join(
-        f"{name} {'>=' if facts.metrics[name].better == 'higher' else '<='} {number(bound)}"
+        f"{name} {'≥' if facts.metrics[name].better == 'higher' else '≤'} {number(bound)}"
         for name, bound in thresholds.value.items()
     )
     return (

@@ -63,7 +63,7 @@ def _aim(facts: Facts, metric: str) -> str:
     """What was measured, and the target if the brief has one."""
     for target in facts.brief["problem"]["targets"]:
         if target["metric"] == metric and target["where"] == "served":
-            return f"measured; target {target['op']} {number(target['value'])}"
+            return f"measured; target {'≥' if target['op'] == '>=' else '≤'} {number(target['value'])}"
     return "measured; the brief has no target"
 
 
