@@ -49,9 +49,12 @@ class HorovodCommunicator(Communicator):
     def wrap_optimizer(
         self, optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, torch.nn.Parameter]], compression: str
     ) -> torch.optim.Optimizer:
-        """See Communicator; `compression` is none or fp16."""
+        """See Communicator; `compression` is none or fp16.
+
+        The gradients of a step are one group: what Horovod fuses by arrival time would change the order of sums.
+        """
         kind = getattr(self._hvd.Compression, compression)
-        return self._hvd.DistributedOptimizer(optimizer, named_parameters=list(named), compression=kind)
+        return self._hvd.DistributedOptimizer(optimizer, named_parameters=list(named), compression=kind, num_groups=1)
 
     def close(self) -> None:
         """See Communicator."""
