@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from dl_pipelines.brief.sections import Brief
 Kinds = Mapping[str, Kind]
 Check = Callable[[Brief], Iterable[Problem]]
 Path_ = tuple[str | int, ...]
+Place = tuple[Path_, int, yaml.Node]
 
 MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+"""Keys and items of a brief with its aliases written out: a small file can name billions."""
 
 
 def load_brief(path: Path, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
@@ -39,22 +43,37 @@ def load_brief(path: Path, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
 
 def read_brief(text: str, source: str, kinds: Kinds, checks: Iterable[Check] = ()) -> Brief:
     """Parse and validate YAML `text`; `source` is how errors call it. Raises BriefError."""
+    data, lines = _parse(text, source)
+    return brief_from(data, source, kinds, checks, lines)
+
+
+def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path_, int]]:
+    """Plain data and the line of each key and item. Raises BriefError."""
+    places: list[Place] = []
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        places = list(islice(_places(node), MAX_NODES + 1)) if node is not None else []
+        if len(places) > MAX_NODES:
+            raise BriefError(source, [Problem("", f"at most {MAX_NODES:,} keys and items", "more, with its aliases")])
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
-        what = getattr(error, "problem", None) or str(error)
-        raise BriefError(source, [Problem("", "valid YAML", found=what, line=line)]) from error
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise BriefError(source, [Problem("", "valid YAML", f"text that can't be read ({what})", line)]) from error
+    except RecursionError as error:
+        raise BriefError(source, [Problem("", "a few levels of nesting", "too many, or a loop of aliases")]) from error
+    except BriefError:
+        raise
+    except ValueError as error:
+        raise BriefError(source, [_unreadable(places, error)]) from error
     if not isinstance(data, dict):
-        found = "an empty file" if data is None else f"a {type(data).__name__}"
-        raise BriefError(source, [Problem("", "a mapping that starts with project, problem and data", found=found)])
-    lines = dict(_lines(node)) if node is not None else {}
+        what = "an empty file" if data is None else f"a {type(data).__name__}"
+        raise BriefError(source, [Problem("", "a mapping that starts with project, problem and data", what)])
     twice = list(_repeated(node)) if node is not None else []
     if twice:
         raise BriefError(source, twice)
-    return brief_from(data, source, kinds, checks, lines)
+    return data, {path: line for path, line, _ in places}
 
 
 def brief_from(
@@ -202,16 +221,28 @@ def _dotted(loc: Path_) -> str:
     return text
 
 
-def _lines(node: yaml.Node, path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
+def _places(node: yaml.Node, path: Path_ = ()) -> Iterator[Place]:
+    """Path, line and value of each key and item below `node`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, key.value)
-            yield here, key.start_mark.line + 1
-            yield from _lines(value, here)
+            yield here, key.start_mark.line + 1, value
+            yield from _places(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for position, value in enumerate(node.value):
-            yield (*path, position), value.start_mark.line + 1
-            yield from _lines(value, (*path, position))
+            yield (*path, position), value.start_mark.line + 1, value
+            yield from _places(value, (*path, position))
+
+
+def _unreadable(places: Iterable[Place], error: ValueError) -> Problem:
+    """The value that only looks like one (the date 2026-02-30): YAML's own reader says neither where nor which."""
+    for path, line, value in places:
+        if isinstance(value, yaml.ScalarNode):
+            try:
+                yaml.SafeLoader("").construct_object(value)
+            except ValueError:
+                return Problem(_dotted(path), f"a value that exists ({error})", repr(value.value), line)
+    return Problem("", "values that YAML can read", str(error))
 
 
 def _repeated(node: yaml.Node, path: Path_ = ()) -> Iterator[Problem]:
