@@ -18,7 +18,7 @@ from dl_pipelines.brief.errors import closest
 class Params(BaseModel):
     """Base of every registered thing's parameters: frozen, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Named(BaseModel):

@@ -85,7 +85,7 @@ Traffic = Annotated[TrafficRef, BeforeValidator(_bare_name)]
 class Section(BaseModel):
     """Base of the sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Problem(Section):
@@ -254,7 +254,7 @@ class Lifecycle(Section):
 class Brief(BaseModel):
     """A whole brief. Only `project`, `problem.task` and `data.source` have no default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     project: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case letters, digits, underscores")
     problem: Problem

@@ -29,7 +29,7 @@ MEASURED_ON: dict[str, tuple[Where, ...]] = {
 class Target(BaseModel):
     """`{metric, op, value, slice, where}`; `slice` names a subset of the rows, None is all of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     metric: str
     op: Literal[">=", "<="] = ">="
