@@ -13,16 +13,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from dl_pipelines.store.home import Home
 
 VENV = "DLP_TRITON_VENV"
 CHECKOUT = Path(__file__).resolve().parents[2]
+GUARDIAN = Path(__file__).resolve().parent / "guardian.py"
 BACKENDS = Path(__file__).resolve().parent / "backends"
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -135,33 +137,44 @@ def require_free(port: int) -> None:
             ) from error
 
 
-_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="triton")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def spawn(command: Sequence[str], environment: dict[str, str], log: Path, bound: bool) -> int:
-    """Start a process with its output in `log`; `bound`: it gets SIGTERM when this process dies, however it dies.
+def spawn(command: Sequence[str], environment: dict[str, str], log: Path, users: Path | None) -> int:
+    """Start a server with its output in `log`, apart from this process; returns its pid.
 
-    The signal comes when the *thread* that started it ends, so one thread, which lives as long as the process, does.
+    `users` names the file whose lock its users hold: a guardian then ends the server when there is none left.
     """
-    setpriv = shutil.which("setpriv")
-    prefix = [setpriv, "--pdeathsig", "TERM", "--"] if bound and setpriv else []
-
-    def start() -> subprocess.Popen[bytes]:
+    if users is None:
         with log.open("wb") as sink:
-            return subprocess.Popen(
-                [*prefix, *command],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                start_new_session=True,
-            )
+            server = _start(command, environment, sink)
+        return server.pid
+    setpriv = shutil.which("setpriv")  # should the guardian be killed, the server ends with it
+    bound = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+    interpreter = [sys.executable, "-I", "-S", str(GUARDIAN)]
+    guardian = _start([*interpreter, str(users), str(log), *bound, *command], environment, subprocess.PIPE)
+    assert guardian.stdout is not None
+    with guardian.stdout as told:
+        line = told.readline()
+    if not line.strip().isdigit():
+        raise TritonError(f"found that {command[0]} can't be started; expected a program; run `make setup`")
+    return int(line)
 
-    process = _spawner.submit(start).result()
-    _children[process.pid] = process
-    return process.pid
+
+def _start(command: Sequence[str], environment: dict[str, str], sink: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+        del _children[pid]
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=sink,
+        stderr=subprocess.STDOUT if sink is not subprocess.PIPE else subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+    _children[child.pid] = child
+    return child
 
 
 def birth(pid: int) -> str | None:

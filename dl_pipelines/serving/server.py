@@ -1,19 +1,20 @@
 """The one Triton server of a home: started on free loopback ports, found again by its state file, mended, stopped.
 
-A server that a command started ends with that command, also when it is killed; a kept one (`dlp serve`) lives on.
+A server that a command started ends with the last command that uses it, also when that is killed; a kept one (`dlp
+serve`) lives on.
 Which models it serves is written in the routing tables; that is publishing's business (champion.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dl_pipelines.serving import process
+from dl_pipelines.serving import process, users
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import Installation, TritonError, birth
 from dl_pipelines.store import durable
@@ -90,6 +91,8 @@ class TritonServer:
         A server that was started for one command is started anew when it is to be kept; a kept one that died is kept
         again. Raises TritonError.
         """
+        if not keep and not users.entered(self.home):
+            users.enter(self.home)  # outside of a block the whole process counts as one
         with self._lock():
             state, last = self.state(), self._written()
             keep = keep or bool(last and last.kept and process.this_boot(last.born))
@@ -126,6 +129,13 @@ class TritonServer:
             if not control.model_ready(model):
                 control.load(model)
 
+    def end_unless_kept(self) -> None:
+        """End a server that was started for commands; the caller knows that no command uses it."""
+        with self._lock():
+            state = self.state()
+            if state and not state.kept:
+                self._end(state)
+
     def _lock(self):
         from filelock import FileLock
 
@@ -159,9 +169,6 @@ class TritonServer:
             if self._answers(state):
                 state = replace(state, ready=True)
                 durable.write_json(self._file, asdict(state))
-                with _guard:
-                    if not keep:
-                        _owned[self.home.root] = state
                 return state
             reason = self._reason()
             self._end(state)
@@ -197,7 +204,7 @@ class TritonServer:
             ],
             installation.environment(self.home.server),
             self.log,
-            bound=not keep,
+            users=None if keep else users.users_file(self.home),
         )
         state = ServerState(pid, birth(pid) or "", http, grpc, metrics, False, keep, now())
         durable.write_json(self._file, asdict(state))
@@ -219,42 +226,26 @@ class TritonServer:
         self._file.unlink(missing_ok=True)
         return state is not None
 
-    def end_owned(self) -> None:
-        """Stop the server when this process started it for itself and it is still that one."""
-        with _guard:
-            mine = _owned.pop(self.home.root, None)
-        if mine is None:
-            return
-        with self._lock():
-            state = self.state()
-            if state and (state.pid, state.born) == (mine.pid, mine.born):
-                self._end(state)
-
-
-_guard = threading.Lock()
-_owned: dict[Path, ServerState] = {}
-_users: dict[Path, int] = {}
-
 
 @contextlib.contextmanager
 def running(
     home: Home, keep: bool = False, lazy: bool = False, http: int | None = None, grpc: int | None = None
 ) -> Iterator[TritonServer]:
-    """The server of a home while the block runs; the outermost block of this process stops what the process started.
+    """The server of a home while the block runs; it ends with the last block of the last command that uses it.
 
-    `lazy` starts nothing by itself: an inner block does, and the server then lives until this one ends. `keep` leaves
-    it running. A server that was there already is left as it was. Raises TritonError.
+    `lazy` starts nothing by itself: an inner block does, and the server then lives until this one ends. `keep` has it
+    run on, until it is stopped. Raises TritonError.
     """
     server = TritonServer(home, http, grpc)
-    with _guard:
-        _users[home.root] = _users.get(home.root, 0) + 1
+    users.enter(home)
     try:
         if not lazy:
             server.start(keep)
         yield server
     finally:
-        with _guard:
-            _users[home.root] -= 1
-            last = _users[home.root] == 0
-        if last:
-            server.end_owned()
+        alone = users.leave(home)
+        if alone is not None:
+            try:
+                server.end_unless_kept()
+            finally:
+                os.close(alone)

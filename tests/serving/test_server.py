@@ -99,6 +99,28 @@ def test_a_server_ends_with_its_killed_starter(tmp_path):
     assert gone(pid)
 
 
+def test_the_last_of_two_commands_ends_the_server(tmp_path):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from dl_pipelines.serving.server import running; from dl_pipelines.store.home import Home\n"
+        "with running(Home(Path(sys.argv[1])).prepare()) as server:\n"
+        "    print(server.state().pid, flush=True); input()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout
+    pid = int(first.stdout.readline())
+    with running(Home(tmp_path)) as server:
+        first.communicate("\n")
+        assert first.returncode == 0
+        time.sleep(1)
+        state = server.state()
+        assert state and state.pid == pid, "the first command left it to the second"
+        assert server.control.ready()
+    assert gone(pid, 0.1)
+
+
 def test_a_kept_server_outlives_its_starter_until_it_is_stopped(tmp_path):
     home = Home(tmp_path).prepare()
     program = (
