@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,41 @@ def brief_from(
     checks: Iterable[Check] = (),
     lines: Mapping[Path_, int] | None = None,
 ) -> Brief:
-    """Validate plain data: the frame first, then every `{name, params}`, then `checks`. Raises BriefError."""
+    """Validate plain data: the frame, every `{name, params}`, `checks`. Raises BriefError with what all of them say."""
     lines = lines or {}
     try:
         brief = Brief.model_validate(data)
+        problems = []
     except ValidationError as error:
-        raise BriefError(source, [_problem(item, lines, Brief) for item in error.errors()]) from error
-    problems = list(_check_named(brief, kinds, lines))
-    if not problems:
-        problems = [_located(problem, lines) for check in checks for problem in check(brief)]
+        problems = [_problem(item, lines, Brief) for item in error.errors()]
+        brief = _rest(data, [tuple(item["loc"]) for item in error.errors()])
+        if brief is None:
+            raise BriefError(source, problems) from error
+    named = list(_check_named(brief, kinds, lines))
+    problems += named
+    if not any(problem.path.startswith("problem.task") for problem in named):
+        problems += [_located(problem, lines) for check in checks for problem in check(brief)]
     if problems:
         raise BriefError(source, problems)
     return brief
+
+
+def _rest(data: Mapping[str, Any], wrong: Iterable[Path_]) -> Brief | None:
+    """The brief without its wrong fields, whose names can then be checked too; None when it can't do without them."""
+    rest = copy.deepcopy(dict(data))
+    for loc in wrong:
+        # A list goes as a whole: without one item the others would be told at other positions.
+        path = list(takewhile(lambda part: isinstance(part, str), loc))
+        here: Any = rest
+        for part in path[:-1]:
+            here = here.get(part) if isinstance(here, dict) else None
+        if isinstance(here, dict) and path:
+            here.pop(path[-1], None)
+    rest.setdefault("project", "unnamed")
+    try:
+        return Brief.model_validate(rest)
+    except ValidationError:
+        return None
 
 
 def _check_named(brief: Brief, kinds: Kinds, lines: Mapping[Path_, int]) -> Iterator[Problem]:
@@ -167,12 +191,18 @@ def _problem(item: Any, lines: Mapping[Path_, int], model: type[BaseModel], pref
         )
     if kind == "missing":
         return Problem(path, "this field, which has no default", "nothing", line)
+    if kind == "secret":
+        return Problem(path, item["msg"], "a value written out", line)
+    if kind in ("model_type", "dict_type"):
+        return Problem(path, "a mapping of fields", "nothing" if item["input"] is None else repr(item["input"]), line)
+    if kind == "string_pattern_mismatch":
+        return Problem(path, f"text like {item['ctx']['pattern']}", repr(item["input"]), line)
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         return Problem(
             path, f"one of {', '.join(allowed)}", repr(item["input"]), line, closest(str(item["input"]), allowed)
         )
-    expected = re.sub(r"^(Value error, |Input should be |String should )", "", item["msg"])
+    expected = re.sub(r"^(Value error, |Input should be |String should |Keys should be )", "", item["msg"])
     found = repr(item["input"]) if not isinstance(item["input"], dict | BaseModel) else None
     return Problem(path, expected, found, line)
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from dl_pipelines.brief.registry import Named
 from dl_pipelines.brief.targets import Target
@@ -31,9 +31,12 @@ def _bare_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _secret(value: str) -> str:
-    if not _SECRET.match(value):
-        raise ValueError("a reference to an environment variable, written ${NAME}; secrets are never in a brief")
+def _secret(value: Any) -> str:
+    if not isinstance(value, str) or not _SECRET.match(value):
+        # An error of its own kind: what was found is not shown, since it may be the secret.
+        raise PydanticCustomError(
+            "secret", "a reference to an environment variable, written ${NAME}; secrets are never in a brief"
+        )
     return value
 
 
@@ -73,7 +76,7 @@ class TrafficRef(Named):
     kind: ClassVar[str] = "traffic"
 
 
-Secret = Annotated[str, AfterValidator(_secret)]
+Secret = Annotated[str, BeforeValidator(_secret)]
 Task = Annotated[TaskRef, BeforeValidator(_bare_name)]
 Source = Annotated[SourceRef, BeforeValidator(_bare_name)]
 Family = Annotated[FamilyRef, BeforeValidator(_bare_name)]
