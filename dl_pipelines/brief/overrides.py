@@ -20,12 +20,15 @@ BASE = "base"
 FIXED = ("project", "problem.task", "data", "lifecycle")
 """What an experiment may not override: its rows and questions must stay comparable with the base."""
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,39}$")
+OPEN = ("params", "thresholds")
+"""Mappings of a brief whose keys are free in the frame: an override may add one, and the brief is checked after."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 def check_experiment_name(name: str) -> str:
     """`name` when it may name an experiment. Raises ValueError."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"found the experiment name {name!r}; expected up to 40 lower case letters, digits, - and _, "
             "starting with a letter or digit"
@@ -42,7 +45,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise BriefError("--set", [Problem("", "path=value, such as training.epochs=20", repr(setting))])
         try:
             parsed[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise BriefError("--set", [Problem(path, "a YAML value", repr(value))]) from error
     return parsed
 
@@ -86,7 +89,7 @@ def _assign(data: dict[str, Any], parts: list[str], value: Any) -> Problem | Non
         last = depth == len(parts) - 1
         if isinstance(here, list) and part.isdigit() and int(part) < len(here):
             key: Any = int(part)
-        elif isinstance(here, dict) and (part in here or (depth and parts[depth - 1] == "params")):
+        elif isinstance(here, dict) and (part in here or (depth and parts[depth - 1] in OPEN)):
             key = part
         else:
             allowed = sorted(here) if isinstance(here, dict) else []

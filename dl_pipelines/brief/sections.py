@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from dl_pipelines.brief.registry import Named
 from dl_pipelines.brief.targets import Target
 
-_SECRET = re.compile(r"^\$\{[A-Z][A-Z0-9_]*\}$")
+_SECRET = re.compile(r"\$\{[A-Z][A-Z0-9_]*\}")
 
 
 def _bare_name(value: Any) -> Any:
@@ -32,7 +32,7 @@ def _bare_name(value: Any) -> Any:
 
 
 def _secret(value: Any) -> str:
-    if not isinstance(value, str) or not _SECRET.match(value):
+    if not isinstance(value, str) or not _SECRET.fullmatch(value):
         # An error of its own kind: what was found is not shown, since it may be the secret.
         raise PydanticCustomError(
             "secret", "a reference to an environment variable, written ${NAME}; secrets are never in a brief"
