@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dl_pipelines.store.home import Home
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def serve_ui(home: Home, port: int) -> int:
@@ -38,7 +38,7 @@ def prepare_ui(home: Home) -> dict[str, str]:
     """Make the base experiment of every brief a partition; the environment for Dagster's own processes."""
     from assets.partitions import experiments_name
     from dl_pipelines import catalog
-    from dl_pipelines.cli_run import reap
+    from dl_pipelines.cli.run import reap
     from dl_pipelines.definitions import load_briefs
     from resources.instance import open_instance
 

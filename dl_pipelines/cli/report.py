@@ -12,14 +12,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dl_pipelines.cli_screen import plain_table, verdict_panel
+from dl_pipelines.cli.screen import plain_table, verdict_panel
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
 
 if TYPE_CHECKING:
     from dl_pipelines.brief import Brief
-    from dl_pipelines.cli_run import Ran
+    from dl_pipelines.cli.run import Ran
 
 _CODES = {"met": 0, "missed": 3}
 
@@ -58,7 +58,7 @@ def close(home: Home, brief: Brief, ran: Ran, screen: Console) -> int:
 
 
 def _notes(home: Home, brief: Brief, ran: Ran) -> list[str]:
-    from dl_pipelines.cli_run import retraining
+    from dl_pipelines.cli.run import retraining
     from dl_pipelines.serving.champion import champion
 
     workspace, notes = Workspace(home, brief.project), []

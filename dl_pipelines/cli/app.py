@@ -20,7 +20,7 @@ import typer
 
 from dl_pipelines.brief import Brief, BriefError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MET, OTHER, INPUT, MISSED = 0, 1, 2, 3
 
 app = typer.Typer(
@@ -66,7 +66,7 @@ def _of_input(error: Exception) -> bool:
 
 
 def _say(text: str) -> None:
-    from dl_pipelines.cli_screen import console
+    from dl_pipelines.cli.screen import console
 
     console().print(text, markup=False)
 
@@ -138,7 +138,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Tell line by line what is there, what is missing, and the command that mends it."""
-    from dl_pipelines.cli_screen import console
+    from dl_pipelines.cli.screen import console
     from dl_pipelines.doctor import run_checks
 
     checks = run_checks(_home(home).root, quick)
@@ -167,7 +167,7 @@ def brief_check(file: File) -> None:
 @command
 def brief_schema() -> None:
     """Print the JSON Schema of a brief, for editors."""
-    from dl_pipelines.cli_brief import schema
+    from dl_pipelines.cli.brief import schema
 
     typer.echo(json.dumps(schema(), indent=1))
 
@@ -176,7 +176,7 @@ def brief_schema() -> None:
 @command
 def brief_new(name: str, folder: Annotated[Path, typer.Option(help="Where to write it")] = Path("briefs")) -> None:
     """Write a small brief to start from; an existing file is never overwritten."""
-    from dl_pipelines.cli_brief import new
+    from dl_pipelines.cli.brief import new
 
     typer.echo(f"wrote {new(name, folder)}; change it, then: dlp brief check {folder / name}.yaml")
 
@@ -198,9 +198,9 @@ def run(
 
     brief = catalog.load_brief(file)
     with _output(as_json) as put:
-        from dl_pipelines.cli_report import answer, close
-        from dl_pipelines.cli_run import Interrupted, chosen_day, last_stage, line, settle_experiment, snapshot
-        from dl_pipelines.cli_screen import Screen, console
+        from dl_pipelines.cli.report import answer, close
+        from dl_pipelines.cli.run import Interrupted, chosen_day, last_stage, line, settle_experiment, snapshot
+        from dl_pipelines.cli.screen import Screen, console
 
         place = _home(home).prepare()
         last_stage(until)
@@ -234,9 +234,9 @@ def backfill(
     brief = catalog.load_brief(file)
     with _output(as_json) as put:
         from assets.partitions import source_days
-        from dl_pipelines.cli_report import answer, backfill_table, exit_code
-        from dl_pipelines.cli_run import Interrupted, line, snapshot
-        from dl_pipelines.cli_screen import Screen, console
+        from dl_pipelines.cli.report import answer, backfill_table, exit_code
+        from dl_pipelines.cli.run import Interrupted, line, snapshot
+        from dl_pipelines.cli.screen import Screen, console
 
         start, end = _day(first, "--from"), _day(last, "--to")
         assert start and end
@@ -263,8 +263,8 @@ def backfill(
 @command
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """What this home has: projects, what serves since when, models and their verdicts, the server."""
-    from dl_pipelines.cli_report import status_of, status_tables
-    from dl_pipelines.cli_screen import console
+    from dl_pipelines.cli.report import status_of, status_tables
+    from dl_pipelines.cli.screen import console
 
     found = status_of(_home(home))
     if as_json:
@@ -284,7 +284,7 @@ def report(
     home: HomeOption = None,
 ) -> None:
     """Print where the report of a model is."""
-    from dl_pipelines.cli_report import find_report
+    from dl_pipelines.cli.report import find_report
 
     path = find_report(_home(home), project, _day(day, "--date"), experiment)
     typer.echo(path)
@@ -330,7 +330,7 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
         import numpy as np
 
         from dl_pipelines import catalog
-        from dl_pipelines.cli_screen import console
+        from dl_pipelines.cli.screen import console
         from dl_pipelines.serving.client import predict as ask
         from dl_pipelines.store.workspace import Workspace
 
@@ -384,7 +384,7 @@ def gc(
 @command
 def ui(port: Annotated[int, typer.Option(help="Port of 127.0.0.1")] = 3000, home: HomeOption = None) -> None:
     """Dagster's UI with every brief's assets, checks, schedule and sensors, and the daemon that runs them."""
-    from dl_pipelines.cli_ui import serve_ui
+    from dl_pipelines.cli.ui import serve_ui
 
     raise typer.Exit(serve_ui(_home(home).prepare(), port))
 
