@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SplitName = Literal["train", "validation", "test"]
+Role = Literal["id", "date", "event_time", "group", "input", "target", "about"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -25,7 +26,7 @@ class Field:
 
     name: str
     dtype: str
-    role: Literal["id", "date", "event_time", "group", "input", "target", "about"]
+    role: Role
     shape: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None

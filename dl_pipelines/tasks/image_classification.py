@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,12 +20,17 @@ from dl_pipelines.tasks.base import Field, Parity, Rows, Signature, Task, Tensor
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from PIL.Image import Image
 
 AGREEMENT = 0.98
 """Share of validation rows on which a compressed model must decide as the original; its budget is the task's metric."""
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused: a small file can expand to gigabytes (a decompression bomb)."""
+
+
+DAMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, LookupError, TypeError, MemoryError)
+"""What Pillow raises on damaged files beside ValueError."""
 
 
 class ImageClassification(Task):
@@ -192,6 +199,8 @@ class ImageClassification(Task):
     def decode(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Open, bound, convert and resize one image file: uint8 [H, W, C], and mode, size and sha256 of the original.
 
+        An image is seen as a viewer shows it: turned as its EXIF says, 16 bits scaled to 8, transparency left out, of
+        an animation the first frame. What the bytes are decides, not the name.
         Raises ValueError saying why the file can't be used (unreadable, truncated, too many pixels).
         """
         import io
@@ -199,27 +208,40 @@ class ImageClassification(Task):
         from pathlib import Path
 
         import numpy as np
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         try:
             raw = Path(path).read_bytes()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore")  # Pillow warns of what it could read all the same
                 with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
                     about = {"mode": image.mode, "source_height": image.height, "source_width": image.width}
                     if image.width * image.height > MAX_PIXELS:
                         raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
                     image.load()
-                    wanted = image.convert("L" if self.params.channels == 1 else "RGB")
+                    wanted = _eight_bits(ImageOps.exif_transpose(image))
+                    wanted = wanted.convert("L" if self.params.channels == 1 else "RGB")
+                with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as image:
+                    image.verify()  # checksums of a PNG, and its end: `load` stops at the last pixel
         except Image.DecompressionBombError as error:
             raise ValueError(f"too many pixels (a decompression bomb): {error}") from error
-        except (OSError, SyntaxError, EOFError) as error:
-            raise ValueError(f"not a readable PNG or JPEG: {error}") from error
+        except DAMAGE as error:
+            raise ValueError(f"not a readable PNG or JPEG: {error or type(error).__name__}") from error
         size = (self.params.width, self.params.height)
         if wanted.size != size:
             wanted = wanted.resize(size, Image.Resampling.BILINEAR)
         pixels = np.asarray(wanted, dtype=np.uint8).reshape(self.shape)
         return pixels, {**about, "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def _eight_bits(image: Image) -> Image:
+    """A grey image of 16 bits with 8: Pillow's `convert` would clip it to white."""
+    import numpy as np
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def _split_of(group: str, shares: Split) -> str:
