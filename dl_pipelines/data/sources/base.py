@@ -30,6 +30,11 @@ class Quarantined:
         return asdict(self)
 
 
+def legible(text: str) -> str:
+    """Text that can be stored: bytes of a file name that are not UTF-8 are spelled out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Source(ABC):
     """A source of records, made with its validated params."""
 
@@ -54,6 +59,10 @@ class Source(ABC):
             f"found no held-back records in the source {self.name}; expected one that holds some back (digits); "
             "set monitoring.traffic to clients"
         )
+
+    def overlooked(self) -> list[Quarantined]:
+        """What lies in the source and belongs to no day, and why: told to people, part of no artifact's digest."""
+        return []
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

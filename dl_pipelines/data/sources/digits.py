@@ -132,7 +132,7 @@ def _load() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     order = np.random.default_rng(SEED).permutation(TOTAL)
     images = np.round(np.asarray(bunch.images)[order] * (255 / 16)).astype(np.uint8)
     return images, np.asarray(bunch.target)[order], order
