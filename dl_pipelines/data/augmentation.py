@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
+from dl_pipelines.data.cleaning import field_of
 from dl_pipelines.data.registry import AUGMENTATIONS
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.records import read_records, write_records
@@ -61,7 +62,7 @@ def _gates(
     expected = int((split == "train").sum()) * (data.augmentation.factor - 1 if data.augmentation.offline else 0)
     summary = f"{int(copies.sum())} copies, {expected} expected, all of train records: {only_train}"
     draft.gate(Gate("only_train_grows", only_train and int(copies.sum()) == expected, summary, blocking=True))
-    target = next(field.name for field in task.fields() if field.role == "target")
+    target = field_of(task, "target").name
     before = dict(zip(table["id"].to_pylist(), table[target].to_pylist(), strict=True))
     pairs = zip(grown["parent"].to_pylist(), grown[target].to_pylist(), strict=True)
     kept = all(before[parent] == value for parent, value in pairs)
@@ -78,7 +79,7 @@ def grow(table: pa.Table, trains: np.ndarray, plan: AugmentationPlan, task: Task
     if plan.offline and trains.any():
         originals = table.filter(pa.array(trains))
         inputs = task.rows(originals).inputs
-        field = next(item.name for item in task.fields() if item.role == "input")
+        field = field_of(task, "input").name
         for copy in range(1, plan.factor):
             images = variants(inputs, ids[trains], plan.offline, plan.seed, copy)
             column = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(images.shape[1:])))

@@ -2,82 +2,159 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dl_pipelines.data.sources.base import Quarantined
-from dl_pipelines.tasks.base import Field, Task
+from dl_pipelines.tasks.base import Field, Role, Task
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
 
+CHUNK = 1024
+"""Records whose statistics are taken at once: they need eight times the memory of the inputs."""
+
+
+class Known(NamedTuple):
+    """A clean record of an earlier day."""
+
+    id: str
+    target: Any
+    day: str
+
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left, what is kept out, and how many of those repeat another record."""
+    """What is left, what is kept out, and for every record that arrived whether it repeats another, int8 [N]."""
 
     table: pa.Table
     quarantined: list[Quarantined]
-    duplicates: int
+    repeats: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def duplicates(self) -> int:
+        """Records that repeat another's content."""
+        return int(self.repeats.sum())
 
 
-def clean(table: pa.Table, task: Task, earlier: dict[str, object]) -> Cleaned:
-    """Keep records that the task's schema allows and that no earlier record repeats.
+def clean(table: pa.Table, task: Task, earlier: Mapping[str, Known]) -> Cleaned:
+    """Keep records that the task's schema allows and whose content and id no other has. Returns reasons, never raises.
 
-    `earlier` maps the sha256 of every record of earlier days to its target. Never raises: the reasons are returned.
+    `earlier` maps the sha256 of records of earlier days. Of equal records the first is kept, so that no content is in
+    two splits; where their targets differ nobody knows which is right: none of the same day is kept.
     """
+    import numpy as np
     import pyarrow as pa
 
-    target = next(field for field in task.fields() if field.role == "target")
-    seen, ids = dict(earlier), set()
-    keep, quarantined, duplicates = [], [], 0
-    columns = [table[name].to_pylist() for name in ("id", "sha256", target.name, "uri", "event_time")]
-    for name, sha256, value, uri, event_time in zip(*columns, strict=True):
-        reason = _reason(name, sha256, value, event_time, target, ids, seen)
-        keep.append(reason is None)
-        if reason is not None:
-            duplicates += sha256 in seen
+    target = field_of(task, "target")
+    columns = [table[name].to_pylist() for name in ("id", "sha256", "event_time", "uri", target.name)]
+    present = table[field_of(task, "input").name].is_valid().to_pylist()
+    names, contents, times, _, values = columns
+    unfit = [_unfit(row, target) for row in zip(names, contents, times, present, values, strict=True)]
+    claims: dict[str, set[Any]] = {}
+    for sha256, value, reason in zip(contents, values, unfit, strict=True):
+        if reason is None:
+            claims.setdefault(sha256, set()).add(value)
+    seen, ids = dict(earlier), {known.id: known for known in earlier.values()}
+    kept, repeats, quarantined = np.zeros(len(unfit), bool), np.zeros(len(unfit), np.int8), []
+    met = set(earlier)
+    for place, (name, sha256, _, uri, value) in enumerate(zip(*columns, strict=True)):
+        reason = unfit[place]
+        if reason is None:
+            repeats[place] = sha256 in met
+            met.add(sha256)
+            reason = _conflict(name, sha256, value, seen, ids, claims[sha256], target, sha256 in earlier)
+        if reason is None:
+            seen[sha256] = ids[name] = Known(name, value, "the same day")
+            kept[place] = True
+        else:
             quarantined.append(Quarantined(str(uri or name), reason))
-            continue
-        ids.add(name)
-        seen[sha256] = value
-    return Cleaned(table.filter(pa.array(keep, pa.bool_())), quarantined, duplicates)
+    return Cleaned(table.filter(pa.array(kept)), quarantined, repeats, kept)
 
 
-def _reason(
-    name: object, sha256: object, value: object, event_time: object, target: Field, ids: set, seen: dict
-) -> str | None:
-    if not name or sha256 is None or event_time is None:
-        return "no id, no checksum or no time"
-    if value is None:
-        return f"no {target.name}"
+def _unfit(row: tuple[Any, ...], target: Field) -> str | None:
+    """Why a record (id, sha256, time, whether it has content, target) can't be used whatever else there is."""
+    name, sha256, event_time, present, value = row
+    missing = [what for what, there in (("id", name), ("checksum", sha256), ("time", event_time), ("content", present),
+                                        (target.name, value is not None)) if not there]  # fmt: skip
+    if missing:
+        return f"no {', no '.join(missing)}"
     low, high = target.low, target.high
     if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
         return f"{target.name} {value} out of range; expected {low:g} to {high:g}"
-    if sha256 in seen:
-        other = seen[sha256]
-        return "repeats an earlier record" if other == value else f"same content, other {target.name} ({other})"
-    return f"the id {name!r} twice" if name in ids else None
+    return None
 
 
-def facts(table: pa.Table, task: Task) -> pd.DataFrame:
-    """One row a record: id, shape, dtype, mode, label, mean, std, sha256; what the suite is about."""
+def _conflict(
+    name: str,
+    sha256: str,
+    value: Any,
+    seen: Mapping[str, Known],
+    ids: Mapping[str, Known],
+    claims: set[Any],
+    target: Field,
+    is_earlier: bool,
+) -> str | None:
+    """Why a record can't be used beside those that are there; `claims` are the day's targets for this content."""
+    if not is_earlier and len(claims) > 1:
+        several = ", ".join(str(item) for item in sorted(claims))
+        return f"the same content with the {target.name} {several}; nobody knows which is right"
+    known = seen.get(sha256)
+    if known is None:
+        return f"the id {name!r} a second time (first on {ids[name].day})" if name in ids else None
+    if known.target == value:
+        return f"repeats {known.id} of {known.day}"
+    return f"the same content as {known.id} of {known.day} with another {target.name} ({value}, there {known.target})"
+
+
+def facts(table: pa.Table, task: Task, cleaned: Cleaned) -> pd.DataFrame:
+    """One row a record that arrived with content, what the suite is about.
+
+    Columns: id, shape, dtype, label, mean, std, sha256, duplicates (1 when it repeats another), kept (1 when it is
+    clean), and mode where the task has one.
+    """
+    import numpy as np
     import pandas as pd
+    import pyarrow as pa
 
-    rows = task.rows(table)
-    flat: np.ndarray = rows.inputs.reshape(len(rows), -1)
-    target = next(field.name for field in task.fields() if field.role == "target")
+    present = table[field_of(task, "input").name].is_valid().to_numpy()
+    table = table.filter(pa.array(present))
+    inputs = task.rows(with_targets(table, task)).inputs
+    mean, std = np.zeros(len(inputs)), np.zeros(len(inputs))
+    for start in range(0, len(inputs), CHUNK):
+        part = inputs[start : start + CHUNK].reshape(-1, int(np.prod(inputs.shape[1:])))
+        mean[start : start + CHUNK], std[start : start + CHUNK] = part.mean(axis=1), part.std(axis=1)
+    kind = table.schema.field(field_of(task, "input").name).type
     frame = {
         "id": table["id"].to_pylist(),
-        "shape": ["x".join(map(str, rows.inputs.shape[1:]))] * len(rows),
-        "dtype": [str(rows.inputs.dtype)] * len(rows),
-        "label": table[target].to_pylist(),
-        "mean": flat.mean(axis=1) if len(rows) else [],
-        "std": flat.std(axis=1) if len(rows) else [],
+        "shape": ["x".join(map(str, inputs.shape[1:]))] * len(inputs),
+        "dtype": [str(getattr(kind, "value_type", kind))] * len(inputs),
+        "label": table[field_of(task, "target").name].to_pylist(),
+        "mean": mean,
+        "std": std,
         "sha256": table["sha256"].to_pylist(),
+        "duplicates": cleaned.repeats[present],
+        "kept": cleaned.kept[present].astype(np.int8),
     }
     if "mode" in table.column_names:
         frame["mode"] = table["mode"].to_pylist()
     return pd.DataFrame(frame)
+
+
+def field_of(task: Task, role: Role) -> Field:
+    """The task's first column of a role."""
+    return next(field for field in task.fields() if field.role == role)
+
+
+def with_targets(table: pa.Table, task: Task) -> pa.Table:
+    """The table with a missing target set to 0, for code that looks at inputs only."""
+    import pyarrow.compute as pc
+
+    name = field_of(task, "target").name
+    if not table[name].null_count:
+        return table
+    return table.set_column(table.schema.get_field_index(name), name, pc.fill_null(table[name], 0))

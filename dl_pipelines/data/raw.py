@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dl_pipelines.brief.sections import Data
 from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.samples import reasons_table, show_records
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate, StageSkipped
 from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.records import records_digest, write_records
@@ -41,6 +42,12 @@ def make_raw_data(workspace: Workspace, partition: Partition, data: Data, task: 
         draft.gate(Gate("readable", readable, summary, blocking=True, facts={"records": table.num_rows}))
         draft.measure(megabytes=round(table.nbytes / 1e6, 6))
         draft.show(records=table.num_rows, unreadable=len(quarantined), source=data.source.name)
+        overlooked = source.overlooked()
+        if overlooked:
+            draft.show(overlooked=len(overlooked), of_no_day={"md": reasons_table(overlooked)})
+        if quarantined:
+            draft.show(quarantine={"md": reasons_table(quarantined)})
+        draft.show(**show_records(table, task))
 
     settings = {"source": data.source.model_dump(mode="json"), "found": found}
     return workspace.make(STAGE, partition, build, settings=settings, parents={})

@@ -6,23 +6,33 @@ The suite is generated from the task's schema and the brief's `data.validation`;
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data
-from dl_pipelines.data.cleaning import Cleaned, clean, facts
+from dl_pipelines.data.cleaning import Cleaned, Known, clean, facts, field_of
+from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.samples import reasons_table, show_records
 from dl_pipelines.data.sources.base import Quarantined
-from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft, Gate
 from dl_pipelines.store.records import read_records, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 STAGE = "validated_data"
+VERSION = 2
+"""Raised when the same records would be judged otherwise."""
+
+NOT_NULL, IN_SET = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeInSet"
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I")
+"""Colour modes that Pillow reads PNG and JPEG files in."""
 
 
 @dataclass(frozen=True)
@@ -36,88 +46,119 @@ class Expected:
 
 
 def expectations(data: Data, task: Task) -> list[Expected]:
-    """The suite, generated from the task's schema and the brief."""
-    fields = {field.role: field for field in task.fields()}
-    shape, target = fields["input"], fields["target"]
-    low, high = data.validation.mean_range or (shape.low, shape.high)
-    between, unique = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeUnique"
+    """The suite about a day as it arrived, generated from the task's schema and the brief.
+
+    Unfit records are kept out one by one; an expectation on their kind fails when they are more than the brief allows.
+    """
+    shape, target, limits = field_of(task, "input"), field_of(task, "target"), data.validation
+    low, high = limits.mean_range or (shape.low, shape.high)
+    most = {"mostly": round(1 - limits.max_quarantined, 9)}
+    between, unique, present = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeUnique", NOT_NULL
     suite = [
-        Expected("enough_records", "ExpectTableRowCountToBeBetween", {"min_value": data.validation.min_records},
-                 f"at least {data.validation.min_records} records"),
-        Expected("id_present", "ExpectColumnValuesToNotBeNull", {"column": "id"}, "each record has an id"),
-        Expected("id_unique", unique, {"column": "id"}, "no id twice"),
-        Expected("shape", "ExpectColumnValuesToBeInSet",
-                 {"column": "shape", "value_set": ["x".join(map(str, shape.shape))]}, f"shape {shape.shape}"),
-        Expected("dtype", "ExpectColumnValuesToBeInSet", {"column": "dtype", "value_set": [shape.dtype]},
-                 f"dtype {shape.dtype}"),
-        Expected("label_present", "ExpectColumnValuesToNotBeNull", {"column": "label"}, "each record has a target"),
-        Expected("label_range", between, {"column": "label", "min_value": target.low, "max_value": target.high},
+        Expected("enough_records", "ExpectColumnSumToBeBetween", {"column": "kept", "min_value": limits.min_records},
+                 f"at least {limits.min_records} clean records"),
+        Expected("id_present", present, {"column": "id", **most}, "each record has an id"),
+        Expected("id_unique", unique, {"column": "id", **most}, "no id twice"),
+        Expected("shape", IN_SET, {"column": "shape", "value_set": ["x".join(map(str, shape.shape))]},
+                 f"shape {shape.shape}"),
+        Expected("dtype", IN_SET, {"column": "dtype", "value_set": [shape.dtype]}, f"dtype {shape.dtype}"),
+        Expected("label_present", present, {"column": "label", **most}, f"each record has a {target.name}"),
+        Expected("label_range", between, {"column": "label", "min_value": target.low, "max_value": target.high, **most},
                  f"{target.name} from {target.low} to {target.high}"),
         Expected("mean_range", between, {"column": "mean", "min_value": low, "max_value": high},
                  f"mean from {low} to {high} {shape.unit}"),
         Expected("not_blank", between, {"column": "std", "min_value": 0, "strict_min": True, "mostly": 0.99},
                  "99 % of the records are not one flat value"),
-        Expected("sha256_present", "ExpectColumnValuesToNotBeNull", {"column": "sha256"}, "each record has a checksum"),
-        Expected("no_duplicates", unique, {"column": "sha256"}, "no content twice after cleaning"),
+        Expected("sha256_present", present, {"column": "sha256", **most}, "each record has a checksum"),
+        Expected("duplicates", IN_SET,
+                 {"column": "duplicates", "value_set": [0], "mostly": round(1 - limits.max_duplicates, 9)},
+                 f"at most {limits.max_duplicates:.1%} of the records repeat another, also of earlier days"),
     ]  # fmt: skip
     if any(field.name == "mode" for field in task.fields()):
-        modes = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"]
-        suite.append(
-            Expected(
-                "mode", "ExpectColumnValuesToBeInSet", {"column": "mode", "value_set": modes}, "a known colour mode"
-            )
-        )
+        suite.append(Expected("mode", IN_SET, {"column": "mode", "value_set": list(MODES)}, "a known colour mode"))
     return suite
 
 
-OWN_GATES = ("quarantine_share", "duplicate_share")
-"""Gates beside the suite: shares of the day as it arrived, before cleaning."""
+QUARANTINE_GATE = "quarantine_share"
+"""A gate beside the suite: it counts what could not be read as well, which the table of facts doesn't hold."""
 
 
 def gate_names(data: Data, task: Task) -> list[str]:
     """Every gate that the stage evaluates, all of them blocking."""
-    return [*(item.name for item in expectations(data, task)), *OWN_GATES]
+    return [*(item.name for item in expectations(data, task)), QUARANTINE_GATE]
 
 
 def make_validated_data(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
-    """Clean records (`records.lance`), `quarantine.json`, `quality.json`, `expectations.json`, and Data Docs."""
+    """Clean records (`records.lance`), `quarantine.json`, `quality.json`, `expectations.json`, and Data Docs.
+
+    Earlier days count only by the records that this day repeats; a day that the source no longer has does not count.
+    Raises ArtifactError when the day's raw data is missing, damaged, of another schema or has no passing report.
+    """
     raw = workspace.get("raw_data", partition.daily).require_gates()
-    before = [workspace.get(STAGE, Partition(day)) for day in workspace.days(STAGE) if day < partition.day]
+    arrived = read_records(raw)
+    if not arrived.schema.equals(task.arrow_schema()):
+        raise ArtifactError(
+            f"found records of {partition.key} with another schema than the task's ({_differs(arrived, task)}): the "
+            "brief has changed since they were read; run raw_data again"
+        )
+    days = [day for day in SOURCES.make(data.source).days(data.start) if day < partition.day]
+    earlier = met_earlier(workspace, days, arrived, task)
 
     def build(draft: Draft) -> None:
-        arrived = read_records(raw)
         unreadable = [Quarantined(**item) for item in raw.read_json("quarantine.json")]
-        cleaned = clean(arrived, task, _targets(before, task))
+        cleaned = clean(arrived, task, earlier)
         write_records(draft, cleaned.table)
-        workspace.progress(STAGE, f"{cleaned.table.num_rows} records against Great Expectations")
+        workspace.progress(STAGE, f"{arrived.num_rows} records against Great Expectations")
         docs = workspace.home.docs / workspace.project / "great_expectations"
-        results = validate(facts(cleaned.table, task), expectations(data, task), docs, partition.key)
+        results = validate(facts(arrived, task, cleaned), expectations(data, task), docs, partition.key)
         _write(draft, arrived.num_rows, unreadable, cleaned, results, data)
         draft.show(data_docs=str(docs / "gx/uncommitted/data_docs/local_site/index.html"))
+        draft.show(**show_records(cleaned.table, task))
 
     settings = {"validation": data.validation.model_dump(mode="json"), "task": [str(item) for item in task.fields()],
-                "earlier": [artifact.short for artifact in before]}  # fmt: skip
-    return workspace.make(STAGE, partition.daily, build, settings=settings, parents={"raw_data": raw})
+                "earlier": {sha256: list(known) for sha256, known in earlier.items()}}  # fmt: skip
+    return workspace.make(STAGE, partition.daily, build, settings=settings, parents={"raw_data": raw}, version=VERSION)
 
 
-def _targets(before: list[Artifact], task: Task) -> dict[str, object]:
-    """The target of every record of earlier days, by its content's sha256."""
-    target = next(field.name for field in task.fields() if field.role == "target")
-    seen: dict[str, object] = {}
-    for artifact in before:
-        table = read_records(artifact, columns=["sha256", target])
-        seen.update(zip(table["sha256"].to_pylist(), table[target].to_pylist(), strict=True))
-    return seen
+def _differs(table: pa.Table, task: Task) -> str:
+    there, wanted = {str(field) for field in table.schema}, {str(field) for field in task.arrow_schema()}
+    return (
+        f"found {', '.join(sorted(there - wanted)) or 'fewer'}, expected {', '.join(sorted(wanted - there)) or 'fewer'}"
+    )
+
+
+def met_earlier(workspace: Workspace, days: Iterable[date], arrived: pa.Table, task: Task) -> dict[str, Known]:
+    """Clean records of these earlier days that have the content or the id of one that arrived, by sha256."""
+    contents, ids = set(arrived["sha256"].to_pylist()), set(arrived["id"].to_pylist())
+    met: dict[str, Known] = {}
+    for before in sorted(days):
+        artifact = workspace.find(STAGE, Partition(before))
+        if artifact is None or any(gate.passed is not True for gate in artifact.gates):
+            continue
+        for sha256, (name, target) in _contents(artifact.digest, artifact, field_of(task, "target").name).items():
+            if sha256 in contents or name in ids:
+                met.setdefault(sha256, Known(name, target, before.isoformat()))
+    return dict(sorted(met.items()))
+
+
+_REMEMBERED: dict[str, dict[str, tuple[str, Any]]] = {}
+
+
+def _contents(digest: str, artifact: Artifact, target: str) -> dict[str, tuple[str, Any]]:
+    """Id and target of each record by its sha256; kept in memory, as every later day asks for it."""
+    if digest not in _REMEMBERED:
+        table = read_records(artifact, columns=["sha256", "id", target])
+        columns = (table[name].to_pylist() for name in ("sha256", "id", target))
+        _REMEMBERED[digest] = {sha256: (name, value) for sha256, name, value in zip(*columns, strict=True)}
+    return _REMEMBERED[digest]
 
 
 def _write(
     draft: Draft, arrived: int, unreadable: list[Quarantined], cleaned: Cleaned, results: list[dict], data: Data
 ) -> None:
-    records, limits = arrived + len(unreadable), data.validation
+    records, limit = arrived + len(unreadable), data.validation.max_quarantined
     quarantined = [*unreadable, *cleaned.quarantined]
-    share = len(quarantined) / records if records else 0.0
-    duplicates = cleaned.duplicates / records if records else 0.0
-    score = cleaned.table.num_rows / records if records else 0.0
+    share, score = len(quarantined) / records, cleaned.table.num_rows / records
     draft.write_json("quarantine.json", [item.plain() for item in quarantined])
     draft.write_json("expectations.json", results)
     draft.write_json("quality.json", {
@@ -130,24 +171,26 @@ def _write(
             Gate(result["name"], result["success"], summary, blocking=True, facts={"observed": result["observed"]})
         )
     first = f"; the first: {quarantined[0].uri}: {quarantined[0].reason}" if quarantined else ""
-    draft.gate(Gate("quarantine_share", share <= limits.max_quarantined,
-                    f"{share:.1%} of the records are quarantined, at most {limits.max_quarantined:.1%}{first}",
+    draft.gate(Gate(QUARANTINE_GATE, share <= limit,
+                    f"{share:.1%} of the records are quarantined, at most {limit:.1%}{first}",
                     blocking=True, facts={"share": share}))  # fmt: skip
-    draft.gate(Gate("duplicate_share", duplicates <= limits.max_duplicates,
-                    f"{duplicates:.1%} of the records repeat another, at most {limits.max_duplicates:.1%}",
-                    blocking=True, facts={"share": duplicates}))  # fmt: skip
-    draft.show(records=cleaned.table.num_rows, quarantined=len(quarantined), quality=round(score, 4),
-               expectations=len(results), failed=sum(not item["success"] for item in results))  # fmt: skip
+    draft.show(records=cleaned.table.num_rows, quarantined=len(quarantined), duplicates=cleaned.duplicates,
+               quality=round(score, 4), expectations=len(results),
+               failed=sum(not item["success"] for item in results))  # fmt: skip
+    if quarantined:
+        draft.show(quarantine={"md": reasons_table(quarantined)})
 
 
 def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) -> list[dict[str, Any]]:
     """Run Great Expectations on a table of facts and render its Data Docs below `docs`; one plain dict a result."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     docs.mkdir(parents=True, exist_ok=True)
     context = gx.get_context(mode="file", project_root_dir=docs)
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     rules = [
         getattr(gx.expectations, item.kind)(**item.arguments, meta={"name": item.name, "notes": item.sentence})
         for item in suite
@@ -159,17 +202,18 @@ def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) 
     checkpoint = gx.Checkpoint(
         name=name,
         validation_definitions=[context.validation_definitions.add_or_update(definition)],
-        actions=[gx.checkpoint.UpdateDataDocsAction(name="data_docs")],
+        actions=[UpdateDataDocsAction(name="data_docs")],
         result_format="SUMMARY",
     )
     run = context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": frame})
     sentences = {item.name: item for item in suite}
     plain = []
     for result in next(iter(run.run_results.values())).results:
+        assert result.expectation_config and result.expectation_config.meta
         item = sentences[result.expectation_config.meta["name"]]
         plain.append({"name": item.name, "expectation": item.kind, "sentence": item.sentence,
-                      "column": item.arguments.get("column"), "success": bool(result.success),
-                      "observed": _observed(result.result)})  # fmt: skip
+                      "column": item.arguments.get("column"), "kwargs": dict(item.arguments),
+                      "success": bool(result.success), "observed": _observed(result.result)})  # fmt: skip
     return plain
 
 
