@@ -5,18 +5,12 @@ Both are written into the report's own artifact, so that cells can cite them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dl_pipelines.brief import Brief
 from dl_pipelines.report.collect import Collected
-from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
-
-if TYPE_CHECKING:
-    import numpy as np
-
-BATCH = 256
 
 
 def signature(task: Task) -> dict[str, Any]:
@@ -49,25 +43,17 @@ def compressed_on_test(
     from dl_pipelines.evaluation.metrics import with_intervals
     from dl_pipelines.evaluation.slices import slice_table
     from dl_pipelines.evaluation.test_reads import record_test_read
+    from dl_pipelines.inference.answers import compressed_answers
 
     rows = window_rows(workspace, window, "test", brief.data, task)
     record_test_read(workspace, "verdict", partition, len(rows))
-    outputs = _answers(compressed, rows.inputs, brief.compression.threads)
+    outputs = compressed_answers(compressed, rows.inputs, brief.compression.threads)
     given = brief.evaluation.resamples, brief.evaluation.confidence, brief.evaluation.seed
     return {
         "rows": len(rows),
         "metrics": with_intervals(task, outputs, rows.targets, *given),
         "slices": slice_table(task, outputs, rows, *given),
     }
-
-
-def _answers(compressed: Artifact, inputs: np.ndarray, threads: int) -> np.ndarray:
-    from dl_pipelines.inference.parity import session_outputs
-    from dl_pipelines.inference.runtimes import open_runtime
-
-    choice = compressed.verify().read_json("choice.json")
-    session = open_runtime(choice["runtime"], compressed.file(choice["file"]), threads)
-    return session_outputs(session, inputs, BATCH)
 
 
 def production(brief: Brief, task: Task, collected: Collected) -> dict[str, Any]:

@@ -68,6 +68,19 @@ def with_parameters(text: str, parameters: Mapping[str, str]) -> str:
     return _text(config)
 
 
+def ends(text: str) -> dict[str, list[str]]:
+    """Inputs and outputs of a config, each as `name dtype [shape]`: what two models must share to be compared."""
+    from google.protobuf import text_format
+
+    config = text_format.Parse(text, _messages().ModelConfig())
+    kind = _messages().DataType.Name
+
+    def told(tensors: Config) -> list[str]:
+        return [f"{item.name} {kind(item.data_type).removeprefix('TYPE_')} {list(item.dims)}" for item in tensors]
+
+    return {"inputs": told(config.input), "outputs": told(config.output)}
+
+
 def runtime_parameters(runtime: str, threads: int) -> dict[str, str]:
     """Threads in the words of the official backends, which ours understand too."""
     if runtime == "onnxruntime":

@@ -94,14 +94,18 @@ class Workspace:
         key = digest_json([self.project, stage, asked, {name: item.digest for name, item in parents.items()}])[:SHORT]
         memo = self.home.index / self.project / stage / "keys" / f"{key}.json"
         self.home.locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.home.locks / f"{stage}-{key}.lock"):
+        with FileLock(self.lock(stage, key)):
             artifact = self._known(stage, memo)
             if artifact is None:
                 artifact = self._build(stage, build, asked, parents, key)
                 self.made.append(artifact)
                 durable.write_json(memo, {"artifact": artifact.short})
-        self.point(stage, partition, artifact)
+            self.point(stage, partition, artifact)  # within the lock: retention sees it pointed at, or being made
         return artifact
+
+    def lock(self, stage: str, key: str) -> Path:
+        """The lock that is held while `make` works on the inputs with this key."""
+        return self.home.locks / f"{stage}-{key}.lock"
 
     def _known(self, stage: str, memo: Path) -> Artifact | None:
         if not memo.exists():
