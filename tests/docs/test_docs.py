@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from assets.project import DATA, MODEL, WINDOW, names
-from dl_pipelines import catalog, cli
+from dl_pipelines import catalog
 from dl_pipelines.brief import Brief, sections
 from dl_pipelines.brief.targets import MEASURED_ON
+from dl_pipelines.cli.app import app
 from dl_pipelines.compression.static_int8 import StaticInt8
 from dl_pipelines.data import augmentations
 from dl_pipelines.models.cnn import Cnn
@@ -91,7 +92,7 @@ def test_the_example_of_an_error_is_what_is_said(tmp_path: Path, monkeypatch: py
     brief = {"project": "mine", "problem": {"task": "image_classification"}, "data": {"source": "digits"}}
     text = "".join(yaml.safe_dump({key: value}) for key, value in brief.items()) + "training:\n  epoch: 3\n"
     Path("briefs/mine.yaml").write_text(text, encoding="utf-8")
-    result = CliRunner().invoke(cli.app, ["brief", "check", "briefs/mine.yaml"])
+    result = CliRunner().invoke(app, ["brief", "check", "briefs/mine.yaml"])
     (example,) = re.findall(r"^error: .*$", REFERENCE, re.MULTILINE)
     assert result.exit_code == 2
     assert " ".join(result.output.split()) == example
@@ -104,14 +105,14 @@ def test_the_example_of_a_brief_is_valid() -> None:
 
 
 def test_every_command_is_in_the_table() -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     found = set(re.findall(r"^\| `dlp ([a-z]+(?: (?:check|schema|new))?)", README, re.MULTILINE))
     commands = {name for name in group.commands if name != "brief"}  # pyright: ignore[reportAttributeAccessIssue]
     assert found == commands | {"brief check", "brief schema", "brief new"}
 
 
 def test_options_are_named_as_they_are() -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     for row in re.findall(r"^\| `dlp ([a-z]+)[^|]*\|[^|]*\|$", README, re.MULTILINE):
         line = next(line for line in README.splitlines() if line.startswith(f"| `dlp {row}"))
         command = group.commands[row]  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,7 +121,7 @@ def test_options_are_named_as_they_are() -> None:
 
 
 def test_the_commands_that_answer_in_json_are_those_named() -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     answering = {
         name
         for name, command in group.commands.items()  # pyright: ignore[reportAttributeAccessIssue]
