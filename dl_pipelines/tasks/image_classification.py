@@ -7,10 +7,10 @@ import struct
 import zlib
 from collections.abc import Mapping
 from datetime import date
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field as ParamField
-from pydantic import field_validator
+from pydantic import WithJsonSchema, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Split
@@ -32,6 +32,8 @@ MAX_PIXELS = 50_000_000
 DAMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, LookupError, TypeError, MemoryError)
 """What Pillow raises on damaged files beside ValueError."""
 
+ClassName = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
+
 
 class ImageClassification(Task):
     """Classes are the positions in `params.classes`; images are resized to `height` x `width` by the source."""
@@ -44,7 +46,7 @@ class ImageClassification(Task):
     class Params(BaseParams):
         """Class names in the order of their labels; the size in pixels that a record has."""
 
-        classes: tuple[str, ...] = ParamField(min_length=2, max_length=10_000)
+        classes: tuple[ClassName, ...] = ParamField(min_length=2, max_length=10_000)
         height: int = ParamField(default=8, ge=4, le=1024)
         width: int = ParamField(default=8, ge=4, le=1024)
         channels: int = ParamField(default=1, ge=1, le=3)
@@ -52,7 +54,11 @@ class ImageClassification(Task):
         @field_validator("classes", mode="before")
         @classmethod
         def _names(cls, value: Any) -> Any:
-            return [str(item) for item in value] if isinstance(value, list | tuple) else value
+            if not isinstance(value, list | tuple):
+                return value
+            if any(isinstance(item, bool) for item in value):
+                raise ValueError("class names as text; YAML reads yes, no, on, off as truth values: quote them")
+            return [str(item) if isinstance(item, int | float) else item for item in value]
 
         @field_validator("classes")
         @classmethod
