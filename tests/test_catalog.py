@@ -1,0 +1,79 @@
+"""The catalog: every name can be imported, experiments are kept in the home and never change under their name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dl_pipelines import catalog
+from dl_pipelines.brief import Brief, BriefError, Params
+from dl_pipelines.store.home import Home
+from dl_pipelines.tasks.image_classification import ImageClassification
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in catalog.KINDS for name in catalog.KINDS[kind].names]
+)
+def test_every_name_has_a_class_with_params(kind: str, name: str):
+    model = catalog.KINDS[kind].params_model(name)
+    assert issubclass(model, Params)
+    assert model.model_config.get("frozen")
+    assert model.model_config.get("extra") == "forbid"
+
+
+def test_the_task_is_made_with_its_params(brief: Brief):
+    task = catalog.task_of(brief)
+    assert isinstance(task, ImageClassification)
+    assert task.shape == (8, 8, 1)
+    assert task.params.classes == tuple("0123456789")
+
+
+def test_an_experiment_is_kept(home: Home, brief: Brief):
+    assert catalog.experiments(home, brief.project) == ["base"]
+    catalog.save_experiment(home, brief, "longer", {"training.epochs": 7})
+    catalog.save_experiment(home, brief, "longer", {"training.epochs": 7})
+    catalog.save_experiment(home, brief, "a", {"training.seed": 1})
+    assert catalog.experiments(home, brief.project) == ["base", "a", "longer"]
+    assert catalog.brief_of(home, brief, "longer").training.epochs == 7
+    assert catalog.brief_of(home, brief, "base") is brief
+    assert catalog.brief_of(home, brief, None) is brief
+
+
+def test_an_experiment_never_changes_under_its_name(home: Home, brief: Brief):
+    catalog.save_experiment(home, brief, "longer", {"training.epochs": 7})
+    with pytest.raises(ValueError) as caught:
+        catalog.save_experiment(home, brief, "longer", {"training.epochs": 8})
+    assert str(caught.value) == (
+        "found the experiment 'longer' with other overrides ({'training.epochs': 7}); expected a new name"
+    )
+    assert catalog.brief_of(home, brief, "longer").training.epochs == 7
+
+
+def test_the_base_has_no_overrides(home: Home, brief: Brief):
+    catalog.save_experiment(home, brief, "base", {})
+    with pytest.raises(ValueError, match="found overrides for 'base'; expected none; give another --experiment"):
+        catalog.save_experiment(home, brief, "base", {"training.epochs": 7})
+    assert catalog.experiments(home, brief.project) == ["base"]
+
+
+def test_what_is_wrong_is_not_kept(home: Home, brief: Brief):
+    with pytest.raises(BriefError, match=r"--set: training\.epochs: found 0"):
+        catalog.save_experiment(home, brief, "none", {"training.epochs": 0})
+    with pytest.raises(ValueError, match=r"found the experiment name '\.\./none'"):
+        catalog.save_experiment(home, brief, "../none", {})
+    assert not home.experiments.exists()
+
+
+def test_an_unknown_experiment_is_told_with_those_there_are(home: Home, brief: Brief):
+    catalog.save_experiment(home, brief, "longer", {"training.epochs": 7})
+    with pytest.raises(ValueError) as caught:
+        catalog.brief_of(home, brief, "shorter")
+    assert str(caught.value) == (
+        f"found no experiment 'shorter' of {brief.project}; expected one of base, longer; make it with --set path=value"
+    )
