@@ -85,6 +85,6 @@ def test_a_new_brief_overwrites_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["My Brief", "../up", "default", "a: b", ""])
 def test_a_new_brief_needs_a_name_that_a_project_may_have(tmp_path: Path, name: str):
-    with pytest.raises(BriefError, match="project|valid YAML"):
+    with pytest.raises(BriefError, match=r"project|valid YAML"):
         cli_brief.new(name, tmp_path / "briefs")
     assert list(tmp_path.iterdir()) == []
