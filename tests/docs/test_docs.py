@@ -89,8 +89,8 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_the_example_of_an_error_is_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("briefs").mkdir()
-    brief = {"project": "mine", "problem": {"task": "image_classification"}, "data": {"source": "digits"}}
-    text = "".join(yaml.safe_dump({key: value}) for key, value in brief.items()) + "training:\n  epoch: 3\n"
+    task = "{name: image_classification, params: {classes: [a, b]}}"
+    text = f"project: mine\nproblem:\n  task: {task}\ndata:\n  source: digits\ntraining:\n  epoch: 3\n"
     Path("briefs/mine.yaml").write_text(text, encoding="utf-8")
     result = CliRunner().invoke(app, ["brief", "check", "briefs/mine.yaml"])
     (example,) = re.findall(r"^error: .*$", REFERENCE, re.MULTILINE)
