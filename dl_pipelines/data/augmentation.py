@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
 from dl_pipelines.data.cleaning import field_of
-from dl_pipelines.data.registry import AUGMENTATIONS
+from dl_pipelines.data.registry import AUGMENTATIONS, SOURCES
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.records import read_records, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -28,8 +28,9 @@ STAGE = "augmented_dataset"
 def make_augmented_dataset(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
     """Clean records (`copy` 0) and train copies (`copy` 1 to factor - 1) with `parent`, in `records.lance`.
 
-    Raises ArtifactError when the day's validated data has no passing report.
+    Raises ArtifactError when the day's validated data has no passing report, StageSkipped on a day without records.
     """
+    SOURCES.make(data.source).require_day(partition.day, data.start)
     validated = workspace.get("validated_data", partition.daily).require_gates()
 
     def build(draft: Draft) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dl_pipelines.brief.sections import Data
 from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.samples import reasons_table, show_records
-from dl_pipelines.store.artifacts import Artifact, Draft, Gate, StageSkipped
+from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.records import records_digest, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -21,10 +21,7 @@ def make_raw_data(workspace: Workspace, partition: Partition, data: Data, task: 
     Raises StageSkipped on a day without records, SourceError when the source can't be read.
     """
     source = SOURCES.make(data.source)
-    days = source.days(data.start)
-    if partition.day not in days:
-        last = f"; the last day with records is {days[-1]}" if days else ""
-        raise StageSkipped(f"no records arrived on {partition.day}{last}")
+    source.require_day(partition.day, data.start)
     workspace.progress(STAGE, f"reading {partition.day}")
     table, quarantined = source.read_day(partition.day, task)
     found = {"records": records_digest(table), "quarantined": digest_json([item.plain() for item in quarantined])}

@@ -92,8 +92,11 @@ def make_validated_data(workspace: Workspace, partition: Partition, data: Data, 
     """Clean records (`records.lance`), `quarantine.json`, `quality.json`, `expectations.json`, and Data Docs.
 
     Earlier days count only by the records that this day repeats; a day that the source no longer has does not count.
-    Raises ArtifactError when the day's raw data is missing, damaged, of another schema or has no passing report.
+    Raises ArtifactError when the day's raw data is missing, damaged, of another schema or has no passing report,
+    StageSkipped on a day without records.
     """
+    source = SOURCES.make(data.source)
+    source.require_day(partition.day, data.start)
     raw = workspace.get("raw_data", partition.daily).require_gates()
     arrived = read_records(raw)
     if not arrived.schema.equals(task.arrow_schema()):
@@ -101,7 +104,7 @@ def make_validated_data(workspace: Workspace, partition: Partition, data: Data, 
             f"found records of {partition.key} with another schema than the task's ({_differs(arrived, task)}): the "
             "brief has changed since they were read; run raw_data again"
         )
-    days = [day for day in SOURCES.make(data.source).days(data.start) if day < partition.day]
+    days = [day for day in source.days(data.start) if day < partition.day]
     earlier = met_earlier(workspace, days, arrived, task)
 
     def build(draft: Draft) -> None:

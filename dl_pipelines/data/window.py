@@ -33,9 +33,11 @@ def make_training_window(workspace: Workspace, partition: Partition, data: Data,
 
     A day whose dataset is missing, or older than its records, makes the window incomplete.
     Raises SourceError when the source can't be read, ArtifactError when a day's records or dataset have no passing
-    report.
+    report, StageSkipped on a day without records.
     """
-    expected = window_days(SOURCES.make(data.source).days(data.start), partition.day, data.window_days)
+    source = SOURCES.make(data.source)
+    source.require_day(partition.day, data.start)
+    expected = window_days(source.days(data.start), partition.day, data.window_days)
     made = {day: _current(workspace, Partition(day)) for day in expected}
     datasets = {day: artifact.require_gates() for day, artifact in made.items() if artifact is not None}
     missing = [day.isoformat() for day in expected if day not in datasets]

@@ -8,6 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dl_pipelines.brief.registry import Params
+from dl_pipelines.store.artifacts import StageSkipped
 from dl_pipelines.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class Source(ABC):
     @abstractmethod
     def days(self, start: date | None = None) -> list[date]:
         """Days that have records, from `start` on, sorted. Raises SourceError."""
+
+    def require_day(self, day: date, start: date | None = None) -> None:
+        """Raises StageSkipped on a day without records, so that no stage works on it; SourceError."""
+        days = self.days(start)
+        if day not in days:
+            last = f"; the last day with records is {days[-1]}" if days else ""
+            raise StageSkipped(f"no records arrived on {day}{last}")
 
     @abstractmethod
     def default_day(self) -> date:
