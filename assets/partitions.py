@@ -3,7 +3,9 @@
 Days are in the brief's time zone. The experiments of a project are a dynamic partition, because a user makes them.
 """
 
-from datetime import date, timedelta
+from contextlib import suppress
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -24,12 +26,12 @@ def source_days(brief: Brief) -> list[date]:
 
 def days(brief: Brief) -> dg.DailyPartitionsDefinition:
     """A partition a day, from the first day with records up to and with today, or the source's last day if later."""
-    try:
+    found: list[date] = []
+    with suppress(SourceError):
         found = source_days(brief)
-    except SourceError:
-        found = []
     start = brief.data.start or (found[0] if found else UNKNOWN_START)
-    ahead = (found[-1] - date.today()).days if found else 0
+    today = datetime.now(ZoneInfo(brief.data.timezone)).date()
+    ahead = (found[-1] - today).days if found else 0
     return dg.DailyPartitionsDefinition(
         start_date=start.isoformat(), timezone=brief.data.timezone, end_offset=1 + max(0, ahead)
     )

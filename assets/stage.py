@@ -8,11 +8,12 @@ from typing import Any
 import dagster as dg
 
 from dl_pipelines import catalog
-from dl_pipelines.brief import Brief
+from dl_pipelines.brief import BASE, Brief
 from dl_pipelines.store.artifacts import Artifact, StageSkipped
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from resources import results
+from resources.attempt import attempt
 from resources.instance import POOL
 from resources.workspaces import Finished, WorkspaceResource
 
@@ -34,7 +35,7 @@ class Step:
     def moves_traffic(self) -> bool:
         """Whether a finished model may take traffic: not in a backfill, and not as an experiment."""
         tags = self.context.run.tags
-        return self.partition.experiment == "base" and not any(name in tags for name in BACKFILL_TAGS)
+        return self.partition.experiment == BASE and not any(name in tags for name in BACKFILL_TAGS)
 
 
 Make = Callable[[Step], Artifact]
@@ -97,34 +98,36 @@ def _dep(brief: Brief, dep: str | tuple[str, dg.PartitionMapping]) -> dg.AssetDe
 
 def _make(
     context: dg.AssetExecutionContext, workspaces: Any, brief: Brief, stage: str, make: Make, name: str
-) -> Artifact | None:
-    """One partition: its artifact, or None when there is nothing to do. Raises dg.Failure with the library's words."""
+) -> Artifact | StageSkipped:
+    """One partition: its artifact, or why there is nothing to do. Raises dg.Failure with the library's words."""
     partition, started = Partition.parse(name), time.monotonic()
     workspace: Workspace = workspaces.open(brief.project, context.log.info)
     workspaces.watcher.started(stage, partition)
     before = len(workspace.made)
-    try:
+
+    def work() -> Artifact:
         seen = catalog.brief_of(workspace.home, brief, partition.experiment)
-        artifact = make(Step(context, workspace, partition, seen, catalog.task_of(seen)))
-    except StageSkipped as skip:
-        context.log.warning(f"{partition.key} is skipped: {skip.reason}")
-        workspaces.watcher.finished(Finished(stage, partition, time.monotonic() - started, skipped=skip.reason))
-        return None
-    except ValueError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    made = artifact.digest in {item.digest for item in workspace.made[before:]}
-    workspaces.watcher.finished(Finished(stage, partition, time.monotonic() - started, artifact, made))
-    return artifact
+        return make(Step(context, workspace, partition, seen, catalog.task_of(seen)))
+
+    found = attempt(work)
+    seconds = time.monotonic() - started
+    if isinstance(found, StageSkipped):
+        context.log.warning(f"{partition.key} is skipped: {found.reason}")
+        workspaces.watcher.finished(Finished(stage, partition, seconds, skipped=found.reason))
+    else:
+        made = found.digest in {item.digest for item in workspace.made[before:]}
+        workspaces.watcher.finished(Finished(stage, partition, seconds, found, made))
+    return found
 
 
 def _results(
     context: dg.AssetExecutionContext,
     key: dg.AssetKey,
     declared: Mapping[str, bool],
-    made: Mapping[str, Artifact | None],
+    made: Mapping[str, Artifact | StageSkipped],
 ) -> Iterator[Any]:
     """What Dagster records; no materialisation when no partition had anything to do."""
-    found = {name: artifact for name, artifact in made.items() if artifact}
+    found = {name: item for name, item in made.items() if isinstance(item, Artifact)}
     if len(made) == 1 and found:
         (artifact,) = found.values()
         yield dg.MaterializeResult(
@@ -139,9 +142,9 @@ def _results(
         yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(dg.AssetCheckKey(key, name)))
     if not found:
         return
-    for name, artifact in made.items():
+    for name, item in made.items():
         # One run over many days is one output: Dagster marks each day of the range, also one without records.
-        shown = results.metadata(artifact) if artifact else {"skipped": "no records on this day"}
+        shown = {"skipped": item.reason} if isinstance(item, StageSkipped) else results.metadata(item)
         context.add_asset_metadata(shown, asset_key=key, partition_key=name)
     yield dg.MaterializeResult(asset_key=key, data_version=results.data_version(found.values()))
     for name, artifact in found.items():
