@@ -7,11 +7,13 @@ from typing import Any
 import dagster as dg
 
 from dl_pipelines.store.artifacts import Artifact, Gate
+from dl_pipelines.store.digest import digest_json
 
 
 def data_version(artifacts: Iterable[Artifact]) -> dg.DataVersion:
-    """The digest of one artifact; of several, their digests joined (a run over many days has one version)."""
-    return dg.DataVersion("-".join(artifact.short for artifact in artifacts)[:200])
+    """The digest of one artifact; of several, that of all their digests (a run over many days has one version)."""
+    digests = [artifact.digest for artifact in artifacts]
+    return dg.DataVersion(digests[0] if len(digests) == 1 else digest_json(digests))
 
 
 def metadata(artifact: Artifact) -> dict[str, Any]:
