@@ -1,0 +1,107 @@
+"""Who may send live requests: free clients, or held-back records replayed as live days. Serving itself is elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dl_pipelines.brief.registry import Params as BaseParams
+from dl_pipelines.brief.sections import Augmentation, Data
+from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STAGE = "prediction_log"
+DRAW = 0
+"""Which variant of a record is replayed: stored copies count from 1, online ones downwards from -1."""
+
+BATCH = 50
+"""Requests between two words on progress."""
+
+
+class Clients:
+    """Whoever asks the server by himself: nothing is sent."""
+
+    class Params(BaseParams):
+        """None."""
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    def send(self, workspace: Workspace, task: Task, data: Data) -> list[str]:
+        """See Traffic.send: no windows."""
+        return []
+
+
+class Day(BaseModel):
+    """One live day: how many held-back records it has, and by what they are shifted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,19}$", description="part of the request ids, and of the day's check")
+    records: int = Field(ge=1)
+    shift: tuple[Augmentation, ...] = ()
+
+
+class Replay:
+    """Sends the source's held-back records, each once, as the days of the brief; the labels come right after.
+
+    Days take consecutive records. A shift is decided by the seed and the record's id: the same on any machine.
+    """
+
+    class Params(BaseParams):
+        """The days, in order."""
+
+        days: tuple[Day, ...] = Field(min_length=1)
+
+        @field_validator("days")
+        @classmethod
+        def _unique(cls, value: tuple[Day, ...]) -> tuple[Day, ...]:
+            if len({day.name for day in value}) != len(value):
+                raise ValueError("days with names that differ")
+            return value
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    def send(self, workspace: Workspace, task: Task, data: Data) -> list[str]:
+        """See Traffic.send: names of the days.
+
+        What the log has is not sent again, so that a run that was interrupted goes on, and one that was not sends
+        nothing. Raises SourceError before anything is sent when too few records are held back, PredictError,
+        TritonError, LogError.
+        """
+        from dl_pipelines.data.registry import SOURCES
+        from dl_pipelines.serving.prediction_log import add_labels, read_log
+
+        source, start, days = SOURCES.make(data.source), 0, dict[str, pa.Table]()
+        for day in self.params.days:
+            days[day.name] = source.live(start, day.records, task)
+            start += day.records
+        answered = set(read_log(workspace)["request_id"].to_pylist())
+        target = next(field.name for field in task.fields() if field.role == "target")
+        for day in self.params.days:
+            table = days[day.name]
+            ids = [f"replay/{day.name}/{name}" for name in table["id"].to_pylist()]
+            left = [place for place, name in enumerate(ids) if name not in answered]
+            if left:
+                self._ask(workspace, task, data, day, table.take(left), [ids[place] for place in left])
+            add_labels(workspace, dict(zip(ids, table[target].to_pylist(), strict=True)))
+        return list(days)
+
+    def _ask(
+        self, workspace: Workspace, task: Task, data: Data, day: Day, table: pa.Table, request_ids: list[str]
+    ) -> None:
+        """Send the records of a table under these ids, as the day shifts them."""
+        from dl_pipelines.data.augmentation import variants
+        from dl_pipelines.serving.client import predict
+
+        rows = task.rows(table)
+        inputs = variants(rows.inputs, rows.ids, day.shift, data.augmentation.seed, DRAW) if day.shift else rows.inputs
+        for start in range(0, len(request_ids), BATCH):
+            workspace.progress(STAGE, f"sending the live day {day.name}", start, len(request_ids))
+            chosen = slice(start, start + BATCH)
+            predict(workspace, task, inputs[chosen], request_ids[chosen])
