@@ -6,8 +6,11 @@ them, then each day a steady number; the last ones are held back as later live t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from datetime import UTC, date, datetime, time, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -127,15 +130,25 @@ class Digits(Source):
         return pa.table([pa.array(values[name], schema.field(name).type) for name in schema.names], schema=schema)
 
 
+@functools.cache
 def _load() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images uint8 [1797, 8, 8] in 0..255, labels [1797], original positions [1797], in the fixed order."""
-    import numpy as np
-    from sklearn.datasets import load_digits
+    """Images uint8 [1797, 8, 8] in 0..255, labels [1797], original positions [1797], in the fixed order.
 
-    bunch: Any = load_digits()
+    The package's own file is read, because importing scikit-learn takes seconds; a test compares with `load_digits`.
+    """
+    import numpy as np
+
+    spec = find_spec("sklearn")  # finds the package without importing it
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    file = Path(places[0]) / "datasets" / "data" / "digits.csv.gz" if places else None
+    if file is None or not file.is_file():
+        raise SourceError(
+            f"found no {file or 'scikit-learn'}; expected the digits that ship inside it; run `make setup`"
+        )
+    content = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     order = np.random.default_rng(SEED).permutation(TOTAL)
-    images = np.round(np.asarray(bunch.images)[order] * (255 / 16)).astype(np.uint8)
-    return images, np.asarray(bunch.target)[order], order
+    images = np.round(content[order, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return images, content[order, -1].astype(np.int64), order
 
 
 def _fit(images: np.ndarray, task: Task) -> np.ndarray:
