@@ -100,7 +100,7 @@ def first_and_second(home: Path) -> Iterator[Comparison]:
 def accuracy(home: Path) -> Iterator[Comparison]:
     """Test accuracy of the trained model, and what compression and serving took from it, in points."""
     report = json.loads(next((home / "reports" / "digits").glob("*/report.json")).read_text())
-    measured = {target["target"]: target["measured"] for target in report["verdict"]["targets"]}
+    measured = {target["name"]: target["measured"] for target in report["verdict"]["targets"]}
     trained = measured["accuracy >= 0.97 (trained)"]
     served = measured["accuracy >= 0.95 (served)"]
     yield against_limit("main_job.accuracy", trained, 0.97, "share", higher=True, rows="test")

@@ -94,7 +94,7 @@ def verdict_panel(verdict: Mapping[str, Any], report: Path | None, notes: Sequen
     for target in verdict["targets"]:
         measured, met = target["measured"], target["met"]
         table.add_row(
-            Text(target.get("target") or target["name"]),
+            Text(target["name"]),
             Text(f"{measured:.4g}" if measured is not None else f"not measured: {target.get('reason', '')}"),
             Text("yes" if met else "no", style="green" if met else "red"),
             Text("" if met else str(target.get("nearest") or "")),
