@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def remove_tree(folder: Path) -> None:
     """Delete a folder: renamed aside first, so that a half-deleted one is never seen under its name."""
     if not folder.exists():
         return
-    aside = folder.with_name(f".removed-{folder.name}-{os.getpid()}")
+    aside = folder.with_name(f".removed-{folder.name}-{uuid.uuid4().hex[:8]}")
     _step("remove", folder)
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
