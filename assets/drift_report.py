@@ -5,6 +5,7 @@ import dagster as dg
 from assets.partitions import days_and_experiments
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
+from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.store.artifacts import Artifact
 
 
@@ -21,13 +22,8 @@ def drift_report(brief: Brief) -> dg.AssetsDefinition:
         "drift_report",
         make,
         partitions=days_and_experiments(brief),
-        deps=("prediction_log", "training_window"),
-        warning=windows(brief),
+        deps=("prediction_log", "training_window", "compressed_model"),
+        warning=tuple(f"drift_{window}" for window in TRAFFIC.make(brief.monitoring.traffic).windows),
+        kinds={"evidently"},
         description="Each live window against the rows that the model was trained on: alarm, quiet or undecided.",
     )
-
-
-def windows(brief: Brief) -> tuple[str, ...]:
-    """Checks of the windows that are known beforehand; those of free clients are only known once they asked."""
-    named = brief.monitoring.traffic.params.get("days", ())
-    return tuple(f"drift_{item['name']}" for item in named)

@@ -23,5 +23,6 @@ def training_window(brief: Brief) -> dg.AssetsDefinition:
         partitions=days(brief),
         deps=(("augmented_dataset", window(brief)),),
         blocking=("no_leak", "complete"),
+        kinds={"json"},
         description="The digests of the datasets that a model of this date trains, validates and tests on.",
     )

@@ -31,6 +31,11 @@ class Clients:
     def __init__(self, params: Params):
         self.params = params
 
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """See Traffic.windows: none."""
+        return ()
+
     def send(self, workspace: Workspace, task: Task, data: Data) -> list[str]:
         """See Traffic.send: no windows."""
         return []
@@ -66,6 +71,11 @@ class Replay:
 
     def __init__(self, params: Params):
         self.params = params
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """See Traffic.windows: the days of the brief."""
+        return tuple(day.name for day in self.params.days)
 
     def send(self, workspace: Workspace, task: Task, data: Data) -> list[str]:
         """See Traffic.send: names of the days.

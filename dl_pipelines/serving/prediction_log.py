@@ -32,6 +32,11 @@ LONGEST_ID = 80
 class Traffic(Protocol):
     """Who may send live requests before the log is read."""
 
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """Names of the windows that are known before anything is sent: each has a check of its own."""
+        ...
+
     def send(self, workspace: Workspace, task: Task, data: Data) -> list[str]:
         """Send what has not been sent; names of the windows."""
         ...
