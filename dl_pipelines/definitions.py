@@ -52,7 +52,8 @@ def load_briefs(home: Home) -> dict[str, Brief]:
             continue
         if brief.project in files and not snapshot:
             raise ValueError(
-                f"found the project {brief.project!r} in {files[brief.project]} and {path}; expected one a project"
+                f"found the project {brief.project!r} in {files[brief.project]} and {path}; expected one brief a "
+                "project; rename the project of one, or move its file away"
             )
         if brief.project not in files:
             briefs[brief.project], files[brief.project] = brief, path
