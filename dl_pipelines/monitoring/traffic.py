@@ -87,7 +87,8 @@ class Replay:
         from dl_pipelines.data.registry import SOURCES
         from dl_pipelines.serving.prediction_log import add_labels, read_log
 
-        source, start, days = SOURCES.make(data.source), 0, dict[str, pa.Table]()
+        source, start = SOURCES.make(data.source), 0
+        days: dict[str, pa.Table] = {}
         for day in self.params.days:
             days[day.name] = source.live(start, day.records, task)
             start += day.records
