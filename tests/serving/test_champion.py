@@ -16,8 +16,7 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_file
 from dl_pipelines.wire.routing import read_table
-
-from .conftest import FIRST, SECOND, reference
+from tests.tiny import FIRST, SECOND, reference
 
 
 class Crash(BaseException):

@@ -18,8 +18,7 @@ from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store import durable
 from dl_pipelines.wire.routing import only
-
-from .conftest import FIRST, reference
+from tests.tiny import FIRST, reference
 
 
 @pytest.fixture(scope="module")

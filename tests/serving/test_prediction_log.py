@@ -13,8 +13,7 @@ from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.records import read_records
 from dl_pipelines.wire.log_format import LogWriter
 from dl_pipelines.wire.summaries import SUMMARIES
-
-from .conftest import FIRST, SECOND, reference
+from tests.tiny import FIRST, SECOND, reference
 
 
 class Ten:

@@ -9,8 +9,7 @@ from dl_pipelines.evaluation.test_reads import count_test_reads
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import ArtifactError, Gate
-
-from .conftest import FIRST, THIRD, make_compressed, reference
+from tests.tiny import FIRST, THIRD, make_compressed, reference
 
 
 def publish(workspace, partition, task, data, serving, evaluation):
