@@ -47,10 +47,11 @@ def collect_garbage(workspace: Workspace, keep: int, dry_run: bool = False) -> l
     with exclusive(workspace):  # no promotion between the decision and the removal
         found = garbage.stored(workspace)
         kept = garbage.with_parents(found, [*_newest(found, keep), *_serving(workspace)])
-        gone = [item for digest, item in found.items() if digest not in kept]
-        removed = [_told(item, keep) for item in gone]
+        gone = found.keys() - kept
+        plan = {item.artifact.digest: _told(item, keep) for item in garbage.children_first(found, gone)}
+        removed = list(plan.values())
         if not dry_run:
-            removed = [told for told, item in zip(removed, gone, strict=True) if garbage.remove(workspace, item)]
+            removed = [plan[item.artifact.digest] for item in garbage.sweep(workspace, found, gone)]
             _drop_copies(workspace)
     for stage, path in garbage.leftovers(workspace):
         removed.append(Removed(stage, path.name, "", "", garbage.size(path), "is left of a run that did not finish"))

@@ -103,6 +103,15 @@ def rename(source: Path, target: Path) -> None:
     flush_folder(target.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file, so that it stays deleted. Nothing happens when there is none."""
+    if not path.exists():
+        return
+    _step("remove", path)
+    path.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
 def remove_tree(folder: Path) -> None:
     """Delete a folder: renamed aside first, so that a half-deleted one is never seen under its name."""
     if not folder.exists():

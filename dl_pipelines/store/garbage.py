@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,6 +75,28 @@ def with_parents(found: Mapping[str, Stored], roots: Iterable[str]) -> set[str]:
     return reached
 
 
+def children_first(found: Mapping[str, Stored], digests: Set[str]) -> list[Stored]:
+    """These artifacts, each before all that it was made from."""
+    graph = {digest: set(found[digest].artifact.parents.values()) & digests for digest in digests}
+    return [found[digest] for digest in reversed(list(TopologicalSorter(graph).static_order()))]
+
+
+def sweep(workspace: Workspace, found: Mapping[str, Stored], digests: Set[str]) -> list[Stored]:
+    """Remove these artifacts, children first: what is still there has its lineage, also after a crash. Returns them.
+
+    What a run holds stays, with all that it was made from.
+    """
+    removed, stays = [], set[str]()
+    for item in children_first(found, digests):
+        if item.artifact.digest in stays:
+            continue
+        if remove(workspace, item):
+            removed.append(item)
+        else:
+            stays |= with_parents(found, [item.artifact.digest])
+    return removed
+
+
 def remove(workspace: Workspace, item: Stored) -> bool:
     """Remove an artifact; False when it is just being made, or was found again by a run since `stored` looked."""
     artifact, stage = item.artifact, item.artifact.stage
@@ -87,10 +110,10 @@ def remove(workspace: Workspace, item: Stored) -> bool:
         if not set(now) <= set(item.partitions):
             return False
         for partition in now:
-            pointers[partition].unlink(missing_ok=True)
+            durable.remove_file(pointers[partition])
         durable.remove_tree(artifact.path)
         for key in item.keys:
-            (_index(workspace, stage, "keys") / f"{key}.json").unlink(missing_ok=True)
+            durable.remove_file(_index(workspace, stage, "keys") / f"{key}.json")
     return True
 
 

@@ -1,0 +1,74 @@
+"""Homes with published tiny models and a real server."""
+
+# ruff: noqa: F811 - pytest hands fixtures over by name
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from dl_pipelines.brief.sections import Lifecycle
+from dl_pipelines.serving.publish import make_triton_repository
+from dl_pipelines.serving.server import running
+from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Partition, Workspace
+from tests.tiny import data, evaluation, make_compressed, make_window, serving, task  # noqa: F401 - fixtures
+
+WORSE, BETTER, ALIKE, LATER = (Partition(date(2026, 1, day), "base") for day in (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="session")
+def lifecycle() -> Lifecycle:
+    """The defaults: 95 %, no margin."""
+    return Lifecycle()
+
+
+@pytest.fixture(scope="session")
+def publish(task, data, serving, evaluation):
+    """A function: make and publish a tiny model; one with another `middle` than 128 is mistaken about some images."""
+
+    def do(
+        workspace: Workspace, partition: Partition, seed: int = 0, middle: float = 128, runtime: str = "onnxruntime"
+    ):
+        make_compressed(workspace, partition, task, seed, runtime, middle)
+        return make_triton_repository(workspace, partition, serving, data, task, evaluation)
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A home whose server is started by the first who needs it, and ends with the session."""
+    home = Home(tmp_path_factory.mktemp("home")).prepare()
+    with running(home, lazy=True):
+        yield home
+
+
+@pytest.fixture(scope="session")
+def project(place, task):
+    """A function: a new project in that home, with records and windows of four days."""
+
+    def do(name: str) -> Workspace:
+        workspace = Workspace(place, name)
+        make_window(workspace, task, (WORSE, BETTER, ALIKE, LATER))
+        return workspace
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def duel(project, publish):
+    """A project with a poor model, a good one of each runtime, and another poor one; who serves is each test's."""
+    workspace = project("tiny")
+    return workspace, {
+        WORSE: publish(workspace, WORSE, 0, 60),
+        BETTER: publish(workspace, BETTER, 1),
+        ALIKE: publish(workspace, ALIKE, 2, runtime="openvino"),
+        LATER: publish(workspace, LATER, 3, 60),
+    }
+
+
+def model_of(artifact: Artifact) -> str:
+    """Name of a published model."""
+    return artifact.read_json("model.json")["model"]

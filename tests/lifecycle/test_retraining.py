@@ -1,0 +1,76 @@
+from datetime import date
+
+import pytest
+
+from dl_pipelines.lifecycle.retraining import (
+    NoRetraining,
+    Retraining,
+    decide_retraining,
+    other_targets,
+    request_key,
+    request_retraining,
+    requested,
+)
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Partition, Workspace
+
+DIGEST = "0123456789abcdef" * 4
+KEY = "drift:0123456789abcdef:base"
+DAYS = [date(2026, 1, 5), date(2026, 1, 8), date(2026, 1, 6)]
+
+
+def window(name, decision, **features):
+    listed = [{"name": feature, "drifted": drifted} for feature, drifted in features.items()]
+    return {"name": name, "decision": decision, "features": listed}
+
+
+ALARM = {"windows": [window("calm", "quiet", mean=False), window("shifted", "alarm", mean=True, std=False, edges=True)]}
+TWICE = {"windows": [window("one", "alarm", mean=True), window("two", "alarm"), {"name": "three", "decision": "alarm"}]}
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"), [(ALARM, "drift in shifted (mean, edges)"), (TWICE, "drift in one (mean); two; three")]
+)
+def test_an_alarm_asks_for_the_newest_day(report, reason):
+    decision = decide_retraining(report, DIGEST, "base", DAYS, set(), True)
+    assert decision == Retraining(date(2026, 1, 8), "base", reason, KEY, DIGEST)
+    assert decision.partition == Partition(date(2026, 1, 8), "base")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"report": {"windows": []}}, "no window alarms (there is none)"),
+        (
+            {"report": {"windows": [window("a", "quiet", mean=False), window("b", "undecided")]}},
+            "no window alarms (a quiet, b undecided)",
+        ),
+        ({"report": {"windows": [window("a", "quiet", mean=True)]}}, "no window alarms (a quiet)"),
+        ({"retrain_on_drift": False}, "drift in shifted (mean, edges), but lifecycle.retrain_on_drift is off"),
+        ({"experiment": "wide"}, "drift in shifted (mean, edges), but wide is an experiment: only base is retrained"),
+        ({"days": []}, "drift in shifted (mean, edges), but no records have arrived since the model's day"),
+        ({"already": {KEY}}, f"drift in shifted (mean, edges), and {KEY} was requested already"),
+        ({"already": {"2026-01-08|base"}}, "drift in shifted (mean, edges), and 2026-01-08|base was requested already"),
+    ],
+)
+def test_nothing_is_trained_for_a_reason(change, reason):
+    given = {"report": ALARM, "experiment": "base", "days": DAYS, "already": set(), "retrain_on_drift": True, **change}
+    assert decide_retraining(digest=DIGEST, **given) == NoRetraining(reason)
+
+
+def test_requests_of_others_do_not_stand_in_the_way():
+    already = {request_key("f" * 64, "base"), request_key(DIGEST, "wide"), "2026-01-06|base", "2026-01-08|wide"}
+    assert isinstance(decide_retraining(ALARM, DIGEST, "base", DAYS, already, True), Retraining)
+
+
+def test_a_request_is_stored_once(tmp_path):
+    workspace, other = (Workspace(Home(tmp_path).prepare(), name) for name in ("tiny", "other"))
+    decision = decide_retraining(ALARM, DIGEST, "base", DAYS, set(), True)
+    assert requested(workspace) == {}
+    assert request_retraining(workspace, decision) is True
+    later = decide_retraining(ALARM, DIGEST, "base", [*DAYS, date(2026, 1, 9)], set(), True)
+    assert request_retraining(workspace, later) is False
+    assert requested(workspace) == {KEY: decision}, "the first one stays as it is"
+    assert requested(other) == {}
+    assert other_targets(workspace, KEY) == set(), "its own request is still to be executed"
+    assert other_targets(workspace, "drift:another:base") == {"2026-01-08|base"}
