@@ -16,12 +16,16 @@ from dl_pipelines.tasks.base import Task
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from PIL.Image import Image
 
 SHOWN = 20
 """Lines of a list that people are shown."""
 
 COLUMNS, ROWS, CELL = 10, 2, 40
 """Of the picture: images across, images down, pixels a side of each."""
+
+LARGEST, QUALITIES = 12_000, (85, 60, 30, 10)
+"""Bytes of the picture, which Dagster keeps with every day; of photographs a JPEG that fits."""
 
 
 def show_records(table: pa.Table, task: Task) -> dict[str, Any]:
@@ -31,26 +35,39 @@ def show_records(table: pa.Table, task: Task) -> dict[str, Any]:
     shown: dict[str, Any] = {"balance": {"md": balance_table(table, task)}}
     picture = sample_picture(table, task)
     if picture:
-        shown["samples"] = {"md": f"![samples](data:image/png;base64,{base64.b64encode(picture).decode()})"}
+        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+        shown["samples"] = {"md": f"![samples](data:image/{kind};base64,{base64.b64encode(picture).decode()})"}
     return shown
 
 
 def sample_picture(table: pa.Table, task: Task) -> bytes | None:
-    """A PNG of records spread evenly over the table, 10 x 2; None when the task's input is no image [H, W, 1 or 3]."""
-    from PIL import Image
+    """Records spread evenly over the table, 10 x 2, as a PNG, or as a JPEG when that would be larger than `LARGEST`.
+
+    None when the task's input is no image [H, W, 1 or 3].
+    """
+    from PIL.Image import Resampling, fromarray, new
 
     shape = task.signature().inputs[0].shape
     if len(shape) != 3 or shape[2] not in (1, 3) or not table.num_rows:
         return None
     count = min(table.num_rows, COLUMNS * ROWS)
     chosen = [place * table.num_rows // count for place in range(count)]
-    sheet = Image.new("RGB", (COLUMNS * CELL, -(-count // COLUMNS) * CELL), "white")
+    sheet = new("RGB", (COLUMNS * CELL, -(-count // COLUMNS) * CELL), "white")
     for place, image in enumerate(_inputs(table.take(chosen), task)):
-        side = Image.fromarray(image if image.shape[2] == 3 else image[..., 0]).convert("RGB")
-        side = side.resize((CELL - 2, CELL - 2), Image.Resampling.NEAREST)
+        side = fromarray(image if image.shape[2] == 3 else image[..., 0]).convert("RGB")
+        side = side.resize((CELL - 2, CELL - 2), Resampling.NEAREST)
         sheet.paste(side, (place % COLUMNS * CELL + 1, place // COLUMNS * CELL + 1))
+    picture = _encoded(sheet, "PNG", optimize=True)
+    for quality in QUALITIES:
+        if len(picture) <= LARGEST:
+            break
+        picture = _encoded(sheet, "JPEG", quality=quality)
+    return picture
+
+
+def _encoded(image: Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -25,6 +25,7 @@ from dl_pipelines.tasks.base import Task
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from great_expectations.core import ExpectationValidationResult
 
 STAGE = "validated_data"
 VERSION = 2
@@ -108,12 +109,15 @@ def make_validated_data(workspace: Workspace, partition: Partition, data: Data, 
     earlier = met_earlier(workspace, days, arrived, task)
 
     def build(draft: Draft) -> None:
+        from filelock import FileLock
+
         unreadable = [Quarantined(**item) for item in raw.read_json("quarantine.json")]
         cleaned = clean(arrived, task, earlier)
         write_records(draft, cleaned.table)
         workspace.progress(STAGE, f"{arrived.num_rows} records against Great Expectations")
         docs = workspace.home.docs / workspace.project / "great_expectations"
-        results = validate(facts(arrived, task, cleaned), expectations(data, task), docs, partition.key)
+        with FileLock(workspace.home.locks / f"great_expectations-{workspace.project}.lock"):  # its files are shared
+            results = validate(facts(arrived, task, cleaned), expectations(data, task), docs, partition.key)
         _write(draft, arrived.num_rows, unreadable, cleaned, results, data)
         draft.show(data_docs=str(docs / "gx/uncommitted/data_docs/local_site/index.html"))
         draft.show(**show_records(cleaned.table, task))
@@ -195,7 +199,7 @@ def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) 
     context = gx.get_context(mode="file", project_root_dir=docs)
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     rules = [
-        getattr(gx.expectations, item.kind)(**item.arguments, meta={"name": item.name, "notes": item.sentence})
+        getattr(gx.expectations, item.kind)(**item.arguments, notes=item.sentence, meta={"name": item.name})
         for item in suite
     ]
     expected = context.suites.add_or_update(gx.ExpectationSuite(name=name, expectations=rules))
@@ -216,11 +220,16 @@ def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) 
         item = sentences[result.expectation_config.meta["name"]]
         plain.append({"name": item.name, "expectation": item.kind, "sentence": item.sentence,
                       "column": item.arguments.get("column"), "kwargs": dict(item.arguments),
-                      "success": bool(result.success), "observed": _observed(result.result)})  # fmt: skip
+                      "success": bool(result.success), "observed": _observed(result)})  # fmt: skip
     return plain
 
 
-def _observed(result: Mapping[str, Any]) -> str:
+def _observed(checked: ExpectationValidationResult) -> str:
+    faults = (checked.exception_info or {}).values()
+    raised = [fault["exception_message"] for fault in faults if isinstance(fault, dict) and fault["raised_exception"]]
+    if raised:
+        return f"no result: {raised[0]}"
+    result = checked.result
     if "observed_value" in result:
         return str(result["observed_value"])
     unexpected = int(result.get("unexpected_count", 0))
