@@ -105,4 +105,15 @@ def check_targets(brief: frame.Brief) -> Iterator[frame.Problem]:
             )
 
 
-CHECKS = (check_targets,)
+def check_timezone(brief: frame.Brief) -> Iterator[frame.Problem]:
+    """A source that says itself where a day begins agrees with `data.timezone`: else its days aren't the partitions."""
+    source = brief.data.source
+    fields = SOURCES.params_model(source.name).model_fields if source.name in SOURCES.names else {}
+    if "timezone" in fields:
+        given = source.params.get("timezone", fields["timezone"].default)
+        if given != brief.data.timezone:
+            path = "data.source.params.timezone"
+            yield frame.Problem(path, f"{brief.data.timezone!r}, as data.timezone says", repr(given))
+
+
+CHECKS = (check_targets, check_timezone)
