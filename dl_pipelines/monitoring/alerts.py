@@ -69,7 +69,8 @@ def _address(webhook: str) -> str:
     if not url:
         raise Undelivered(f"found no environment variable {name}; expected the webhook's address; set it")
     with contextlib.suppress(ValueError):
-        if urlsplit(url).scheme in ("http", "https"):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
             return url
     raise Undelivered(f"found no web address in {name}; expected one that starts with http:// or https://; mend it")
 
