@@ -63,7 +63,9 @@ class Database:
                     url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: SCHEMA}}
                 )
             self._migrate(engine)
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        except DatabaseError:
+            raise
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
             cause = getattr(error, "orig", None) or error
             raise DatabaseError(
                 f"found no usable database at {_without_password(self.url)} ({str(cause).strip()}); expected a "
@@ -85,6 +87,7 @@ class Database:
                 return
         from alembic import command
         from alembic.config import Config
+        from alembic.util import CommandError
 
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
@@ -92,8 +95,17 @@ class Database:
             if schema:
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA}'))"))
                 connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+            else:
+                # SQLite's driver opens no transaction for DDL: a crash would leave half the tables, and two clash.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             config.attributes.update(connection=connection, schema=schema)
-            command.upgrade(config, HEAD)
+            try:
+                command.upgrade(config, HEAD)
+            except CommandError as error:
+                raise DatabaseError(
+                    f"found a database at {_without_password(self.url)} that this version doesn't know ({error}); "
+                    f"expected migration {HEAD} or older; use the version that wrote it, or another DLP_DATABASE_URL"
+                ) from error
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -115,6 +127,9 @@ class Database:
         try:
             self.append(table, **values)
         except sqlalchemy.exc.IntegrityError:
+            keys = {c.name: values[c.name] for c in table.c if c.name in values and (c.unique or c.primary_key)}
+            if not keys or not self.rows(table, **keys):
+                raise  # refused for another reason: a value that is missing
             return False
         return True
 
@@ -137,5 +152,5 @@ def _without_password(url: str) -> str:
 
     try:
         return sa.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return "DLP_DATABASE_URL (not a URL)"
