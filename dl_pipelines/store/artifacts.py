@@ -61,10 +61,16 @@ class Artifact:
         """Read a manifest. Raises ArtifactError when it is missing or doesn't fit its own digest."""
         try:
             manifest = durable.read_json(path / MANIFEST)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ArtifactError(
                 f"found no {MANIFEST} in {path}; expected a finished artifact; run the stage again"
             ) from error
+        except ValueError as error:
+            raise ArtifactError(
+                f"found a {MANIFEST} that can't be read ({error}); remove the folder {path} and run the stage again"
+            ) from error
+        if not isinstance(manifest, dict):
+            manifest = {}
         digest = manifest.pop("digest", None)
         if digest != digest_json(manifest):
             raise ArtifactError(
@@ -118,8 +124,14 @@ class Artifact:
 
     @cached_property
     def outcome(self) -> dict[str, Any]:
-        """What was measured: `gates`, `measured`, `show`, `stored`, `seconds`, `made_at`."""
-        return durable.read_json(self.path / OUTCOME)
+        """What was measured: `gates`, `measured`, `show`, `stored`, `seconds`, `made_at`. Raises ArtifactError."""
+        try:
+            return durable.read_json(self.path / OUTCOME)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"found no readable {OUTCOME} of {self.stage} {self.short} ({error}); expected what it measured; "
+                f"remove the folder {self.path} and run {self.stage} again"
+            ) from error
 
     @property
     def measured(self) -> dict[str, Any]:

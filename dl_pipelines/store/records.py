@@ -43,9 +43,10 @@ def open_records(artifact: Artifact, name: str = RECORDS) -> lance.LanceDataset:
 
 def read_records(artifact: Artifact, columns: list[str] | None = None, name: str = RECORDS) -> pa.Table:
     """The whole dataset as an Arrow table. Raises ArtifactError when it is missing or corrupt."""
+    dataset = open_records(artifact, name)
     try:
-        return open_records(artifact, name).to_table(columns=columns)
-    except OSError as error:
+        return dataset.to_table(columns=columns)
+    except (OSError, ValueError) as error:  # a page that can't be decoded is Arrow's ValueError
         raise ArtifactError(
             f"found a corrupt dataset in {artifact.path / name} ({error}); remove the folder and run "
             f"{artifact.stage} again"
