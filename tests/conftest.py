@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -117,3 +127,89 @@ def compressed_model(
     from dl_pipelines.compression.compress import make_compressed_model
 
     return make_compressed_model(workspace, partition, brief.compression, brief.data, task)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[int]:
+    """The port of a real PostgreSQL on 127.0.0.1, started on demand and ended with the session.
+
+    It refuses to run as root: then an ordinary user owns it and its folder, which can't be below pytest's own.
+    """
+    initdb, postgres = _postgres_program("initdb"), _postgres_program("postgres")
+    if initdb is None or postgres is None:
+        pytest.skip("no initdb and postgres, on PATH or in /usr/lib/postgresql: install PostgreSQL to run this")
+    owner = _ordinary_user()
+    rights = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="dlp-postgres-"))
+    os.chown(folder, owner.pw_uid, owner.pw_gid)
+    data, log = folder / "data", folder / "log"
+    make = [initdb, "-A", "trust", "-U", "dlp", "-E", "UTF8", "--locale=C", "--no-sync", "-D", str(data)]
+    made = subprocess.run(make, cwd=folder, capture_output=True, text=True, **rights)
+    assert made.returncode == 0, made.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    command = [postgres, "-D", str(data), *[f"--{name}={value}" for name, value in settings.items()]]
+    if guard := shutil.which("setpriv"):
+        command = [guard, "--pdeathsig", "QUIT", *command]  # a killed pytest leaves no server behind
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, **rights)
+    try:
+        _await_postgres(server, port, log)
+        yield port
+    finally:
+        server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: int) -> Iterator[str]:
+    """URL of an empty database of the test's own. Mark the test `postgres`."""
+    name = f"test_{time.monotonic_ns()}"
+    with _postgres_admin(postgres_server) as run:
+        run(f"CREATE DATABASE {name}")
+    yield f"postgresql://dlp@127.0.0.1:{postgres_server}/{name}"
+    with _postgres_admin(postgres_server) as run:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _postgres_program(name: str) -> str | None:
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)]))
+
+
+def _ordinary_user() -> pwd.struct_passwd:
+    if os.getuid() != 0:
+        return pwd.getpwuid(os.getuid())
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam("postgres")
+    return pwd.getpwnam("nobody")
+
+
+def _await_postgres(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    import psycopg2
+
+    end = time.monotonic() + 30
+    while True:
+        try:
+            psycopg2.connect(host="127.0.0.1", port=port, user="dlp", dbname="postgres").close()
+        except psycopg2.OperationalError:
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _postgres_admin(port: int):
+    import psycopg2
+
+    connection = psycopg2.connect(host="127.0.0.1", port=port, user="dlp", dbname="postgres")
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            yield cursor.execute
+    finally:
+        connection.close()
