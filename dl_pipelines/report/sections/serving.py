@@ -20,7 +20,8 @@ def _environment(facts: Facts) -> dict[str, Cell]:
         "DEPLOY_PLATFORM": told(f"this machine{on}, loopback only", library("serving.server"),
                                 *([machine.source] if isinstance(machine, Found) else [])),
         "CONTAINER_TYPE": not_applicable("the server is a process; its model folder also loads in a container"),
-        "ORCHESTRATION": told("Dagster makes the artifacts; a guardian starts the server again", library("serving")),
+        "ORCHESTRATION": told("Dagster; a server that died is started again when it is next needed",
+                              library("serving.server")),
         "LOAD_BALANCER": told("a router in Triton passes each request to the champion", library("serving.champion")),
         "CDN_EDGE": not_applicable("nothing is reached from outside this machine"),
     }  # fmt: skip
