@@ -12,6 +12,7 @@ from assets.partitions import days, days_and_experiments
 from assets.project import DATA, MODEL, WINDOW, names
 from assets.stage import key_of
 from dl_pipelines.brief import Brief
+from dl_pipelines.data.window import window_days
 from dl_pipelines.store.workspace import Workspace
 from resources.workspaces import WorkspaceResource
 
@@ -63,7 +64,7 @@ def promotion_job(brief: Brief):
         from dl_pipelines.lifecycle.promotion import read_evidence
 
         workspace = workspaces.open(brief.project, context.log.info)
-        give(workspace, read_evidence(workspace, context.op_config["evidence"]))
+        give(workspace, read_evidence(workspace, context.op_config["evidence"]), brief.lifecycle.margin)
 
     @dg.job(
         name=f"{brief.project}_promotion", tags={PROJECT: brief.project}, description="A challenger takes the traffic."
@@ -77,12 +78,12 @@ def promotion_job(brief: Brief):
 def daily_request(
     brief: Brief, workspace: Workspace, found: list[date], newest: date, experiment: str, reason: str, run_key: str
 ) -> dg.RunRequest:
-    """A daily run over every day up to `newest` that isn't there yet, at least `newest`, with RETRAIN set.
+    """A daily run over every day of the window of `newest` that has no dataset yet, at least `newest`; sets RETRAIN.
 
     `found` are the days with records. The run key makes a second request of the same key none.
     """
-    there = set(workspace.days("training_window")) & set(workspace.days("augmented_dataset"))
-    missing = [day for day in found if day <= newest and day not in there]
+    there = set(workspace.days("augmented_dataset"))
+    missing = [day for day in window_days(found, newest, brief.data.window_days) if day not in there]
     first = min([*missing, newest])
     tags = {RETRAIN: f"{newest.isoformat()}|{experiment}", REASON: reason, PROJECT: brief.project}
     if first == newest:

@@ -10,7 +10,7 @@ from resources.workspaces import WorkspaceResource
 
 
 def promotion_sensor(brief: Brief, promotion: dg.JobDefinition) -> dg.SensorDefinition:
-    """One promotion run for each piece of evidence that says so."""
+    """A promotion run for the newest evidence that says so and is about what serves."""
 
     @dg.sensor(
         name=f"{brief.project}_promotion_sensor",
@@ -27,16 +27,22 @@ def promotion_sensor(brief: Brief, promotion: dg.JobDefinition) -> dg.SensorDefi
         rows = evidence_after(workspace, int(context.cursor or 0))
         if not rows:
             return dg.SkipReason("no new evidence")
-        newest, serves = rows[-1], champion(workspace)
-        cursor, decision = str(newest["id"]), decide_promotion(newest, brief.lifecycle.margin)
-        told = f"{newest['challenger']} against {newest['champion']}: {decision} ({newest['reason']})"
-        if decision != "promote" or serves is None or serves.model != newest["champion"]:
-            return dg.SensorResult(skip_reason=told, cursor=cursor)
+        serves, cursor = champion(workspace), str(rows[-1]["id"])
+        outcomes = [(row, decide_promotion(row, brief.lifecycle.margin)) for row in rows]
+        told = "; ".join(
+            f"{row['challenger']} against {row['champion']}: {word} ({row['reason']})" for row, word in outcomes
+        )
+        won = [row for row, word in outcomes if word == "promote" and serves and serves.model == row["champion"]]
+        if not won:
+            stale = any(word == "promote" for _, word in outcomes)
+            why = f"; {serves.model if serves else 'nothing'} serves now" if stale else ""
+            return dg.SensorResult(skip_reason=told + why, cursor=cursor)
         if brief.lifecycle.promotion == "manual":
             return dg.SensorResult(skip_reason=f"{told}; lifecycle.promotion is manual", cursor=cursor)
-        config = {"ops": {f"{brief.project}_promote": {"config": {"evidence": newest["id"]}}}}
+        number = won[-1]["id"]
+        config = {"ops": {f"{brief.project}_promote": {"config": {"evidence": number}}}}
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=f"promote:{newest['id']}", run_config=config)], cursor=cursor
+            run_requests=[dg.RunRequest(run_key=f"promote:{number}", run_config=config)], cursor=cursor
         )
 
     return sensor

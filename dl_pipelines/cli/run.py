@@ -231,17 +231,11 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
 
 def retraining(home: Home, brief: Brief, partition: Partition) -> Any:
     """The retraining that the partition's drift report asks for, stored once, or None. The daemon executes it."""
-    from dl_pipelines.lifecycle.retraining import Retraining, decide_retraining, request_retraining
+    from dl_pipelines.lifecycle.retraining import Retraining, settle_retraining
 
     workspace = Workspace(home, brief.project)
     report = workspace.find("drift_report", partition)
     if report is None:
         return None
-    decision = decide_retraining(
-        report.read_json("report.json"), report.digest, partition.experiment or BASE, source_days(brief), set(),
-        brief.lifecycle.retrain_on_drift,
-    )  # fmt: skip
-    if not isinstance(decision, Retraining):
-        return None
-    request_retraining(workspace, decision)
-    return decision
+    decision = settle_retraining(workspace, report, partition, source_days(brief), brief.lifecycle.retrain_on_drift)
+    return decision if isinstance(decision, Retraining) else None

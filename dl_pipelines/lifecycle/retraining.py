@@ -12,6 +12,7 @@ from datetime import date
 from typing import Any
 
 from dl_pipelines.brief import BASE
+from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.digest import SHORT
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -70,6 +71,27 @@ def decide_retraining(
     return NoRetraining(f"{_told(alarms)}, and {asked} was requested already") if asked else decision
 
 
+def settle_retraining(
+    workspace: Workspace, report: Artifact, partition: Partition, days: Sequence[date], retrain_on_drift: bool,
+    executed: bool = False,
+) -> Retraining | NoRetraining:  # fmt: skip
+    """What the drift report of a partition asks for, with `days` all that have records; the request is stored.
+
+    A request of this report that is stored already is returned as it is, so that all who ask mean the same day, until
+    it was `executed`. A day for which another report has asked is not trained once more. Raises ArtifactError.
+    """
+    experiment = partition.experiment or BASE
+    key, asked = request_key(report.digest, experiment), requested(workspace)
+    already = {request.partition.key for name, request in asked.items() if name != key} | ({key} if executed else set())
+    newer = [day for day in days if day > partition.day]
+    decision = decide_retraining(
+        report.read_json("report.json"), report.digest, experiment, newer, already, retrain_on_drift
+    )
+    if not isinstance(decision, Retraining) or request_retraining(workspace, decision):
+        return decision
+    return requested(workspace)[key]
+
+
 def request_key(digest: str, experiment: str) -> str:
     """The key of what a report can ask for: once a report and experiment."""
     return f"drift:{digest[:SHORT]}:{experiment}"
@@ -107,8 +129,3 @@ def requested(workspace: Workspace) -> dict[str, Retraining]:
             partition.day, partition.experiment or BASE, row["reason"], row["key"], row["report"]
         )
     return found
-
-
-def other_targets(workspace: Workspace, key: str) -> set[str]:
-    """Partitions that requests of other keys train: an `already` that leaves the key's own request to be executed."""
-    return {request.partition.key for name, request in requested(workspace).items() if name != key}
