@@ -13,6 +13,8 @@ from pathlib import Path
 from dl_pipelines.store.home import Home
 
 ROOT = Path(__file__).resolve().parents[2]
+_EXPECTED = "ignore:Function `dev_command` is superseded,ignore:Parameter `owners` of initializer"
+"""Dagster's warnings of what the design uses knowingly; they say nothing to whoever opens the UI."""
 
 
 def serve_ui(home: Home, port: int) -> int:
@@ -48,7 +50,9 @@ def prepare_ui(home: Home) -> dict[str, str]:
             names = catalog.experiments(home, brief.project)
             instance.add_dynamic_partitions(experiments_name(brief), names)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "DLP_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ, "PATH": path, "DLP_HOME": str(home.root), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": _EXPECTED,
+    }  # fmt: skip
 
 
 def require_free(port: int) -> None:
