@@ -64,7 +64,10 @@ def promotion_job(brief: Brief):
         from dl_pipelines.lifecycle.promotion import read_evidence
 
         workspace = workspaces.open(brief.project, context.log.info)
-        give(workspace, read_evidence(workspace, context.op_config["evidence"]), brief.lifecycle.margin)
+        try:
+            give(workspace, read_evidence(workspace, context.op_config["evidence"]), brief.lifecycle.margin)
+        except ValueError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
 
     @dg.job(
         name=f"{brief.project}_promotion", tags={PROJECT: brief.project}, description="A challenger takes the traffic."
