@@ -15,6 +15,7 @@ from dl_pipelines.compression.registry import TECHNIQUES
 from dl_pipelines.data.registry import AUGMENTATIONS, SOURCES
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.monitoring.registry import TRAFFIC
+from dl_pipelines.monitoring.thresholds import least_resamples
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Task
@@ -116,4 +117,12 @@ def check_timezone(brief: frame.Brief) -> Iterator[frame.Problem]:
             yield frame.Problem(path, f"{brief.data.timezone!r}, as data.timezone says", repr(given))
 
 
-CHECKS = (check_targets, check_timezone)
+def check_resamples(brief: frame.Brief) -> Iterator[frame.Problem]:
+    """So few false alarms can be told from so many resamples."""
+    given, rate = brief.monitoring.resamples, brief.monitoring.false_alarms
+    if given < least_resamples(rate):
+        expected = f"at least {least_resamples(rate)} for {rate:g} false alarms"
+        yield frame.Problem("monitoring.resamples", expected, str(given))
+
+
+CHECKS = (check_targets, check_timezone, check_resamples)

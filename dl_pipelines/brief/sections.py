@@ -231,7 +231,7 @@ class Serving(Section):
 
 
 class Monitoring(Section):
-    """9. What is watched on live traffic. `false_alarms` is the rate per report when nothing has changed."""
+    """9. What is watched live. `false_alarms` is the rate per window, over all its features, if nothing has changed."""
 
     traffic: Traffic = TrafficRef(name="clients")
     min_records: int = Field(default=200, ge=20)

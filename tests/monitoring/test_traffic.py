@@ -147,3 +147,12 @@ def told(params: str) -> str:
 )
 def test_wrong_params_are_errors_of_the_brief(params, expected):
     assert expected in told(params)
+
+
+def test_too_few_resamples_for_the_rate_are_an_error_of_the_brief():
+    with pytest.raises(BriefError) as caught:
+        text = BRIEF.split("  traffic")[0] + "  resamples: 100\n  false_alarms: 0.001\n"
+        catalog.read_brief(text, "b.yaml")
+    assert str(caught.value) == (
+        "b.yaml:7: monitoring.resamples: found 100; expected at least 999 for 0.001 false alarms"
+    )

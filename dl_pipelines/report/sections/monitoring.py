@@ -69,7 +69,7 @@ def _drift(facts: Facts) -> tuple[Cell, ...]:
     statistics = sorted({item["statistic"] for window in windows.value for item in window.get("features", [])})
     return (
         told(f"{', '.join(statistics)} of {', '.join(features)}", windows.source),
-        told(f"{limits}; resampled from the reference for at most {percent(rate.value)}% false alarms a report",
+        told(f"{limits}; resampled from the reference for at most {percent(rate.value)}% false alarms a window",
              windows.source, rate.source),
         *tail,
     )  # fmt: skip
