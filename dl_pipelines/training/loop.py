@@ -22,7 +22,7 @@ from dl_pipelines.data.augmentation import Online
 from dl_pipelines.models.recipe import Objective, Phase, Recipe
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.training import checkpoint as saved
-from dl_pipelines.training.communicators.base import Communicator
+from dl_pipelines.training.communicators.base import Communicator, CommunicatorError
 from dl_pipelines.training.job import Epoch
 
 Say = Callable[[Mapping[str, Any]], None]
@@ -39,7 +39,7 @@ class Trainer:
 
     def __init__(
         self, recipe: Recipe, task: Task, training: Training, online: Online, communicator: Communicator,
-        compression: str = "none", say: Say | None = None,
+        compression: str = "none", say: Say | None = None, beat_seconds: float = BEAT_SECONDS,
     ):  # fmt: skip
         self.recipe, self.task, self.training, self.online = recipe, task, training, online
         self.communicator, self.say = communicator, say or (lambda _: None)
@@ -50,7 +50,7 @@ class Trainer:
             for phase in recipe.phases
             for objective in phase.objectives
         }
-        self._beat = time.monotonic()
+        self._beat_seconds, self._beat = beat_seconds, -math.inf
 
     def run(self, train: Arrays, validation: Arrays, folder: Path) -> list[Epoch]:
         """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on."""
@@ -60,7 +60,7 @@ class Trainer:
             started = time.monotonic()
             loss = self._epoch(epoch, steps, train)
             self._average_buffers()
-            metrics = self._measure(validation)
+            metrics = self._measure(epoch, validation)
             rate = self._rate(epoch * steps - 1, steps)
             seconds = time.monotonic() - started
             curves.append(Epoch(epoch, loss, metrics, rate, round(seconds, 3)))
@@ -88,15 +88,11 @@ class Trainer:
             chosen = mine[step * self.training.batch_size : (step + 1) * self.training.batch_size]
             images = self.online(np.ascontiguousarray(inputs[chosen]), ids[chosen], epoch)
             batch = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(targets[chosen]))
-            total += self._step(phase, *batch, self._rate((epoch - 1) * steps + step, steps))
+            loss = self._step(phase, *batch, self._rate((epoch - 1) * steps + step, steps))
+            self._require_finite("training loss", loss, f"step {step + 1} of epoch {epoch}")
+            total += loss
             self._tell_alive(epoch, step, steps)
-        mean = float(self.communicator.all_reduce(torch.tensor([total / steps]), average=True))
-        if not math.isfinite(mean):
-            raise NotFinite(
-                f"found a training loss of {mean} in epoch {epoch}; expected a finite one; lower "
-                f"training.learning_rate (now {self.training.learning_rate:g}), or look at the records of the window"
-            )
-        return mean
+        return float(self.communicator.all_reduce(torch.tensor([total / steps]), average=True))
 
     def _step(self, phase: Phase, inputs: torch.Tensor, targets: torch.Tensor, rate: float) -> float:
         last = 0.0
@@ -112,7 +108,14 @@ class Trainer:
             last = float(loss.detach())
         return last
 
-    def _measure(self, validation: Arrays) -> dict[str, float]:
+    def _require_finite(self, what: str, value: float, when: str) -> None:
+        if not math.isfinite(value):
+            raise NotFinite(
+                f"found a {what} of {value} in {when}; expected a finite one; lower training.learning_rate (now "
+                f"{self.training.learning_rate:g}), or look at the records of the window"
+            )
+
+    def _measure(self, epoch: int, validation: Arrays) -> dict[str, float]:
         """The task's metrics on all validation rows; each rank answers its share."""
         inputs, targets, _ = validation
         rank, size = self.communicator.rank, self.communicator.size
@@ -126,6 +129,7 @@ class Trainer:
             ]
         gathered = self.communicator.all_gather(torch.cat(parts)).numpy().reshape(size, share, -1)
         outputs = gathered.transpose(1, 0, 2).reshape(size * share, -1)[: len(inputs)]
+        self._require_finite("validation output", float(outputs.sum(dtype=np.float64)), f"epoch {epoch}")
         return {name: round(value, 6) for name, value in self.task.measure(outputs, np.asarray(targets)).items()}
 
     def _rate(self, step: int, steps: int) -> float:
@@ -161,7 +165,7 @@ class Trainer:
         if self.training.optimizer == "sgd":
             plain: torch.optim.Optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
         else:
-            plain = torch.optim.AdamW(groups, lr=rate)
+            plain = torch.optim.AdamW(groups, lr=rate, fused=True)
         return self.communicator.wrap_optimizer(plain, named, compression)
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -188,6 +192,12 @@ class Trainer:
 
     def _resume(self, folder: Path) -> tuple[list[Epoch], int]:
         found = saved.load_checkpoint(folder)
+        epoch = found[1]["epoch"] if found else 0
+        epochs = self.communicator.all_gather(torch.tensor([epoch])).tolist()
+        if len(set(epochs)) > 1:
+            raise CommunicatorError(
+                f"found that the ranks go on from the epochs {epochs}; expected one; let all see the same {folder}"
+            )
         if found is None:
             return [], 1
         tensors, about = found
@@ -197,7 +207,7 @@ class Trainer:
         return [Epoch(**line) for line in about["curves"]], about["epoch"] + 1
 
     def _tell_alive(self, epoch: int, step: int, steps: int) -> None:
-        if time.monotonic() - self._beat > BEAT_SECONDS:
+        if time.monotonic() - self._beat > self._beat_seconds:
             self._beat = time.monotonic()
             self.say({"epoch": epoch, "epochs": self.training.epochs, "step": step + 1, "steps": steps})
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dl_pipelines.store import durable
 from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         run(Job.read(path))
     except ValueError as error:
         rank = os.environ.get("HOROVOD_RANK", os.environ.get("RANK", "0"))
-        (path.parent / f"failure-{rank}.json").write_text(json.dumps({"message": str(error)}))
+        durable.write_json(path.parent / f"failure-{rank}.json", {"message": str(error)})
         raise
 
 
@@ -39,10 +40,9 @@ def run(job: Job) -> None:
 
     from dl_pipelines.data.augmentation import Online
     from dl_pipelines.models.registry import FAMILIES
-    from dl_pipelines.store import durable
     from dl_pipelines.tasks.registry import TASKS
     from dl_pipelines.training.communicators import connect
-    from dl_pipelines.training.loop import Trainer
+    from dl_pipelines.training.loop import BEAT_SECONDS, Trainer
 
     torch.set_num_threads(job.distributed.threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler: 1.6 s
@@ -62,7 +62,8 @@ def run(job: Job) -> None:
 
     say({"workers": communicator.size, "communicator": communicator.name})
     train, online = rows("train"), Online(job.augmentation)
-    trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say)
+    beat = min(BEAT_SECONDS, job.distributed.stall_seconds / 4)
+    trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say, beat)
     started = time.monotonic()
     curves = trainer.run(train, rows("validation"), job.folder / "checkpoints")
     seconds = time.monotonic() - started
