@@ -1,4 +1,4 @@
-"""Checkpoints of each epoch: tensors as safetensors, the rest as JSON that is written last and names them."""
+"""Checkpoints of each epoch: tensors as safetensors, the rest as JSON that is written last and names their sha256."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from safetensors.torch import load_file, save
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import digest_bytes, digest_file
 
-STATE = "checkpoint.json"
+KEPT = 2
+"""The newest, and one to fall back on should that be damaged."""
 
 
 def save_checkpoint(folder: Path, epoch: int, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in `folder`; a crash at any moment leaves the old one or the new one."""
+    """Add the checkpoint of an epoch to `folder` and drop old ones; a crash at any moment leaves a whole one."""
     data = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-    name = f"epoch-{epoch:05d}.safetensors"
-    durable.write_bytes(folder / name, data)
-    durable.write_json(folder / STATE, {**about, "epoch": epoch, "file": name, "sha256": digest_bytes(data)})
-    for old in folder.glob("epoch-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    path = folder / f"epoch-{epoch:05d}.safetensors"
+    durable.write_bytes(path, data)
+    durable.write_json(path.with_suffix(".json"), {**about, "epoch": epoch, "sha256": digest_bytes(data)})
+    for old in sorted(folder.glob("epoch-*.json"))[:-KEPT]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """Tensors and the rest of the newest checkpoint; None when there is none or its tensors are damaged."""
-    if not (folder / STATE).exists():
-        return None
-    about = durable.read_json(folder / STATE)
-    path = folder / about["file"]
-    if not path.exists() or digest_file(path) != about["sha256"]:
-        return None
-    return load_file(path), about
+    """Tensors and the rest of the newest checkpoint that is whole; None when there is none."""
+    for state in sorted(folder.glob("epoch-*.json"), reverse=True):
+        try:
+            about = durable.read_json(state)
+            path = state.with_suffix(".safetensors")
+            if digest_file(path) == about["sha256"]:
+                return load_file(path), about
+        except (OSError, ValueError, KeyError, TypeError):  # torn or overwritten: the one before is as good
+            continue
+    return None
 
 
 def model_tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
