@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,10 @@ from dl_pipelines.brief.sections import Distributed
 
 PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME")
 """What workers may see of the environment: Horovod puts all of it on their command lines, so never a secret."""
+
+
+TORCH_STORE = "DLP_TORCH_STORE"
+"""Names the file through which torch's workers find each other."""
 
 
 class Launcher(Protocol):
@@ -52,17 +55,24 @@ def run_locally(command: list[str], env: Mapping[str, str]) -> None:
         raise LaunchFailed(code)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of workers: little of ours, and the number of threads."""
+def worker_environment(threads: int, logs: Path | None = None) -> dict[str, str]:
+    """The environment of workers: little of ours, and the number of threads; with `logs`, what torch's need as well."""
     kept = {name: os.environ[name] for name in PASSED if name in os.environ}
     root = str(Path(__file__).resolve().parents[2])
-    return {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+    plain = {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+    if logs is None:
+        return plain
+    # Without these torch's agent serves a store on every interface, and gloo listens where the host's name points to.
+    return {
+        **plain, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo",
+        TORCH_STORE: str(logs / "store"),
+    }  # fmt: skip
 
 
-def die_with_parent() -> list[str]:
-    """A prefix under which a command gets SIGTERM when its parent dies, however that dies."""
+def die_with_parent(number: str = "TERM") -> list[str]:
+    """A prefix under which a command gets a signal when its parent dies, however that dies."""
     binary = shutil.which("setpriv")
-    return [binary, "--pdeathsig", "TERM", "--"] if binary else []
+    return [binary, "--pdeathsig", number, "--"] if binary else []
 
 
 @functools.cache
@@ -80,14 +90,16 @@ def worker_command(job: Path, distributed: Distributed, logs: Path) -> list[str]
 
     Raises ValueError when the launcher of the communicator is not there.
     """
-    worker = ["-m", "dl_pipelines.training.worker", "--job", str(job)]
     python, count = sys.executable, str(distributed.workers)
+    # A launcher that is killed can't end its workers, and an orphan would write beside those of the next attempt.
+    worker = [*die_with_parent("KILL"), python, "-m", "dl_pipelines.training.worker", "--job", str(job)]
     if distributed.communicator == "single":
-        return [python, *worker]
+        return worker
     if distributed.communicator == "torch":
         return [
-            python, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-addr", "127.0.0.1",
-            "--master-port", str(free_port()), "--redirects", "3", "--log-dir", str(logs), *worker,
+            python, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", count,
+            "--rdzv-backend", "c10d", "--rdzv-endpoint", str(logs / "rendezvous"), "--rdzv-conf", "store_type=file",
+            "--rdzv-id", "training", "--redirects", "3", "--log-dir", str(logs), "--no-python", *worker,
         ]  # fmt: skip
     launcher = Path(python).parent / "horovodrun"
     if not launcher.exists():
@@ -97,12 +109,5 @@ def worker_command(job: Path, distributed: Distributed, logs: Path) -> list[str]
         )
     return [
         str(launcher), "-np", count, "-H", f"localhost:{count}", "--gloo", "--network-interfaces", "lo",
-        "--disable-cache", "--output-filename", str(logs), python, *worker,
+        "--disable-cache", "--output-filename", str(logs), *worker,
     ]  # fmt: skip
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

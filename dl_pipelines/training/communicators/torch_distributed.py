@@ -1,4 +1,8 @@
-"""torch.distributed over gloo; started by torchrun, which sets the environment it reads."""
+"""torch.distributed over gloo; started by torchrun, which sets the environment it reads.
+
+On one machine workers find each other through a file (`TORCH_STORE` names it): torch's own store is a server that listens on
+every interface.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dl_pipelines.training.communicators.base import Communicator, CommunicatorError
+from dl_pipelines.training.launch import TORCH_STORE
 
 
 class TorchCommunicator(Communicator):
@@ -18,7 +23,11 @@ class TorchCommunicator(Communicator):
     def __init__(self) -> None:
         if "RANK" not in os.environ:
             raise CommunicatorError("found no RANK in the environment; expected to be started by torchrun (launch.py)")
-        dist.init_process_group("gloo")
+        if store := os.environ.get(TORCH_STORE):
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        else:
+            dist.init_process_group("gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
