@@ -117,9 +117,9 @@ def _current(workspace: Workspace, partition: Partition) -> Artifact | None:
     """
     newest = {stage: workspace.find(stage, partition) for stage in ("raw_data", "validated_data", STORED)}
     raw, validated, dataset = newest.values()
-    if validated is None or dataset is None:
+    if validated is None:
         return None
     if raw is not None and validated.parents["raw_data"] != raw.digest:
         return None
     validated.require_gates()
-    return dataset if dataset.parents["validated_data"] == validated.digest else None
+    return dataset if dataset and dataset.parents["validated_data"] == validated.digest else None
