@@ -17,12 +17,17 @@ GATED_ROWS = 100
 def slice_table(
     task: Task, outputs: np.ndarray, rows: Rows, resamples: int, confidence: float, seed: int
 ) -> list[dict[str, Any]]:
-    """One dict a slice with rows: name, rows, whether it may be gated, the primary metric's estimate."""
+    """One dict a slice with rows: name, rows, whether it may be gated, the primary metric's estimate.
+
+    A slice whose outputs don't determine the metric is left out.
+    """
     table = []
     for name, chosen in rows.slices.items():
         if not chosen.any():
             continue
         found = with_intervals(task, outputs[chosen], rows.targets[chosen], resamples, confidence, seed)
+        if task.primary not in found:
+            continue
         count = int(chosen.sum())
         table.append({"slice": name, "rows": count, "gated": count >= GATED_ROWS, task.primary: found[task.primary]})
     return table

@@ -39,10 +39,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def measure(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Every metric of [N, K] logits against [N] labels in 0..K-1. AUC is absent when one class only is there."""
+    """Every metric of [N, K] logits against [N] labels in 0..K-1.
+
+    AUC is absent when one class only is there; all are for no rows, or logits that are not finite.
+    """
     import numpy as np
 
-    if len(logits) == 0:
+    if len(logits) == 0 or not np.isfinite(logits).all():
         return {}
     classes = logits.shape[1]
     probabilities = softmax(logits)
@@ -113,6 +116,8 @@ def reliability(logits: np.ndarray, targets: np.ndarray, bins: int = 15) -> list
     """Mean confidence, accuracy and rows of each bin that has rows; what the calibration error sums."""
     import numpy as np
 
+    if len(logits) == 0 or not np.isfinite(logits).all():
+        return []
     probabilities = softmax(logits)
     confidence, correct = probabilities.max(axis=1), logits.argmax(axis=1) == targets
     place = np.minimum((confidence * bins).astype(int), bins - 1)

@@ -189,9 +189,12 @@ class ImageClassification(Task):
                 tolerance,
                 f"found outputs of shape {other.shape}; expected {reference.shape}",
             )
-        difference = float(np.abs(reference.astype(np.float64) - other).max()) if len(reference) else 0.0
-        agreement = float((reference.argmax(1) == other.argmax(1)).mean()) if len(reference) else 1.0
-        finite = bool(np.isfinite(other).all())
+        if not len(reference):
+            return Parity(False, 0, float("inf"), 0.0, tolerance, "found no rows to compare; expected at least one")
+        with np.errstate(invalid="ignore"):
+            difference = float(np.abs(reference.astype(np.float64) - other).max())
+        agreement = float((reference.argmax(1) == other.argmax(1)).mean())
+        finite = bool(np.isfinite(reference).all() and np.isfinite(other).all())
         passed = finite and (difference <= tolerance if exact else agreement >= AGREEMENT)
         rule = f"largest difference <= {tolerance:g}" if exact else f"agreement >= {AGREEMENT:.0%}"
         summary = f"{len(reference)} rows: largest difference {difference:.2e}, agreement {agreement:.2%} ({rule})"
