@@ -2,7 +2,7 @@
 
 Kept are: of each stage the newest artifacts that a partition means (by day, then by when they were made); what serves
 and what last served; and everything that one of these was made from, so that a kept report cites nothing that is gone
-and a kept window has its datasets. A report that goes takes its copy in `reports/` with it.
+and a kept window has its datasets. A report that goes takes its copy in `reports/` with it, a drift report its page.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dl_pipelines.serving.champion import champion, exclusive, previous
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.garbage import Stored
 from dl_pipelines.store.workspace import Workspace
-
-REPORT = "implementation_report"
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,11 @@ def _told(item: Stored, keep: int) -> Removed:
 
 
 def _drop_copies(workspace: Workspace) -> None:
-    """Remove the copies of reports that no partition has any more: their cells would cite what is gone."""
-    there = {partition.slug for partition in workspace.partitions(REPORT)}
-    for folder in (workspace.home.reports / workspace.project).glob("*"):
-        if folder.name not in there:
-            durable.remove_tree(folder)
+    """Remove what was drawn for partitions that have no artifact any more: a report's cells would cite what is gone."""
+    home, project = workspace.home, workspace.project
+    drawn = {"implementation_report": home.reports / project, "drift_report": home.docs / project / "evidently"}
+    for stage, folder in drawn.items():
+        there = {partition.slug for partition in workspace.partitions(stage)}
+        for path in folder.glob("*"):
+            if path.name not in there:
+                durable.remove_tree(path)

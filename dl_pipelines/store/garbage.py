@@ -77,7 +77,7 @@ def with_parents(found: Mapping[str, Stored], roots: Iterable[str]) -> set[str]:
 
 def children_first(found: Mapping[str, Stored], digests: Set[str]) -> list[Stored]:
     """These artifacts, each before all that it was made from."""
-    graph = {digest: set(found[digest].artifact.parents.values()) & digests for digest in digests}
+    graph = {digest: sorted(set(found[digest].artifact.parents.values()) & digests) for digest in sorted(digests)}
     return [found[digest] for digest in reversed(list(TopologicalSorter(graph).static_order()))]
 
 

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from dl_pipelines.data.batches import window_rows
-from dl_pipelines.lifecycle.retention import REPORT, collect_garbage
+from dl_pipelines.lifecycle.retention import collect_garbage
 from dl_pipelines.serving.champion import champion, ensure_champion, give_traffic, previous, reconcile
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.artifacts import MANIFEST, ArtifactError, Gate
@@ -16,7 +16,9 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
 from tests.tiny import make_compressed
 
-from .conftest import ALIKE, BETTER, LATER, WORSE
+from .conftest import ALIKE, BETTER, LATER, RENAMED, WORSE
+
+REPORT = "implementation_report"
 
 
 class Crash(BaseException):
@@ -41,14 +43,15 @@ def put(workspace, stage, partition, content="", **parents):
 
 
 def line(workspace, number, content=""):
-    """One day of the line: a dataset, a window on every dataset so far, a model, a report with its rendered copy."""
+    """One day of the line: a dataset, a window on all of them so far, a model, its reports, what is drawn for them."""
     put(workspace, "raw_data", day(number))
     days = {f"raw_data {item.key}": workspace.get("raw_data", item) for item in workspace.partitions("raw_data")}
     window = put(workspace, "training_window", day(number), **days)
     model = put(workspace, "trained_model", day(number, "base"), content, training_window=window)
     report = put(workspace, REPORT, day(number, "base"), content, trained_model=model, training_window=window)
-    copy = workspace.home.reports / workspace.project / day(number, "base").slug / "report.html"
-    durable.write_text(copy, "rendered")
+    put(workspace, "drift_report", day(number, "base"), content, trained_model=model)
+    for folder in (workspace.home.reports / "plain", workspace.home.docs / "plain" / "evidently"):
+        durable.write_text(folder / day(number, "base").slug / "page.html", "drawn")
     return report
 
 
@@ -73,6 +76,7 @@ def test_the_newest_stay_with_all_that_they_stand_on(workspace):
     removed = collect_garbage(workspace, 2)
     assert removed == planned
     assert sorted((item.stage, item.partition) for item in removed) == [
+        *(("drift_report", f"2026-01-0{number}|base") for number in (1, 2, 3)),
         *((REPORT, f"2026-01-0{number}|base") for number in (1, 2, 3)),
         *(("trained_model", f"2026-01-0{number}|base") for number in (1, 2, 3)),
         *(("training_window", f"2026-01-0{number}") for number in (1, 2, 3)),
@@ -128,7 +132,11 @@ def test_what_was_replaced_goes_and_shared_artifacts_stay(workspace):
     shared = put(workspace, "trained_model", day(1, "wide"), "shared")
     workspace.point("trained_model", day(2, "wide"), shared)
     removed = collect_garbage(workspace, 2)
-    assert sorted((item.stage, item.partition) for item in removed) == [(REPORT, ""), ("trained_model", "")]
+    assert sorted((item.stage, item.partition) for item in removed) == [
+        ("drift_report", ""),
+        (REPORT, ""),
+        ("trained_model", ""),
+    ]
     assert {item.why for item in removed} == {"is what no partition means any more"}
     assert not old.path.exists()
     assert new.verify()
@@ -148,7 +156,7 @@ def test_children_go_before_what_they_were_made_from(workspace):
 
 @pytest.mark.parametrize("aside", [False, True], ids=["before", "after"])
 def test_a_crash_at_any_moment_leaves_whole_artifacts(workspace, tmp_path_factory, aside):
-    for number in range(1, 4):
+    for number in (1, 2):
         line(workspace, number)
     gone = {item.digest for item in collect_garbage(workspace, 1, dry_run=True)}
     kept = set(garbage.stored(workspace)) - gone
@@ -168,7 +176,7 @@ def test_a_crash_at_any_moment_leaves_whole_artifacts(workspace, tmp_path_factor
         collect_garbage(copy, 1)
         assert set(garbage.stored(copy)) == kept
         assert collect_garbage(copy, 1) == []
-    assert crashes == 3 * len(gone) + 2, "a pointer, a folder and a key each, and two rendered reports"
+    assert crashes == 3 * len(gone) + 2, "a pointer, a folder and a key each, and what was drawn"
 
 
 def dies_at(workspace, number, aside):
@@ -202,7 +210,7 @@ def test_what_a_run_holds_stays_with_its_lineage(workspace):
     ]
     with FileLock(workspace.lock("trained_model", key)):
         removed = [(item.stage, item.partition) for item in collect_garbage(workspace, 1)]
-        assert removed == [(REPORT, "2026-01-01|base")]
+        assert sorted(removed) == [("drift_report", "2026-01-01|base"), (REPORT, "2026-01-01|base")]
     removed = [(item.stage, item.partition) for item in collect_garbage(workspace, 1)]
     assert removed == [("trained_model", "2026-01-01|base"), ("training_window", "2026-01-01")]
 
@@ -290,13 +298,13 @@ def test_an_empty_home_has_nothing_to_remove(workspace):
 def test_what_serves_and_what_last_served_stay(project, publish, task, data):
     workspace, neighbour = project("kept"), project("neighbour")
     published = {partition: publish(workspace, partition, seed) for seed, partition in enumerate((WORSE, BETTER))}
-    for seed, partition in enumerate((ALIKE, LATER), start=2):
+    for seed, partition in enumerate((ALIKE, RENAMED), start=2):
         make_compressed(workspace, partition, task, seed, "onnxruntime")
     ensure_champion(workspace, WORSE, published[WORSE])
     give_traffic(workspace, published[BETTER], BETTER, "for this test")
     removed = collect_garbage(workspace, 1)
     assert sorted((item.stage, item.partition) for item in removed) == [
-        ("compressed_model", ALIKE.key), ("training_window", ALIKE.daily.key),
+        ("compressed_model", ALIKE.key), ("training_window", ALIKE.daily.key), ("training_window", LATER.daily.key),
     ]  # fmt: skip
     assert champion(workspace).digest == published[BETTER].digest
     assert previous(workspace)["digest"] == published[WORSE].digest
@@ -307,4 +315,4 @@ def test_what_serves_and_what_last_served_stay(project, publish, task, data):
         assert len(window_rows(workspace, window, "validation", data, task))
     assert reconcile(workspace) == []
     assert collect_garbage(workspace, 1) == []
-    assert len(neighbour.partitions("training_window")) == 4, "another project's are not touched"
+    assert len(neighbour.partitions("training_window")) == 5, "another project's are not touched"
