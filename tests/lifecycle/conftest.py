@@ -15,7 +15,7 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
 from tests.tiny import data, evaluation, make_compressed, make_window, serving, task  # noqa: F401 - fixtures
 
-WORSE, BETTER, ALIKE, LATER = (Partition(date(2026, 1, day), "base") for day in (1, 2, 3, 4))
+WORSE, BETTER, ALIKE, LATER, RENAMED = (Partition(date(2026, 1, day), "base") for day in (1, 2, 3, 4, 5))
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +47,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def project(place, task):
-    """A function: a new project in that home, with records and windows of four days."""
+    """A function: a new project in that home, with records and windows of five days."""
 
     def do(name: str) -> Workspace:
         workspace = Workspace(place, name)
-        make_window(workspace, task, (WORSE, BETTER, ALIKE, LATER))
+        make_window(workspace, task, (WORSE, BETTER, ALIKE, LATER, RENAMED))
         return workspace
 
     return do

@@ -1,5 +1,6 @@
 import random
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import numpy as np
@@ -16,6 +17,7 @@ from dl_pipelines.lifecycle.promotion import (
     promote,
     read_evidence,
 )
+from dl_pipelines.serving import champion as champions
 from dl_pipelines.serving.champion import champion, ensure_champion, give_traffic, rollback
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.store.database import Database
@@ -24,7 +26,7 @@ from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.image_classification import ImageClassification
 from tests.tiny import make_compressed, records, reference
 
-from .conftest import ALIKE, BETTER, LATER, WORSE, model_of
+from .conftest import ALIKE, BETTER, LATER, RENAMED, WORSE, model_of
 
 TINY = 1e-9
 
@@ -195,6 +197,58 @@ def test_lower_is_better_turns_the_sign(duel, data, evaluation, lifecycle, task)
     assert values["decision"] == "promote"
 
 
+def test_two_who_promote_at_once_are_one_promotion(duel, compare):
+    workspace, published = duel
+    give_traffic(workspace, published[WORSE], WORSE, "for this test")
+    row, before = compare(workspace, ALIKE), moves(workspace)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: promote(Workspace(workspace.home, "tiny"), row), range(2)))
+    assert sorted(done) == [False, True]
+    assert moves(workspace) == [*before, ("champion", ALIKE.key)]
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def test_a_crash_after_the_traffic_has_moved_is_one_promotion(duel, compare, monkeypatch):
+    workspace, published = duel
+    give_traffic(workspace, published[WORSE], WORSE, "for this test")
+    row, before = {**compare(workspace, ALIKE), "id": 5000}, moves(workspace)
+    append = champions._append
+
+    def die(workspace, **values):
+        if values["event"] == "champion":
+            raise Crash
+        return append(workspace, **values)
+
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(champions, "_append", die)
+        promote(workspace, row)
+    assert champion(workspace).partition == ALIKE.key
+    assert promote(workspace, row) is False
+    champions.reconcile(workspace)
+    assert moves(workspace) == [*before, ("champion", ALIKE.key)]
+    assert rows_of(workspace, served_ledger)[-1]["evidence"]["evidence"] == 5000
+    assert promote(workspace, row) is False
+
+
+def test_a_crash_before_the_traffic_has_moved_can_be_tried_again(duel, compare, monkeypatch):
+    workspace, published = duel
+    give_traffic(workspace, published[WORSE], WORSE, "for this test")
+    row, before = {**compare(workspace, ALIKE), "id": 6000}, moves(workspace)
+
+    def die(*_):
+        raise Crash
+
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(champions, "require_live_parity", die)
+        promote(workspace, row)
+    assert champion(workspace).partition == WORSE.key
+    assert promote(workspace, row) is True
+    assert moves(workspace) == [*before, ("champion", ALIKE.key)]
+
+
 def test_promotion_is_told_what_is_wrong(duel, compare):
     workspace, published = duel
     with pytest.raises(PromotionError, match="found no promotion evidence 999 of tiny; expected an id that a"):
@@ -216,13 +270,13 @@ def test_promotion_is_told_what_is_wrong(duel, compare):
     assert champion(workspace).partition == WORSE.key
 
 
-def test_other_labels_are_not_compared(project, publish, data, serving, evaluation, task):
-    workspace = project("labels")
+def test_other_labels_are_not_compared(duel, data, serving, evaluation, task):
+    workspace, published = duel
     renamed = ImageClassification(ImageClassification.Params(classes=("dark", "light")))
-    ensure_champion(workspace, WORSE, publish(workspace, WORSE, 0, 60))
-    make_compressed(workspace, BETTER, task, 1, "onnxruntime")
-    make_triton_repository(workspace, BETTER, serving, data, renamed, evaluation)
-    row = compare_with_champion(workspace, BETTER, data, renamed, Lifecycle(margin=1.0), evaluation)
+    give_traffic(workspace, published[WORSE], WORSE, "for this test")
+    make_compressed(workspace, RENAMED, task, 1, "onnxruntime")
+    make_triton_repository(workspace, RENAMED, serving, data, renamed, evaluation)
+    row = compare_with_champion(workspace, RENAMED, data, renamed, Lifecycle(margin=1.0), evaluation)
     assert (row["decision"], row["rows"], row["low"], row["high"]) == ("keep", 0, 0, 0)
     assert row["reason"] == (
         "not compared: found the labels dark, light; expected those of the champion, dark, bright; give a model with "

@@ -31,6 +31,12 @@ def test_a_model_is_described_by_its_signature(task, runtime, threads):
     assert [warmup.batch_size for warmup in found.model_warmup] == [1, 8]
 
 
+def test_the_ends_of_a_config_are_read_back(task):
+    text = config.model_config(task.signature(), "onnxruntime", SERVING)
+    assert config.ends(text) == {"inputs": ["image UINT8 [8, 8, 1]"], "outputs": ["logits FP32 [2]"]}
+    assert config.ends("") == {"inputs": [], "outputs": []}
+
+
 def test_the_router_has_the_models_tensors_and_the_queue(task):
     base = (ROUTER / "config.pbtxt").read_text()
     found = parsed(config.router_config(base, task.signature(), SERVING, {"summary": "image"}))
