@@ -77,3 +77,30 @@ def test_an_unknown_experiment_is_told_with_those_there_are(home: Home, brief: B
     assert str(caught.value) == (
         f"found no experiment 'shorter' of {brief.project}; expected one of base, longer; make it with --set path=value"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"source": "digits", "timezone": "Europe/Berlin"}, None),
+        ({"source": {"name": "image_folder", "params": {"path": "x"}}}, None),
+        (
+            {
+                "source": {"name": "image_folder", "params": {"path": "x", "timezone": "Asia/Tokyo"}},
+                "timezone": "Asia/Tokyo",
+            },
+            None,
+        ),
+        ({"source": {"name": "image_folder", "params": {"path": "x"}}, "timezone": "Europe/Berlin"}, "'UTC'"),
+        ({"source": {"name": "image_folder", "params": {"path": "x", "timezone": "Asia/Tokyo"}}}, "'Asia/Tokyo'"),
+    ],
+)
+def test_a_source_begins_its_days_where_the_brief_does(brief: Brief, data: dict, expected: str | None):
+    given = {**brief.model_dump(mode="json", exclude={"data"}), "data": data}
+    problems = list(catalog.check_timezone(Brief.model_validate(given)))
+    wanted = data.get("timezone", "UTC")
+    assert [problem.describe("b.yaml") for problem in problems] == (
+        [f"b.yaml: data.source.params.timezone: found {expected}; expected '{wanted}', as data.timezone says"]
+        if expected
+        else []
+    )
