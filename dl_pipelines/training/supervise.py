@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ OUTCOME = "supervised.json"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 START_SECONDS = 120.0
-"""Workers may take so long before their first sign of life (imports on a loaded machine)."""
+"""Workers may take so long before their first step (imports on a loaded machine)."""
 TAIL = 15
 
 Tell = Callable[[str], None]
@@ -75,9 +76,14 @@ def supervise(path: Path, tell: Tell) -> bool:
 def _attempt(job: Job, path: Path, number: int, tell: Tell) -> tuple[str | None, bool]:
     """One try: (None, True) when done, else what went wrong and whether trying again would be in vain."""
     logs = job.folder / "logs" / f"attempt-{number}"
-    logs.mkdir(parents=True, exist_ok=True)
-    command = [*die_with_parent(), *sandbox_prefix(), *die_with_parent(), *worker_command(path, job.distributed, logs)]
-    environment = worker_environment(job.distributed.threads)
+    durable.remove_tree(logs)  # of a training that was interrupted
+    logs.mkdir(parents=True)
+    try:
+        workers = worker_command(path, job.distributed, logs)
+    except ValueError as error:
+        return str(error), True
+    command = [*die_with_parent(), *sandbox_prefix(), *die_with_parent(), *workers]
+    environment = worker_environment(job.distributed.threads, logs)
     with (logs / "stdout").open("wb") as out, (logs / "stderr").open("wb") as err:
         process = subprocess.Popen(
             command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
@@ -93,7 +99,7 @@ def _attempt(job: Job, path: Path, number: int, tell: Tell) -> tuple[str | None,
     if stalled:
         return f"no progress for {job.distributed.stall_seconds:g} s; the workers were ended", False
     if process.returncode != 0 or not (job.folder / RESULT).exists():
-        return f"a worker was lost (code {process.returncode}):\n{_ends(logs)}", False
+        return f"{_lost(logs, process.returncode)}:\n{_ends(logs)}", False
     return None, True
 
 
@@ -107,10 +113,13 @@ def _watch(job: Job, process: subprocess.Popen[bytes], tell: Tell) -> bool:
         if progress.exists() and progress.stat().st_size > read:
             with progress.open() as file:
                 file.seek(read)
-                for line in file:
-                    tell(describe(json.loads(line)))
+                for text in file:
+                    line = json.loads(text)
+                    tell(describe(line))
+                    if "epoch" in line:
+                        limit = job.distributed.stall_seconds
                 read = file.tell()
-            last, limit = time.monotonic(), job.distributed.stall_seconds
+            last = time.monotonic()
         if done:
             return False
         if time.monotonic() - last > limit:
@@ -148,6 +157,23 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
+
+
+def _lost(logs: Path, code: int) -> str:
+    """Which rank ended first and how, as the launcher says (Horovod, then torch); else the launcher's own end."""
+    said = (logs / "stderr").read_text(errors="replace")
+    for pattern in (r"Process name: (\d+)\nExit code: (\d+)", r"Root Cause.*?rank +: (\d+).*?exitcode +: (-?\d+)"):
+        if found := re.search(pattern, said, re.DOTALL):
+            return f"rank {found[1]} was lost ({_exit(int(found[2]))})"
+    return f"the workers were lost ({_exit(code)})"
+
+
+def _exit(code: int) -> str:
+    """An exit code, with the signal's name where it stands for one."""
+    number = -code if code < 0 else code - 128
+    with contextlib.suppress(ValueError):
+        return f"exit code {code}, {signal.Signals(number).name}"
+    return f"exit code {code}"
 
 
 def _ends(logs: Path) -> str:

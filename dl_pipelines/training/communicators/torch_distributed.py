@@ -1,7 +1,7 @@
 """torch.distributed over gloo; started by torchrun, which sets the environment it reads.
 
-On one machine workers find each other through a file (`TORCH_STORE` names it): torch's own store is a server that listens on
-every interface.
+On one machine workers find each other through a file (`TORCH_STORE` names it): torch's own store is a server that
+listens on every interface.
 """
 
 from __future__ import annotations
