@@ -1,0 +1,59 @@
+"""What every family promises the training loop, whichever its name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dl_pipelines.brief import Named, UnknownName
+from dl_pipelines.brief.sections import Training
+from dl_pipelines.models.recipe import Objective, Phase, Recipe
+from dl_pipelines.models.registry import FAMILIES
+from dl_pipelines.tasks.base import Task
+
+NORMALISATION = {"mean": [0.3], "std": [0.4]}
+
+
+@pytest.mark.parametrize("name", FAMILIES.names)
+def test_a_family_keeps_the_contract(name: str, task: Task):
+    family = FAMILIES.make(Named(name=name))
+    assert family.name == name
+    assert family.template_row
+    recipe = family.recipe(task, NORMALISATION, Training())
+    assert isinstance(recipe, Recipe)
+    assert recipe.served in recipe.modules
+    assert sum(phase.share for phase in recipe.phases) == pytest.approx(1)
+    for phase in recipe.phases:
+        assert phase.objectives
+        for objective in phase.objectives:
+            assert set(objective.modules) <= set(recipe.modules)
+    (given,), (wanted,) = task.signature().inputs, task.signature().outputs
+    network = recipe.network.eval()
+    with torch.no_grad():
+        outputs = network(torch.zeros(3, *given.shape, dtype=getattr(torch, given.dtype)))
+    assert outputs.shape == (3, *wanted.shape)
+    assert str(outputs.dtype) == f"torch.{wanted.dtype}"
+    # Restoring needs the same names from `network` as training has from `recipe`.
+    assert family.network(task, NORMALISATION).state_dict().keys() == network.state_dict().keys()
+    # Horovod refuses tensors that are not contiguous, safetensors refuses those that share memory.
+    values = list(network.state_dict().values())
+    assert all(value.is_contiguous() for value in values)
+    assert len({value.data_ptr() for value in values if value.numel()}) == len([v for v in values if v.numel()])
+
+
+def test_an_unknown_family_is_told():
+    with pytest.raises(UnknownName, match=r"no family is called 'cnm'; expected one of .* \(did you mean 'cnn'\?\)"):
+        FAMILIES.make(Named(name="cnm"))
+
+
+def test_a_recipe_may_have_several_modules_and_phases():
+    modules = {"encoder": torch.nn.Linear(2, 2), "decoder": torch.nn.Linear(2, 2)}
+
+    def loss(modules, inputs, targets):
+        return modules["decoder"](modules["encoder"](inputs)).sum()
+
+    both = Objective("both", ("encoder", "decoder"), loss)
+    recipe = Recipe(modules, "encoder", (Phase("first", (both,), 0.5), Phase("second", (both,), 0.5)))
+    assert recipe.network is modules["encoder"]
+    with pytest.raises(AttributeError):
+        recipe.served = "decoder"
