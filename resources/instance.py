@@ -5,7 +5,7 @@ Our tables are apart from Dagster's (schema `dlp`, see store/); only the server 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -28,38 +28,58 @@ _SILENT = {
 """Dagster's capture turns this process's own stdout into a file: not while the terminal shows progress."""
 
 
-def dagster_url() -> str | None:
-    """The Postgres URL for Dagster, or None when the home's SQLite is used."""
-    url = os.environ.get(DATABASE_URL, "")
-    return Database(url).url if url.startswith("postgres") else None
+def on_postgres() -> bool:
+    """Whether Dagster's storage is Postgres; otherwise it is SQLite in the home."""
+    return os.environ.get(DATABASE_URL, "").startswith("postgres")
+
+
+def dagster_url() -> str:
+    """The Postgres URL for Dagster. Its tables go to `public`, also for a user whose name is that of our schema."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import SCHEMA
+
+    url = sa.make_url(Database(os.environ[DATABASE_URL]).url)
+    if url.username == SCHEMA and "options" not in url.query:
+        # Postgres looks into the schema called as the user first: Dagster would lose sight of tables it made before.
+        url = url.update_query_dict({"options": "-csearch_path=public"})
+    return url.render_as_string(hide_password=False)
 
 
 def settings() -> dict[str, Any]:
     """`dagster.yaml`: what is the same for every command and for the UI."""
     plain: dict[str, Any] = {
         "telemetry": {"enabled": False},
+        "nux": {"enabled": False},  # no invitation to a newsletter over the graph
         "concurrency": {"runs": {"max_concurrent_runs": 1}, "pools": {"default_limit": 1, "granularity": "op"}},
     }
-    if dagster_url():
+    if on_postgres():
         plain["storage"] = {"postgres": {"postgres_url": {"env": DAGSTER_URL}}}
     return plain
 
 
 def prepare(home: Home) -> Home:
-    """Write `dagster.yaml` where it differs and set what Dagster reads from the environment."""
+    """Write `dagster.yaml` where it differs and set what Dagster reads from the environment.
+
+    Raises ValueError when the home can't be written, DatabaseError when Postgres can't be used: Dagster would try for
+    20 seconds and then say less.
+    """
     home.prepare()
+    if on_postgres():
+        with closing(Database.of(home)) as database, database.begin():
+            pass  # it answers, and has our tables
     path, text = home.dagster / "dagster.yaml", yaml.safe_dump(settings(), sort_keys=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         durable.write_text(path, text)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    if url := dagster_url():
-        os.environ[DAGSTER_URL] = url
+    if on_postgres():
+        os.environ[DAGSTER_URL] = dagster_url()
     return home
 
 
 @contextmanager
 def open_instance(home: Home) -> Iterator[dg.DagsterInstance]:
-    """The persistent instance of a home, for runs in this process."""
+    """The persistent instance of a home, for runs in this process. Raises as `prepare` does."""
     prepare(home)
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=_SILENT)) as instance:
         yield instance
