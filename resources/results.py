@@ -1,5 +1,6 @@
 """From an artifact to what Dagster shows of it: metadata, data version, check results. Decides nothing."""
 
+import html
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,14 @@ def _value(value: Any) -> Any:
 
 
 def gate_table(gates: Iterable[Gate]) -> str:
-    """The gates as a Markdown table."""
+    """The gates as a Markdown table; a summary may quote what a file or a client said."""
     words = {True: "passed", False: "failed", None: "undecided"}
-    rows = [f"| {gate.name} | {words[gate.passed]} | {gate.summary} |" for gate in gates]
+    rows = [f"| {gate.name} | {words[gate.passed]} | {_cell(gate.summary)} |" for gate in gates]
     return "\n".join(["| gate | | |", "|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
 
 
 def severity(gate: Gate) -> dg.AssetCheckSeverity:
