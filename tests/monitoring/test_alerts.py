@@ -10,7 +10,7 @@ import pytest
 from dl_pipelines.monitoring import alerts
 from dl_pipelines.monitoring.alerts import alert
 from dl_pipelines.store.database import Database
-from dl_pipelines.store.home import Home
+from dl_pipelines.store.home import DATABASE_URL, Home
 from dl_pipelines.store.tables import alerts as table
 from dl_pipelines.store.workspace import Workspace
 
@@ -63,6 +63,12 @@ def line(tmp_path):
     return Workspace(Home(tmp_path).prepare(), "digits")
 
 
+@pytest.fixture
+def postgres_line(line, postgres_url, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, postgres_url)
+    return line
+
+
 def rows(line):
     database = Database.of(line.home)
     with contextlib.closing(database):
@@ -109,7 +115,9 @@ def untold(line, caplog):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
 
 
-def test_two_at_once_tell_it_once(line, hook):
+@pytest.mark.parametrize("place", ["line", pytest.param("postgres_line", marks=pytest.mark.postgres)])
+def test_four_at_once_tell_it_once(place, hook, request):
+    line = request.getfixturevalue(place)
     rows(line)  # the database is there
     told = []
     threads = [threading.Thread(target=lambda: told.append(tell(line))) for _ in range(4)]
@@ -119,6 +127,7 @@ def test_two_at_once_tell_it_once(line, hook):
         thread.join()
     assert sorted(told) == [False, False, False, True]
     assert len(hook.posted) == 1
+    assert [row["delivered"] for row in rows(line)] == ["webhook"]
 
 
 def free_port():
