@@ -252,7 +252,7 @@ def test_not_a_mapping(text: str, found: str):
     assert told(text) == f"b.yaml: brief: found {found}; expected a mapping that starts with project, problem and data"
 
 
-@pytest.mark.parametrize("text", ["a: " + "[" * 20_000, "a: &a [*a]"])
+@pytest.mark.parametrize("text", ["a: " + "[" * 3_000, "a: &a [*a]"])
 def test_a_depth_without_end(text: str):
     assert told(text) == "b.yaml: brief: found too many, or a loop of aliases; expected a few levels of nesting"
 
