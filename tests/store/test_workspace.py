@@ -214,22 +214,27 @@ from dl_pipelines.store.workspace import Partition, Workspace
 def build(draft):
     with open({log!r}, "a") as log:
         log.write("built\\n")
-    time.sleep({seconds})
+    while len(Path({arrived!r}).read_text().split()) < {others}:
+        time.sleep(0.01)
+    time.sleep(0.2)  # so that the other is in `make` too
     draft.write_text("a.txt", "x")
 
+with open({arrived!r}, "a") as arrived:
+    arrived.write("here\\n")
 made = Workspace(Home(Path({home!r})), "p").make(
     "stage", Partition(date(2026, 1, 31), "base"), build, settings={{}}, parents={{}})
 print(made.digest)
 """
 
 
-def started(home: Home, log: Path, seconds: float) -> subprocess.Popen[str]:
-    program = MAKE.format(log=str(log), home=str(home.root), seconds=seconds)
+def started(home: Home, folder: Path, others: int) -> subprocess.Popen[str]:
+    """A process that makes an artifact; its build ends when `others` have come to make the same."""
+    program = MAKE.format(log=str(folder / "log"), arrived=str(folder / "arrived"), home=str(home.root), others=others)
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_build_once(own: Workspace, tmp_path: Path):
-    both = [started(own.home, tmp_path / "log", 0.5) for _ in range(2)]
+    both = [started(own.home, tmp_path, 2) for _ in range(2)]
     digests = [process.communicate(timeout=60)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert digests[0] == digests[1] != ""
@@ -237,7 +242,7 @@ def test_two_processes_build_once(own: Workspace, tmp_path: Path):
 
 
 def test_a_killed_builder_does_not_block_the_next(own: Workspace, tmp_path: Path):
-    hung = started(own.home, tmp_path / "log", 600)
+    hung = started(own.home, tmp_path, 99)
     end = time.monotonic() + 60
     while not (tmp_path / "log").exists():
         assert time.monotonic() < end
