@@ -1,5 +1,6 @@
 """A training's launcher that goes through Dagster Pipes: what rank 0 says lands in the run's log, a cancel ends it."""
 
+import os
 from collections.abc import Mapping
 
 import dagster as dg
@@ -21,6 +22,11 @@ class PipesLauncher:
         """Run it to its end. Raises LaunchFailed on another exit code than 0."""
         client = dg.PipesSubprocessClient(termination_timeout_seconds=30)
         try:
-            client.run(context=self._context, command=[*die_with_parent(), *command], env=env)
+            client.run(context=self._context, command=[*die_with_parent(), *command], env=_only(env))
         except DagsterPipesExecutionError as error:
             raise LaunchFailed(1) from error
+
+
+def _only(env: Mapping[str, str]) -> dict[str, str]:
+    """`env`, and nothing in every other variable of ours: the client adds them all, also those that hold secrets."""
+    return {**dict.fromkeys(os.environ, ""), **env}
