@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def augmented_dataset(brief: Brief) -> dg.AssetsDefinition:
+def augmented_dataset(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Records and their copies."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def augmented_dataset(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "augmented_dataset",
         make,
-        partitions=days(brief),
+        partitions=partitions.days,
         deps=("validated_data",),
         blocking=("only_train_grows", "targets_with_inputs"),
         kinds={"lance", "pytorch"},

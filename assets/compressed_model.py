@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def compressed_model(brief: Brief) -> dg.AssetsDefinition:
+def compressed_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """What may serve."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def compressed_model(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "compressed_model",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("trained_model", "training_window"),
         blocking=("parity",),
         warning=("accuracy_budget",),

@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.store.artifacts import Artifact
 
 
-def drift_report(brief: Brief) -> dg.AssetsDefinition:
+def drift_report(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Alarm, quiet or undecided."""
 
     def make(step: Step) -> Artifact:
@@ -21,7 +21,7 @@ def drift_report(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "drift_report",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("prediction_log", "training_window", "compressed_model"),
         warning=tuple(f"drift_{window}" for window in TRAFFIC.make(brief.monitoring.traffic).windows),
         kinds={"evidently"},

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def evaluation(brief: Brief) -> dg.AssetsDefinition:
+def evaluation(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Metrics of a trained model."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def evaluation(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "evaluation",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("trained_model", "training_window"),
         blocking=("finite_outputs",),
         warning=tuple(f"threshold_{metric}" for metric in brief.evaluation.thresholds),

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def implementation_report(brief: Brief) -> dg.AssetsDefinition:
+def implementation_report(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """The report of a partition."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def implementation_report(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "implementation_report",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("evaluation", "compressed_model", "triton_repository", "prediction_log", "drift_report"),
         blocking=("complete",),
         warning=("targets",),

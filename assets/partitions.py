@@ -4,6 +4,7 @@ Days are in the brief's time zone. The experiments of a project are a dynamic pa
 """
 
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -47,9 +48,21 @@ def experiments_name(brief: Brief) -> str:
     return f"{brief.project}_experiment"
 
 
-def days_and_experiments(brief: Brief) -> dg.MultiPartitionsDefinition:
-    """A model is of a day and an experiment; Dagster maps a day to that day x every experiment by itself."""
-    return dg.MultiPartitionsDefinition({"date": days(brief), "experiment": experiments(brief)})
+@dataclass(frozen=True)
+class Partitions:
+    """Those of one brief. Its source is looked at once: a large folder takes its time, and all assets have to agree.
+
+    A model is of a day and an experiment; Dagster maps a day to that day x every experiment by itself.
+    """
+
+    days: dg.DailyPartitionsDefinition
+    models: dg.MultiPartitionsDefinition
+
+    @classmethod
+    def of(cls, brief: Brief) -> "Partitions":
+        """The partitions that there are now."""
+        daily = days(brief)
+        return cls(daily, dg.MultiPartitionsDefinition({"date": daily, "experiment": experiments(brief)}))
 
 
 def window(brief: Brief) -> dg.TimeWindowPartitionMapping:

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def prediction_log(brief: Brief) -> dg.AssetsDefinition:
+def prediction_log(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """What the model of a partition answered."""
 
     def make(step: Step) -> Artifact:
@@ -24,7 +24,7 @@ def prediction_log(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "prediction_log",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("triton_repository",),
         blocking=("nothing_missing",),
         kinds={"lance"},

@@ -10,6 +10,7 @@ from assets.compressed_model import compressed_model
 from assets.drift_report import drift_report
 from assets.evaluation import evaluation
 from assets.implementation_report import implementation_report
+from assets.partitions import Partitions
 from assets.prediction_log import prediction_log
 from assets.raw_data import raw_data
 from assets.trained_model import trained_model
@@ -18,7 +19,9 @@ from assets.triton_repository import triton_repository
 from assets.validated_data import validated_data
 from dl_pipelines.brief import Brief
 
-DATA: tuple[Callable[[Brief], dg.AssetsDefinition], ...] = (raw_data, validated_data, augmented_dataset)
+Stage = Callable[[Brief, Partitions], dg.AssetsDefinition]
+
+DATA: tuple[Stage, ...] = (raw_data, validated_data, augmented_dataset)
 WINDOW = (training_window,)
 MODEL = (
     trained_model,
@@ -31,7 +34,7 @@ MODEL = (
 )
 
 
-def names(stages: tuple[Callable[[Brief], dg.AssetsDefinition], ...]) -> list[str]:
+def names(stages: tuple[Stage, ...]) -> list[str]:
     """Names of stages."""
     return [stage.__name__ for stage in stages]
 
@@ -39,4 +42,5 @@ def names(stages: tuple[Callable[[Brief], dg.AssetsDefinition], ...]) -> list[st
 def project_assets(brief: Brief) -> list[dg.AssetsDefinition]:
     """The assets of a brief. Dagster warns of features in preview, which the design uses knowingly."""
     with disable_dagster_warnings():
-        return [stage(brief) for stage in (*DATA, *WINDOW, *MODEL)]
+        partitions = Partitions.of(brief)
+        return [stage(brief, partitions) for stage in (*DATA, *WINDOW, *MODEL)]

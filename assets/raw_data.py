@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def raw_data(brief: Brief) -> dg.AssetsDefinition:
+def raw_data(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Records of one day."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def raw_data(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "raw_data",
         make,
-        partitions=days(brief),
+        partitions=partitions.days,
         blocking=("schema", "readable"),
         kinds={"lance"},
         description="The records of one day as they arrived, and what could not be read, with the reason.",

@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 from resources.pipes import PipesLauncher
 
 
-def trained_model(brief: Brief) -> dg.AssetsDefinition:
+def trained_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """A trained model."""
 
     def make(step: Step) -> Artifact:
@@ -25,7 +25,7 @@ def trained_model(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "trained_model",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("training_window",),
         blocking=("finite", "reproducible"),
         kinds={"pytorch"},

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days, window
+from assets.partitions import Partitions, window
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def training_window(brief: Brief) -> dg.AssetsDefinition:
+def training_window(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Days and splits, by digest."""
 
     def make(step: Step) -> Artifact:
@@ -20,7 +20,7 @@ def training_window(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "training_window",
         make,
-        partitions=days(brief),
+        partitions=partitions.days,
         deps=(("augmented_dataset", window(brief)),),
         blocking=("no_leak", "complete"),
         kinds={"json"},

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import days_and_experiments
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
 
 
-def triton_repository(brief: Brief) -> dg.AssetsDefinition:
+def triton_repository(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """A published model."""
 
     def make(step: Step) -> Artifact:
@@ -26,7 +26,7 @@ def triton_repository(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "triton_repository",
         make,
-        partitions=days_and_experiments(brief),
+        partitions=partitions.models,
         deps=("compressed_model", "training_window"),
         blocking=("live_parity",),
         warning=("no_failures",),

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.partitions import days
+from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.catalog import task_of
@@ -10,7 +10,7 @@ from dl_pipelines.data.validation import gate_names
 from dl_pipelines.store.artifacts import Artifact
 
 
-def validated_data(brief: Brief) -> dg.AssetsDefinition:
+def validated_data(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
     """Clean records."""
 
     def make(step: Step) -> Artifact:
@@ -22,7 +22,7 @@ def validated_data(brief: Brief) -> dg.AssetsDefinition:
         brief,
         "validated_data",
         make,
-        partitions=days(brief),
+        partitions=partitions.days,
         deps=("raw_data",),
         blocking=gate_names(brief.data, task_of(brief)),
         kinds={"greatexpectations", "lance"},

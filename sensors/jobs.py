@@ -8,7 +8,6 @@ from datetime import date
 
 import dagster as dg
 
-from assets.partitions import days, days_and_experiments
 from assets.project import DATA, MODEL, WINDOW, names
 from assets.stage import key_of
 from dl_pipelines.brief import Brief
@@ -38,7 +37,6 @@ def daily_job(brief: Brief):
     return dg.define_asset_job(
         daily_job_name(brief),
         selection=[key_of(brief, name) for name in names((*DATA, *WINDOW))],
-        partitions_def=days(brief),
         tags={PROJECT: brief.project},
         description="Records of a day, validated, augmented, and the window that ends on it.",
     )
@@ -49,7 +47,6 @@ def model_job(brief: Brief):
     return dg.define_asset_job(
         model_job_name(brief),
         selection=[key_of(brief, name) for name in names(MODEL)],
-        partitions_def=days_and_experiments(brief),
         tags={PROJECT: brief.project},
         description="Training, evaluation, compression, publication, drift and the report of one day and experiment.",
     )

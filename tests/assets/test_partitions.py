@@ -112,8 +112,15 @@ def test_experiments_are_made_by_users(little):
         instance.add_dynamic_partitions("other_experiment", ["deep"])
         now = datetime(2026, 1, 2, 12, tzinfo=UTC)
         with dg.partition_loading_context(effective_dt=now, dynamic_partitions_store=instance):
-            found = sorted(partitions.days_and_experiments(little()).get_partition_keys())
+            found = sorted(partitions.Partitions.of(little()).models.get_partition_keys())
     assert found == ["2026-01-01|base", "2026-01-01|wide", "2026-01-02|base", "2026-01-02|wide"]
+
+
+def test_a_source_is_looked_at_once_for_all_assets(little, monkeypatch):
+    looks = []
+    monkeypatch.setattr(partitions, "source_days", lambda brief: looks.append(brief) or [date(2026, 1, 1)])
+    assert len(project_assets(little())) == 11
+    assert len(looks) == 1
 
 
 def test_ranges_have_no_gap():
