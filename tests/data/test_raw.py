@@ -8,7 +8,10 @@ from datetime import UTC, date, datetime
 import pytest
 
 from dl_pipelines.brief.sections import Data
+from dl_pipelines.data.augmentation import make_augmented_dataset
 from dl_pipelines.data.raw import make_raw_data
+from dl_pipelines.data.validation import make_validated_data
+from dl_pipelines.data.window import make_training_window
 from dl_pipelines.store.artifacts import ArtifactError, StageSkipped
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.records import read_records
@@ -38,6 +41,13 @@ def test_a_day_without_records_is_skipped(home, digits_task):
         make_raw_data(home, Partition(date(2026, 1, 1)), late, digits_task)
     assert caught.value.reason == "no records arrived on 2026-01-01"
     assert home.partitions("raw_data") == []
+
+
+@pytest.mark.parametrize("make", [make_validated_data, make_augmented_dataset, make_training_window])
+def test_every_later_stage_skips_it_too(home, digits_task, make):
+    with pytest.raises(StageSkipped) as caught:
+        make(home, Partition(date(2026, 1, 9)), DIGITS, digits_task)
+    assert caught.value.reason == "no records arrived on 2026-01-09; the last day with records is 2026-01-08"
 
 
 def test_the_same_day_has_the_same_digest_everywhere(home, tmp_path, album, data_of, animals):
