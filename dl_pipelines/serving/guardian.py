@@ -1,7 +1,8 @@
 """A process that starts a server which commands share, and ends it when the last of them has gone, however it went.
 
 Each command holds a shared lock on one file while it uses the server; the kernel lets go of it when the command dies,
-also by SIGKILL. Run as a script, `guardian.py USERS LOG COMMAND...`: standard library only. Prints the server's pid.
+also by SIGKILL. Run as a script, `guardian.py USERS LOG COMMAND...`: standard library only. It prints the server's pid
+and goes to the background. With `-` for USERS it only starts the server, which then lives until somebody ends it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 8.0
 
 
-def guard(users: str, log: str, command: list[str]) -> None:
-    """Start `command`, wait until it ends by itself or nobody holds `users`, then end it."""
-    handle = os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def main(users: str, log: str, command: list[str]) -> None:
+    """Start `command` apart from whoever asked, so that neither waits for the other; see above."""
+    if os.fork():
+        os._exit(0)
     with open(log, "wb") as sink:  # noqa: PTH123 - a string from the command line
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    print(server.pid, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever reads the pid sees the end of it
+    if users != "-":
+        guard(users, server)
+
+
+def guard(users: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server ends by itself or nobody holds `users`, then end it."""
+    handle = os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        print(server.pid, flush=True)
         while server.poll() is None and not _alone(handle):
             time.sleep(LOOK_SECONDS)
     finally:
@@ -52,4 +64,4 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    guard(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

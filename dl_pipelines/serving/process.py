@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from dl_pipelines.store.home import Home
 
@@ -137,51 +136,31 @@ def require_free(port: int) -> None:
             ) from error
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
-
-
 def spawn(command: Sequence[str], environment: dict[str, str], log: Path, users: Path | None) -> int:
     """Start a server with its output in `log`, apart from this process; returns its pid.
 
     `users` names the file whose lock its users hold: a guardian then ends the server when there is none left.
+    Raises TritonError when it can't be started.
     """
-    if users is None:
-        with log.open("wb") as sink:
-            server = _start(command, environment, sink)
-        return server.pid
-    setpriv = shutil.which("setpriv")  # should the guardian be killed, the server ends with it
+    setpriv = shutil.which("setpriv") if users else None  # should the guardian be killed, the server ends with it
     bound = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
-    interpreter = [sys.executable, "-I", "-S", str(GUARDIAN)]
-    guardian = _start([*interpreter, str(users), str(log), *bound, *command], environment, subprocess.PIPE)
-    assert guardian.stdout is not None
-    with guardian.stdout as told:
-        line = told.readline()
-    if not line.strip().isdigit():
-        raise TritonError(f"found that {command[0]} can't be started; expected a program; run `make setup`")
-    return int(line)
-
-
-def _start(command: Sequence[str], environment: dict[str, str], sink: IO[bytes] | int) -> subprocess.Popen[bytes]:
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
-        del _children[pid]
-    child = subprocess.Popen(
-        command,
+    started = subprocess.run(
+        [sys.executable, "-I", "-S", str(GUARDIAN), str(users or "-"), str(log), *bound, *command],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=sink,
-        stderr=subprocess.STDOUT if sink is not subprocess.PIPE else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         cwd="/",
         start_new_session=True,
+        check=False,
     )
-    _children[child.pid] = child
-    return child
+    if not started.stdout.strip().isdigit():
+        raise TritonError(f"found that {command[0]} can't be started; expected a program; run `make setup`")
+    return int(started.stdout)
 
 
 def birth(pid: int) -> str | None:
     """When a living process started (the boot, clock ticks since it), or None: pids are used again, this isn't."""
-    child = _children.get(pid)
-    if child is not None:
-        child.poll()  # a dead child stays visible until it is asked
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
