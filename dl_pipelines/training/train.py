@@ -112,7 +112,7 @@ def _launch(job: Job, launcher: Launcher, workspace: Workspace) -> None:
         try:
             launcher(command, worker_environment(job.distributed.threads))
         except LaunchFailed as error:
-            found = durable.read_json(outcome)["failure"] if outcome.exists() else str(error)
+            found = (durable.read_json(outcome)["failure"] if outcome.exists() else None) or str(error)
             raise TrainingFailed(
                 f"the training by {job.distributed.workers} {job.distributed.communicator} worker(s) failed: {found}"
             ) from error
@@ -188,25 +188,28 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
                workers=result["workers"], samples_per_second=result["samples_per_second"],
                train_loss=round(curves[-1]["train_loss"], 4),
                **{f"validation_{name}": value for name, value in last.items()},
-               curves={"md": _curves(curves, task.primary)})  # fmt: skip
+               restarts=len(supervised["attempts"]) - 1,
+               curves={"md": _curves(curves, task.primary, supervised["attempts"])})  # fmt: skip
 
 
 def _without_seconds(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name != "seconds"}
 
 
-def _curves(curves: list[dict[str, Any]], primary: str) -> str:
+def _curves(curves: list[dict[str, Any]], primary: str, attempts: list[str]) -> str:
+    """A table of the epochs, and why the training was started again; `attempts` ends with the one that was done."""
     head = f"| epoch | train loss | validation loss | validation {primary} |\n|---|---|---|---|\n"
     lines = [
         f"| {line['epoch']} | {line['train_loss']:.4f} | {line['validation'].get('loss', float('nan')):.4f} "
         f"| {line['validation'].get(primary, float('nan')):.4f} |"
         for line in curves
     ]
-    return head + "\n".join(lines)
+    lost = [f"Started again from its last checkpoint: {reason.splitlines()[0].rstrip(':')}" for reason in attempts[:-1]]
+    return "\n\n".join([head + "\n".join(lines), *lost])
 
 
 def hardware() -> dict[str, Any]:
-    """What this machine is: CPU name, cores, memory in GB, free storage in GB; GPUs are counted by the driver's files."""
+    """What this machine is: CPU, cores, memory and storage in GB; GPUs are counted by the driver's files."""
     import psutil
 
     model = platform.processor()

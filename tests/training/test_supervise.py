@@ -1,0 +1,266 @@
+"""Faults of real Horovod workers: each training ends with the weights of the undisturbed one, or says why it can't."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dl_pipelines.store import durable
+from dl_pipelines.training import supervise
+from dl_pipelines.training.job import FINAL, RESULT
+from dl_pipelines.training.launch import sandbox_prefix
+from tests.training.conftest import supervise as start_supervisor
+from tests.training.conftest import wait_for, write_job
+
+SECRETS = {"DLP_DATABASE_URL": "postgresql://dlp:hunter2secret@127.0.0.1/dlp", "SOME_TOKEN": "token-0badc0de"}
+HOROVOD = {"communicator": "horovod", "workers": 2, "training": {"epochs": 6}}
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+class Seen:
+    """What is seen of a training's processes while it runs: addresses they listen on, secrets they hold, workers."""
+
+    def __init__(self, running):
+        self.running = running
+        self.listening, self.secrets, self.workers = set(), set(), set()
+        known, rounds = {inode for _, inode in listening_sockets()}, 0
+        while running.process.poll() is None:
+            for address, inode in listening_sockets():
+                if inode not in known:  # gloo's listeners live for milliseconds: the owner is sought at once
+                    known.add(inode)
+                    self.listening |= {address for process in running.look() if holds(process, inode)}
+            if rounds % 50 == 0:
+                below = running.look()
+                self.secrets |= set(secrets_in(below))
+                self.workers |= {item.pid for item in below if "dl_pipelines.training.worker" in line_of(item)}
+            rounds += 1
+            time.sleep(0.003)
+
+
+def listening_sockets():
+    """(address as the kernel writes it, inode) of each listening TCP socket of this network namespace."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [(line[1].split(":")[0], line[9]) for line in lines if line[3] == "0A"]
+
+
+def holds(process, inode):
+    """Whether a process has a socket open."""
+    try:
+        return any(str(entry.readlink()) == f"socket:[{inode}]" for entry in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def line_of(process):
+    """Its command line; empty when it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def secrets_in(processes):
+    """Processes whose command line or environment holds a secret."""
+    holding = []
+    for process in processes:
+        for name in ("cmdline", "environ"):
+            try:
+                data = Path(f"/proc/{process.pid}/{name}").read_bytes()
+            except OSError:
+                continue
+            holding += [f"{name} of {process.pid}" for secret in SECRETS.values() if secret.encode() in data]
+    return holding
+
+
+def without_sandbox(folder):
+    """A PATH on which a system refuses namespaces: what is bound to is what counts there."""
+    refusing = folder / "bin" / "unshare"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    return {"PATH": f"{refusing.parent}:{os.environ['PATH']}", **SECRETS}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Two Horovod workers that nobody disturbs, where no sandbox is allowed: their weights, and what was seen."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    running = start_supervisor(write_job(folder / "job", **HOROVOD), **without_sandbox(folder))
+    seen = Seen(running)
+    assert running.end() == {"attempts": ["done"], "failure": None, "sandboxed": False}
+    assert running.left() == []
+    return running.weights, seen
+
+
+def test_horovod_listens_on_loopback_only(undisturbed):
+    _, seen = undisturbed
+    assert seen.listening, "the rendezvous was seen"
+    assert seen.listening <= LOOPBACK
+
+
+def test_horovods_workers_hold_no_secret(undisturbed):
+    _, seen = undisturbed
+    assert len(seen.workers) >= 2
+    assert seen.secrets == set()
+
+
+def test_torch_listens_on_loopback_only_and_gives_horovods_weights(undisturbed, make_job, start, tmp_path):
+    running = start(make_job("torch", 2, training={"epochs": 6}), **without_sandbox(tmp_path))
+    seen = Seen(running)
+    assert running.end() == {"attempts": ["done"], "failure": None, "sandboxed": False}
+    assert len(seen.workers) >= 2
+    assert seen.listening <= LOOPBACK
+    assert seen.secrets == set()
+    assert running.weights == undisturbed[0], "the same sums in the same order"
+
+
+def test_a_killed_worker_starts_the_training_again_from_its_checkpoint(undisturbed, make_job, start):
+    running = start(make_job(**HOROVOD))
+    running.until_epoch(2)
+    running.rank(1).kill()
+    ended = running.end()
+    assert ended["attempts"][1:] == ["done"]
+    assert ended["attempts"][0].startswith("rank 1 was lost (exit code 137, SIGKILL):\n")
+    assert running.left() == []
+    assert running.weights == undisturbed[0]
+    starts = [json.loads(line) for line in running.told("").splitlines()]
+    epochs = [line["epoch"] for line in starts if "train_loss" in line]
+    assert sum("workers" in line for line in starts) == 2
+    assert epochs[0] == 1 and epochs[-1] == 6 and len(epochs) <= 7, "no epoch before the checkpoint was done again"
+    curves = durable.read_json(running.job.folder / RESULT)["curves"]
+    assert [line["epoch"] for line in curves] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_lost_worker_without_restarts_is_named_and_a_second_run_goes_on(undisturbed, make_job, start):
+    job = make_job(restarts=0, **HOROVOD)
+    running = start(job)
+    running.until_epoch(2)
+    running.rank(0).kill()
+    ended = running.end()
+    assert running.process.returncode == 1
+    assert len(ended["attempts"]) == 1
+    assert ended["failure"].startswith("rank 0 was lost (exit code 137, SIGKILL):\n")
+    assert "-- rank.1/stderr" in ended["failure"], "what the other rank said last"
+    assert "HorovodInternalError" in ended["failure"]
+    assert not (job.folder / RESULT).exists()
+    newest = max((job.folder / "checkpoints").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = start(job)
+    assert again.end()["failure"] is None
+    assert again.weights == undisturbed[0], "from the checkpoint before the damaged one"
+
+
+def test_a_stalled_worker_is_noticed_and_the_training_started_again(undisturbed, make_job, start):
+    running = start(make_job(stall_seconds=5, **HOROVOD))
+    running.until_epoch(2)
+    running.rank(1).suspend()
+    ended = running.end()
+    assert ended["attempts"][0] == "no progress for 5 s; the workers were ended"
+    assert ended["failure"] is None
+    assert running.left() == []
+    assert running.weights == undisturbed[0]
+
+
+@pytest.mark.parametrize(("communicator", "which"), [("horovod", "supervisor"), ("torch", "launcher")])
+def test_no_worker_outlives_a_killed_parent(make_job, start, communicator, which):
+    running = start(make_job(communicator, 2, training={"epochs": 500}, restarts=0))
+    running.until_epoch(1)
+    workers = {running.rank(0).pid, running.rank(1).pid}
+    assert workers <= set(running.seen)
+    (running.process if which == "supervisor" else running.launcher()).kill()
+    running.process.wait(60)
+    assert running.left() == []
+    if which == "launcher":
+        assert running.end()["failure"].startswith("the workers were lost (exit code -9, SIGKILL)")
+
+
+def test_a_supervisor_that_is_asked_to_end_ends_every_worker(make_job, start):
+    running = start(make_job("torch", 2, training={"epochs": 500}))
+    running.until_epoch(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        running.process.send_signal(number)
+    assert running.process.wait(60) == 143
+    assert running.left() == []
+    assert not (running.job.folder / FINAL).exists()
+
+
+def test_an_exception_of_one_rank_ends_all_and_is_shown(make_job, start):
+    job = make_job("torch", 2, restarts=0)
+    path = job.folder / "train_targets.npy"
+    targets = np.load(path)
+    targets[17] = 10
+    np.save(path, targets)
+    running = start(job)
+    ended = running.end()
+    assert len(ended["attempts"]) == 1
+    assert " was lost (exit code 1):\n" in ended["failure"]
+    assert "IndexError: Target 10 is out of bounds" in ended["failure"]
+    assert running.left() == []
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(make_job, start):
+    running = start(make_job(normalisation={"mean": [0.3], "std": [1e-40]}, restarts=2))
+    ended = running.end()
+    assert running.process.returncode == 1
+    assert len(ended["attempts"]) == 1
+    assert ended["failure"].startswith("found a training loss of nan in step 1 of epoch 1; expected a finite one")
+    assert not (running.job.folder / RESULT).exists()
+    assert not (running.job.folder / FINAL).exists()
+
+
+def test_a_missing_launcher_is_told_with_its_remedy(make_job, monkeypatch, tmp_path):
+    job, said = make_job("horovod", 2), []
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    assert not supervise.supervise(job.folder / "job.json", said.append)
+    message = f"found no {tmp_path}/bin/horovodrun; expected Horovod's launcher; run `make setup`, then `dlp doctor`"
+    assert durable.read_json(job.folder / "supervised.json")["failure"].startswith(message)
+    assert len(said) == 1 and said[0].startswith(f"attempt 1: {message}")
+
+
+def test_workers_that_never_start_are_given_up(make_job, monkeypatch):
+    job = make_job(restarts=1, stall_seconds=0.2)
+    monkeypatch.setattr(supervise, "START_SECONDS", 0.3)
+    monkeypatch.setattr(supervise, "worker_command", lambda *_: ["sleep", "600"])
+    before = psutil.Process().children()
+    assert not supervise.supervise(job.folder / "job.json", lambda _: None)
+    ended = durable.read_json(job.folder / "supervised.json")
+    assert ended["attempts"] == ["no progress for 0.2 s; the workers were ended"] * 2
+    assert ended["sandboxed"] == bool(sandbox_prefix())
+    wait_for(lambda: psutil.Process().children() == before, 5)
+
+
+def test_a_child_that_ignores_the_request_is_killed(monkeypatch):
+    monkeypatch.setattr(supervise, "GRACE_SECONDS", 0.3)
+    script = "trap '' TERM; sleep 600 & trap '' TERM; echo ready; wait; sleep 600"
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout
+    with process.stdout:
+        process.stdout.readline()
+        children = psutil.Process(process.pid).children()
+        supervise.end_tree(process)
+    assert process.returncode == -signal.SIGKILL
+    assert children
+    wait_for(lambda: not any(child.is_running() for child in children), 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"workers": 2, "communicator": "horovod"}, "2 worker(s) started, communicator horovod"),
+        ({"epoch": 1, "epochs": 3, "step": 4, "steps": 9}, "epoch 1 of 3: step 4 of 9"),
+        (
+            {"epoch": 1, "epochs": 3, "train_loss": 0.51234, "validation": {"accuracy": 0.9, "loss": 0.4}},
+            "epoch 1 of 3: train loss 0.5123, validation accuracy 0.9, loss 0.4",
+        ),
+    ],
+)
+def test_a_line_of_progress_reads_well(line, told):
+    assert supervise.describe(line) == told
