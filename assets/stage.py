@@ -128,7 +128,7 @@ def _results(
 ) -> Iterator[Any]:
     """What Dagster records; no materialisation when no partition had anything to do."""
     found = {name: item for name, item in made.items() if isinstance(item, Artifact)}
-    if len(made) == 1 and found:
+    if context.has_partition_key and found:  # a range is not one, also where it holds a single day
         (artifact,) = found.values()
         yield dg.MaterializeResult(
             asset_key=key,

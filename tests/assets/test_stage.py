@@ -7,13 +7,16 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-from assets.stage import BACKFILL_TAGS, Step, key_of
+from assets.partitions import Partitions
+from assets.stage import BACKFILL_TAGS, Step, key_of, stage_asset
 from dl_pipelines import catalog
+from dl_pipelines.brief import Brief
 from dl_pipelines.cli.run import failures
 from dl_pipelines.data.validation import gate_names
-from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.workspace import Partition
+from resources.workspaces import RESOURCE, WorkspaceResource
 from tests.assets.conftest import DATA, runner
 
 DAYS = {"2026-01-01": 60, "2026-01-02": 20, "2026-01-03": 20}
@@ -194,3 +197,71 @@ def test_the_backfill_tags_are_ours_and_the_one_that_dagster_sets():
 
 def test_a_key_is_the_project_then_the_stage(little):
     assert key_of(little(), "raw_data") == dg.AssetKey(["little", "raw_data"])
+
+
+def test_a_range_of_one_day_is_like_that_day(three_days, again):
+    result = three_days.run(DATA, "2026-01-02", "2026-01-02")
+    for stage in DATA:
+        found = materialized(result, stage)
+        assert {day: version(item) for day, item in found.items()} == {
+            "2026-01-02": three_days.artifact(stage, "2026-01-02").digest
+        }
+        assert {partition for partition, _, _ in evaluated(result, stage)} == {"2026-01-02"}
+
+
+GATES = {
+    "finite": Gate("finite", True, "all finite", blocking=True),
+    "parity": Gate("parity", False, "differs by 3", blocking=True),
+    "undecided": Gate("undecided", None, "too few rows", blocking=True),
+    "threshold": Gate("threshold", False, "0.9 is below 0.97"),
+    "drift": Gate("drift", None, "100 records"),
+}
+
+
+def model_stages(brief: Brief, evaluated: list[str], declared: dict[str, bool]) -> list[dg.AssetsDefinition]:
+    """A stage of a model whose gates are these, and one after it."""
+
+    def build(draft: Draft) -> None:
+        for name in evaluated:
+            draft.gate(GATES[name])
+
+    def make(step: Step) -> Artifact:
+        return step.workspace.make("evaluation", step.partition, build, settings={"gates": evaluated}, parents={})
+
+    def follow(step: Step) -> Artifact:
+        found = step.workspace.get("evaluation", step.partition).require_gates()
+        return step.workspace.make("report", step.partition, build, settings={}, parents={"evaluation": found})
+
+    models = Partitions.of(brief).models
+    blocking, warning = ([name for name, blocks in declared.items() if blocks is kind] for kind in (True, False))
+    first = stage_asset(
+        brief, "evaluation", make, partitions=models, blocking=blocking, warning=warning, description="first"
+    )
+    after = stage_asset(brief, "report", follow, partitions=models, deps=("evaluation",), description="after")
+    return [first, after]
+
+
+@pytest.mark.parametrize(
+    ("gates", "declared", "stops"),
+    [
+        (["finite"], {"finite": True}, False),
+        (["finite", "parity"], {"finite": True, "parity": True}, True),
+        (["finite", "undecided"], {"finite": True, "undecided": True}, True),
+        (["finite", "threshold", "drift"], {"finite": True, "threshold": False, "drift": False}, False),
+        (["finite"], {"finite": True, "drift": False}, False),
+    ],
+    ids=["passed", "failed", "undecided", "warned", "not evaluated"],
+)
+def test_only_an_integrity_gate_stops_a_model(tmp_path, little, gates, declared, stops):
+    brief, name = little(), "2026-01-01|base"
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("little_experiment", ["base"])
+        result = dg.materialize(
+            model_stages(brief, gates, declared), partition_key=name, instance=instance, raise_on_error=False,
+            resources={RESOURCE: WorkspaceResource(home=str(tmp_path))},
+        )  # fmt: skip
+    assert result.success is not stops
+    told = {gate: GATES[gate].passed is True if gate in gates else False for gate in declared}
+    assert evaluated(result, "evaluation") == sorted((name, gate, passed) for gate, passed in told.items())
+    assert set(materialized(result, "evaluation")) == {name}
+    assert set(materialized(result, "report")) == (set() if stops else {name})
