@@ -117,6 +117,7 @@ def test_torch_listens_on_loopback_only_and_gives_horovods_weights(undisturbed, 
     seen = Seen(running)
     assert running.end() == {"attempts": ["done"], "failure": None, "sandboxed": False}
     assert len(seen.workers) >= 2
+    assert seen.listening, "gloo was seen"
     assert seen.listening <= LOOPBACK
     assert seen.secrets == set()
     assert running.weights == undisturbed[0], "the same sums in the same order"
