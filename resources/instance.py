@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from dl_pipelines.store import durable
 from dl_pipelines.store.database import Database
@@ -51,6 +52,8 @@ def settings() -> dict[str, Any]:
     plain: dict[str, Any] = {
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},  # no invitation to a newsletter over the graph
+        # A run that was killed keeps the slot of its pool, and every later step waits: the daemon gives it back.
+        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
         "concurrency": {"runs": {"max_concurrent_runs": 1}, "pools": {"default_limit": 1, "granularity": "op"}},
     }
     if on_postgres():
@@ -82,4 +85,15 @@ def open_instance(home: Home) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of a home, for runs in this process. Raises as `prepare` does."""
     prepare(home)
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=_SILENT)) as instance:
+        free_slots(instance)
         yield instance
+
+
+def free_slots(instance: dg.DagsterInstance) -> list[str]:
+    """Give back the slots of runs that have ended, as the daemon does where one runs; the runs' ids."""
+    storage = instance.event_log_storage
+    held = list(storage.get_concurrency_run_ids())
+    ended = instance.get_runs(filters=dg.RunsFilter(run_ids=held, statuses=list(FINISHED_STATUSES))) if held else []
+    for run in ended:
+        storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in ended]

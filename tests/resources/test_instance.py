@@ -113,6 +113,27 @@ def test_one_run_and_one_step_of_the_machine_at_a_time(home):
         assert [claim.is_claimed for claim in claims] == [True, False]
 
 
+def test_a_run_that_ended_keeps_no_slot(home):
+    """A run that was killed gives nothing back by itself; one that goes on keeps what it has."""
+    with open_instance(home) as instance:
+        ended = JOB.execute_in_process(instance=instance).run_id
+        goes_on = instance.create_run_for_job(JOB, status=dg.DagsterRunStatus.STARTED).run_id
+        storage = instance.event_log_storage
+        assert storage.claim_concurrency_slot(POOL, ended, "counted").is_claimed
+        assert not storage.claim_concurrency_slot(POOL, goes_on, "counted").is_claimed
+    with open_instance(home) as instance:
+        storage = instance.event_log_storage
+        assert storage.claim_concurrency_slot(POOL, goes_on, "counted").is_claimed
+    with open_instance(home) as instance:
+        assert instance.event_log_storage.get_concurrency_info(POOL).active_run_ids == {goes_on}
+
+
+def test_the_daemon_gives_slots_back_too(home):
+    with open_instance(home) as instance:
+        assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] == 30
+
+
 def test_settings_that_did_not_change_are_not_written_again(home):
     prepare(home)
     path = home.dagster / "dagster.yaml"
