@@ -53,7 +53,7 @@ def settings() -> dict[str, Any]:
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},  # no invitation to a newsletter over the graph
         # A run that was killed keeps the slot of its pool, and every later step waits: the daemon gives it back.
-        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
+        "run_monitoring": {"enabled": True, "poll_interval_seconds": 15, "free_slots_after_run_end_seconds": 15},
         "concurrency": {"runs": {"max_concurrent_runs": 1}, "pools": {"default_limit": 1, "granularity": "op"}},
     }
     if on_postgres():

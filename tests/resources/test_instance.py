@@ -130,8 +130,9 @@ def test_a_run_that_ended_keeps_no_slot(home):
 
 def test_the_daemon_gives_slots_back_too(home):
     with open_instance(home) as instance:
-        assert instance.run_monitoring_enabled
-        assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] == 30
+        assert "MONITORING" in instance.get_required_daemon_types()
+        assert instance.run_monitoring_poll_interval_seconds == 15
+        assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] == 15
 
 
 def test_settings_that_did_not_change_are_not_written_again(home):
