@@ -5,13 +5,24 @@ from collections.abc import Callable
 import dagster as dg
 
 from dl_pipelines.store.artifacts import Artifact, StageSkipped
+from dl_pipelines.store.space import no_space
+
+NO_SPACE = "no_space"
+"""In the metadata of a failure: the machine is at fault, not what the stage was given."""
 
 
 def attempt(make: Callable[[], Artifact]) -> Artifact | StageSkipped:
-    """The artifact, or the reason why there is nothing to do. Raises dg.Failure with the library's words."""
+    """The artifact, or the reason why there is nothing to do. Raises dg.Failure with the library's words.
+
+    A full disk is told as well, with what to do; any other OSError is raised as it is.
+    """
     try:
         return make()
     except StageSkipped as skip:
         return skip
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        if full := no_space(error):
+            raise dg.Failure(full, metadata={NO_SPACE: True}, allow_retries=False) from error
+        if isinstance(error, OSError):
+            raise
         raise dg.Failure(str(error), allow_retries=False) from error

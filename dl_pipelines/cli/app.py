@@ -51,10 +51,29 @@ def command(run: Callable[..., Any]) -> Callable[..., Any]:
             _say("interrupted; what this command started has ended")
             raise typer.Exit(OTHER) from None
         except (ValueError, OSError) as error:
-            _say(f"error: {error}")
+            _say(f"error: {_full(error) or error}")
             raise typer.Exit(INPUT if _of_input(error) else OTHER) from None
+        except _database_errors() as error:
+            if not (full := _full(error)):
+                raise
+            _say(f"error: {full}")
+            raise typer.Exit(OTHER) from None
 
     return wrapped
+
+
+def _database_errors() -> type[Exception]:
+    """What Dagster's storage and ours raise; imported when something was raised."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError
+
+
+def _full(error: Exception) -> str | None:
+    """What to tell of a full disk."""
+    from dl_pipelines.store.space import no_space
+
+    return no_space(error, os.environ.get("DLP_HOME"))
 
 
 def _of_input(error: Exception) -> bool:
@@ -97,7 +116,7 @@ def _output(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 def _day(text: str | None, option: str) -> date | None:
     try:
-        return date.fromisoformat(text) if text else None
+        return None if text is None else date.fromisoformat(text)
     except ValueError:
         raise ValueError(f"found {option} {text!r}; expected YYYY-MM-DD") from None
 
@@ -240,10 +259,14 @@ def backfill(
 
         start, end = _day(first, "--from"), _day(last, "--to")
         assert start and end
-        days = [found for found in source_days(brief) if start <= found <= end]
+        there = source_days(brief)
+        days = [found for found in there if start <= found <= end]
         if not days:
-            raise ValueError(f"found no records of {brief.project} from {start} to {end}; expected --from before --to "
-                             f"and days with records ({source_days(brief)[:1]} on)")  # fmt: skip
+            near = f"from {there[0]} to {there[-1]}" if there else "none"
+            raise ValueError(
+                f"found no records of {brief.project} from {start} to {end}; expected days with records ({near}), "
+                "--from before --to"
+            )
         place, names = _home(home).prepare(), experiment or ["base"]
         for name in names:
             catalog.brief_of(place, brief, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -30,8 +31,10 @@ from dl_pipelines.serving.server import running
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.home import Home
-from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.store.workspace import Partition, Progress, Workspace
+from resources.attempt import NO_SPACE
 from resources.instance import open_instance
+from resources.machine import free_finished, holders
 from resources.workspaces import RESOURCE, Finished, Watcher, Workspaces
 from sensors.jobs import PROJECT, RANGE
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 STAGES = names((*DATA, *WINDOW, *MODEL))
 REPORT = STAGES[-1]
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+WAIT_SECONDS = 1.0
 _PROCESS, _BORN = "dlp/pid", "dlp/born"
 
 
@@ -135,7 +139,7 @@ def line(home: Home, brief: Brief, watcher: Watcher, ends: list[Finished], keep:
         job = defs.resolve_implicit_global_asset_job_def()
         with open_instance(home) as instance, running(home, keep=keep, lazy=not keep):
             reap(instance)
-            yield Line(home, brief, instance, job, ends)
+            yield Line(home, brief, instance, job, ends, watcher)
 
 
 @dataclass
@@ -147,6 +151,7 @@ class Line:
     instance: dg.DagsterInstance
     job: Any
     ends: list[Finished]
+    watcher: Watcher
 
     def run(
         self, day: date, experiment: str = BASE, until: str | None = None, tags: Mapping[str, str] | None = None
@@ -178,6 +183,7 @@ class Line:
                     self._one(Ran(ran.partition), [REPORT], ran.partition.key, tags)
 
     def _one(self, ran: Ran, stages: list[str], partition: str | None, tags: dict[str, str]) -> None:
+        self._wait(stages[0], ran.partition)
         pid = os.getpid()
         result = self.job.execute_in_process(
             instance=self.instance,
@@ -189,6 +195,17 @@ class Line:
         )
         if not result.success:
             ran.failures += list(failures(result)) or [Failed(stages[0], "the run failed before its first step", True)]
+
+    def _wait(self, stage: str, partition: Partition) -> None:
+        """Until no other run (of the UI, of another terminal) has the machine."""
+        told = False
+        while others := holders(self.instance):
+            if not told:
+                self.watcher.started(stage, partition)
+                self.watcher.progress(Progress(stage, f"waiting for the run {', '.join(sorted(others))} to end"))
+                told = True
+            time.sleep(WAIT_SECONDS)
+            reap(self.instance)
 
 
 def failures(result: ExecutionResult) -> Iterator[Failed]:
@@ -208,7 +225,8 @@ def failures(result: ExecutionResult) -> Iterator[Failed]:
         if stage in blocked:
             yield Failed(stage, "; ".join(blocked[stage]), False)
         elif data.user_failure_data:
-            yield Failed(stage, data.user_failure_data.description or "", False)
+            told = data.user_failure_data
+            yield Failed(stage, told.description or "", NO_SPACE in told.metadata)
         else:
             cause = data.error
             while cause and cause.cause:
@@ -222,10 +240,11 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
     gone = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=statuses)):
         pid, born = run.tags.get(_PROCESS), run.tags.get(_BORN)
-        if pid and birth(int(pid)) != born:
+        # Runs in this process come one after the other: one that is still open could not write its own end.
+        if pid and (int(pid) == os.getpid() or birth(int(pid)) != born):
             instance.report_run_failed(run, f"its process {pid} is gone")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             gone.append(run.run_id)
+    free_finished(instance)
     return gone
 
 
