@@ -45,8 +45,9 @@ def report_path(home: Home, project: str, partition: Partition) -> Path:
 def close(home: Home, brief: Brief, ran: Ran, screen: Console) -> int:
     """Tell how it ended; the exit code."""
     for failed in ran.failures:
-        screen.print(Panel(Text(failed.message), title=f"{failed.stage} failed", title_align="left",
-                           border_style="red", expand=False))  # fmt: skip
+        panel = Panel(Text(failed.message), title=f"{failed.stage} failed", title_align="left", border_style="red",
+                      expand=False)  # fmt: skip
+        screen.print(panel, soft_wrap=False)  # a soft wrap cuts what is wider than the panel
     verdict = verdict_of(ran)
     if verdict:
         notes = _notes(home, brief, ran)
@@ -117,11 +118,11 @@ def find_report(home: Home, project: str, day: date | None, experiment: str) -> 
     mine = [slug for slug in there if re.fullmatch(rf"\d{{4}}-\d\d-\d\d_{re.escape(experiment)}", slug)]
     wanted = f"{day}_{experiment}" if day else (mine[-1] if mine else "")
     if wanted not in there:
-        projects = ", ".join(sorted(path.name for path in home.reports.glob("*"))) or "none"
-        known = ", ".join(there) or f"none; projects with reports: {projects}"
+        projects = ", ".join(sorted(path.name for path in home.reports.glob("*"))) or "none yet"
+        known = f"one of {', '.join(there)}" if there else f"a project with reports ({projects})"
         raise ValueError(
-            f"found no report of {project} for {day or 'any day'} and {experiment}; expected one of {known}; run "
-            "`dlp run` for its brief"
+            f"found no report of {project} for {day or 'any day'} and {experiment}; expected {known}; run `dlp run` "
+            "for its brief"
         )
     return folder / wanted / "report.html"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -201,8 +202,11 @@ class ImageClassification(Task):
         return Parity(passed, len(reference), difference, agreement, tolerance, summary)
 
     def read_input(self, path: str) -> np.ndarray:
-        """An image file as uint8 [H, W, C]. Raises ValueError."""
-        image, _ = self.decode(path)
+        """An image file as uint8 [H, W, C]. Raises ValueError naming the file."""
+        try:
+            image, _ = self.decode(path)
+        except ValueError as error:
+            raise ValueError(f"found {path}: {error}; expected an image file; give another") from error
         return image
 
     def decode(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -235,7 +239,9 @@ class ImageClassification(Task):
         except Image.DecompressionBombError as error:
             raise ValueError(f"too many pixels (a decompression bomb): {error}") from error
         except DAMAGE as error:
-            raise ValueError(f"not a readable PNG or JPEG: {error or type(error).__name__}") from error
+            # Pillow names the buffer by its address in memory, which differs from run to run.
+            reason = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "it", str(error)) or type(error).__name__
+            raise ValueError(f"not a readable PNG or JPEG: {reason}") from error
         size = (self.params.width, self.params.height)
         if wanted.size != size:
             wanted = wanted.resize(size, Image.Resampling.BILINEAR)

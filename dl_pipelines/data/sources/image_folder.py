@@ -5,7 +5,6 @@ A file that can't be read is kept out with its reason, never a crash. Reading th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -214,8 +213,8 @@ def _look(root: Path, manifest: Path | None) -> tuple[set[str], list[Quarantined
 
 
 def _reason(error: Exception, root: Path) -> str:
-    """What the error says, the same on every machine and in every run: no memory address, no folder of this one."""
-    return re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "it", str(error)).replace(f"{root}/", "")
+    """What the error says, the same on every machine: without the folder of this one."""
+    return str(error).replace(f"{root}/", "")
 
 
 def _table(records: list[dict[str, Any]], task: Task) -> pa.Table:
