@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set everything up: .venv from the lock, Horovod from its sdist, Triton's venv. Idempotent: each part leaves
-# a stamp that holds the hash of what it was made from, and is skipped while that stays the same.
+# a stamp that holds the hash of what it was made from, and is skipped while that stays the same. Bytecode is compiled
+# here, once: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile its imports again (3 s a run).
 #   PYTHON=python3.11    the interpreter
 #   TORCH_BACKEND=cpu    CPU builds of torch and torchvision, from the index that uv knows for them
 set -euo pipefail
@@ -56,11 +57,11 @@ setup_python() {
         # Another build of torch has other hashes: everything else is verified by the lock.
         awk '/^[a-z0-9]/ { keep = $0 !~ /^(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==/ } keep' \
             requirements.lock >.venv/requirements.lock
-        $uv pip sync --quiet --require-hashes --python .venv/bin/python .venv/requirements.lock
-        $uv pip install --quiet --python .venv/bin/python --torch-backend "$TORCH_BACKEND" \
+        $uv pip sync --quiet --compile-bytecode --require-hashes --python .venv/bin/python .venv/requirements.lock
+        $uv pip install --quiet --compile-bytecode --python .venv/bin/python --torch-backend "$TORCH_BACKEND" \
             $(grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock)
     else
-        $uv pip sync --quiet --require-hashes --python .venv/bin/python requirements.lock
+        $uv pip sync --quiet --compile-bytecode --require-hashes --python .venv/bin/python requirements.lock
     fi
     echo "$want" >$stamp
 }
@@ -79,7 +80,7 @@ setup_horovod() {
     want=$(key requirements.lock scripts/build_horovod.py)
     fresh $stamp "$want" && return
     wheel=$(.venv/bin/python scripts/build_horovod.py) || exit 1
-    $uv pip install --quiet --python .venv/bin/python --no-deps --reinstall "$wheel"
+    $uv pip install --quiet --compile-bytecode --python .venv/bin/python --no-deps --reinstall "$wheel"
     echo "$want" >$stamp
 }
 
@@ -90,7 +91,7 @@ setup_triton() {
     say "installing Triton into .venv-triton"
     rm -f $stamp
     works .venv-triton || { rm -rf .venv-triton && $uv venv --quiet --python "$PYTHON" .venv-triton; }
-    $uv pip sync --quiet --require-hashes --python .venv-triton/bin/python requirements-triton.lock
+    $uv pip sync --quiet --compile-bytecode --require-hashes --python .venv-triton/bin/python requirements-triton.lock
     # The Python backend wants the stub of its interpreter beside it; ours are added in each home.
     wheel=.venv-triton/lib/python3.11/site-packages/pytriton/tritonserver
     rm -rf $server $server.partial
