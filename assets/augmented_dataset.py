@@ -22,7 +22,10 @@ def augmented_dataset(brief: Brief, partitions: Partitions) -> dg.AssetsDefiniti
         make,
         partitions=partitions.days,
         deps=("validated_data",),
-        blocking=("only_train_grows", "targets_with_inputs"),
+        blocking={
+            "only_train_grows": "copies are made of train records only, as many as the brief asks for",
+            "targets_with_inputs": "each copy has the target of its parent",
+        },
         kinds={"lance", "pytorch"},
         description="The clean records of one day, and seeded copies of those that may train.",
     )

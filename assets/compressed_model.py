@@ -22,8 +22,8 @@ def compressed_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinitio
         make,
         partitions=partitions.models,
         deps=("trained_model", "training_window"),
-        blocking=("parity",),
-        warning=("accuracy_budget",),
+        blocking={"parity": "the exported and the compressed model answer as the trained one, on validation rows"},
+        warning={"accuracy_budget": "what serves loses no more than compression.max_loss, paired, with its interval"},
         kinds={"onnx"},
         description="The best variant for the objective within the accuracy budget, and every one that was tried.",
     )

@@ -23,7 +23,10 @@ def drift_report(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         make,
         partitions=partitions.models,
         deps=("prediction_log", "training_window", "compressed_model"),
-        warning=tuple(f"drift_{window}" for window in TRAFFIC.make(brief.monitoring.traffic).windows),
+        warning={
+            f"drift_{window}": f"the live window {window} is like the rows that the model was made from"
+            for window in TRAFFIC.make(brief.monitoring.traffic).windows
+        },
         kinds={"evidently"},
         description="Each live window against the rows that the model was trained on: alarm, quiet or undecided.",
     )

@@ -22,8 +22,11 @@ def evaluation(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         make,
         partitions=partitions.models,
         deps=("trained_model", "training_window"),
-        blocking=("finite_outputs",),
-        warning=tuple(f"threshold_{metric}" for metric in brief.evaluation.thresholds),
+        blocking={"finite_outputs": "no answer is infinite or not a number"},
+        warning={
+            f"threshold_{metric}": f"{metric} on the test rows against {bound:g}, the threshold of the brief"
+            for metric, bound in brief.evaluation.thresholds.items()
+        },
         kinds={"pytorch"},
         description="Metrics with intervals on train, validation and test rows, slices, calibration.",
     )

@@ -22,8 +22,8 @@ def implementation_report(brief: Brief, partitions: Partitions) -> dg.AssetsDefi
         make,
         partitions=partitions.models,
         deps=("evaluation", "compressed_model", "triton_repository", "prediction_log", "drift_report"),
-        blocking=("complete",),
-        warning=("targets",),
+        blocking={"complete": "every cell of the template has a value with its source, or a reason"},
+        warning={"targets": "the targets of the brief, each on the artifact that it names"},
         kinds={"markdown"},
         description="The ten sections of the template, each value traced to its artifact, and the verdict.",
     )

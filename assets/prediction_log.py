@@ -26,7 +26,7 @@ def prediction_log(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         make,
         partitions=partitions.models,
         deps=("triton_repository",),
-        blocking=("nothing_missing",),
+        blocking={"nothing_missing": "every answer that a client got is in the log"},
         kinds={"lance"},
         description="What the router answered by this model, written before it was acknowledged, with later labels.",
     )

@@ -21,7 +21,10 @@ def raw_data(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         "raw_data",
         make,
         partitions=partitions.days,
-        blocking=("schema", "readable"),
+        blocking={
+            "schema": "the records have the columns, types and shapes of the task",
+            "readable": "at least one record could be read; what could not be is set aside with the reason",
+        },
         kinds={"lance"},
         description="The records of one day as they arrived, and what could not be read, with the reason.",
     )

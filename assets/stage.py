@@ -40,6 +40,7 @@ class Step:
 
 Make = Callable[[Step], Artifact]
 Deps = Sequence[str | tuple[str, dg.PartitionMapping]]
+NONE: Mapping[str, str] = {}
 
 
 def key_of(brief: Brief, stage: str) -> dg.AssetKey:
@@ -54,16 +55,17 @@ def stage_asset(
     *,
     partitions: dg.PartitionsDefinition,
     deps: Deps = (),
-    blocking: Sequence[str] = (),
-    warning: Sequence[str] = (),
+    blocking: Mapping[str, str] = NONE,
+    warning: Mapping[str, str] = NONE,
     kinds: set[str] | None = None,
     description: str,
 ) -> dg.AssetsDefinition:
-    """The asset of one stage of one brief; `blocking` and `warning` name its gates.
+    """The asset of one stage of one brief; `blocking` and `warning` are its gates with what each is about.
 
     Days run together in one run, models one partition a run.
     """
-    key, declared = key_of(brief, stage), {**dict.fromkeys(blocking, True), **dict.fromkeys(warning, False)}
+    key, about = key_of(brief, stage), {**blocking, **warning}
+    declared = {name: name in blocking for name in about}
     daily = isinstance(partitions, dg.DailyPartitionsDefinition)
 
     @dg.asset(
@@ -72,7 +74,7 @@ def stage_asset(
         deps=[_dep(brief, dep) for dep in deps],
         partitions_def=partitions,
         check_specs=[
-            dg.AssetCheckSpec(name, asset=key, blocking=blocks, partitions_def=partitions)
+            dg.AssetCheckSpec(name, asset=key, blocking=blocks, partitions_def=partitions, description=about[name])
             for name, blocks in declared.items()
         ],
         backfill_policy=dg.BackfillPolicy.single_run() if daily else dg.BackfillPolicy.multi_run(1),

@@ -27,7 +27,10 @@ def trained_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         make,
         partitions=partitions.models,
         deps=("training_window",),
-        blocking=("finite", "reproducible"),
+        blocking={
+            "finite": "no weight is infinite or not a number",
+            "reproducible": "every epoch was trained, from the seed and the window that are named",
+        },
         kinds={"pytorch"},
         description="Weights, curves and cost of a training on the window of this date.",
     )

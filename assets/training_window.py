@@ -22,7 +22,10 @@ def training_window(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition
         make,
         partitions=partitions.days,
         deps=(("augmented_dataset", window(brief)),),
-        blocking=("no_leak", "complete"),
+        blocking={
+            "no_leak": "no group and no content is in more than one split",
+            "complete": "every day of the window is there, and every split has records",
+        },
         kinds={"json"},
         description="The digests of the datasets that a model of this date trains, validates and tests on.",
     )

@@ -28,8 +28,8 @@ def triton_repository(brief: Brief, partitions: Partitions) -> dg.AssetsDefiniti
         make,
         partitions=partitions.models,
         deps=("compressed_model", "training_window"),
-        blocking=("live_parity",),
-        warning=("no_failures",),
+        blocking={"live_parity": "the live server answers as the compressed model does, on validation rows"},
+        warning={"no_failures": "no request of the load test failed"},
         kinds={"triton"},
         description="The artifact as a model in the live repository: loaded, compared, measured through gRPC.",
     )

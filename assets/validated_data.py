@@ -6,7 +6,7 @@ from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.catalog import task_of
-from dl_pipelines.data.validation import gate_names
+from dl_pipelines.data.validation import gates_of
 from dl_pipelines.store.artifacts import Artifact
 
 
@@ -24,7 +24,7 @@ def validated_data(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         make,
         partitions=partitions.days,
         deps=("raw_data",),
-        blocking=gate_names(brief.data, task_of(brief)),
+        blocking=gates_of(brief.data, task_of(brief)),
         kinds={"greatexpectations", "lance"},
         description="Clean records of one day, a quarantine with reasons, a quality score.",
     )

@@ -91,7 +91,7 @@ def describe(repository: dg.RepositoryDefinition) -> Iterator[str]:
         for check in sorted(node.check_keys):
             spec = graph.get_check_spec(check)
             assert spec.partitions_def == node.partitions_def, "one good day would unblock every bad one"
-            yield f"    check {check.name}: {'blocks' if spec.blocking else 'warns'}"
+            yield f"    check {check.name} {'blocks' if spec.blocking else 'warns'}: {spec.description}"
     for job in sorted(repository.get_all_jobs(), key=lambda item: item.name):
         if job.name.startswith("__"):
             continue
@@ -143,7 +143,7 @@ def test_schedule_and_checks_follow_the_brief(home, briefs):
     assert "    0 22 * * * Asia/Tokyo; RUNNING" in found
     assert "    partitions daily from 2026-01-03 Asia/Tokyo, today + 0; backfill in one run" in found
     assert "    after little/augmented_dataset: days -6 to 0, which may be missing" in found
-    assert "    check threshold_recall: warns" in found
+    assert "    check threshold_recall warns: recall on the test rows against 0.9, the threshold of the brief" in found
     assert "    check drift_" not in found, "windows of free clients are not known beforehand"
 
 

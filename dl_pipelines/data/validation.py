@@ -84,9 +84,10 @@ QUARANTINE_GATE = "quarantine_share"
 """A gate beside the suite: it counts what could not be read as well, which the table of facts doesn't hold."""
 
 
-def gate_names(data: Data, task: Task) -> list[str]:
-    """Every gate that the stage evaluates, all of them blocking."""
-    return [*(item.name for item in expectations(data, task)), QUARANTINE_GATE]
+def gates_of(data: Data, task: Task) -> dict[str, str]:
+    """Every gate that the stage evaluates, all of them blocking, with what it is about."""
+    share = f"at most {data.validation.max_quarantined:.1%} of the records are quarantined"
+    return {**{item.name: item.sentence for item in expectations(data, task)}, QUARANTINE_GATE: share}
 
 
 def make_validated_data(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:

@@ -12,7 +12,7 @@ from assets.stage import BACKFILL_TAGS, Step, key_of, stage_asset
 from dl_pipelines import catalog
 from dl_pipelines.brief import Brief
 from dl_pipelines.cli.run import failures
-from dl_pipelines.data.validation import gate_names
+from dl_pipelines.data.validation import gates_of
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.workspace import Partition
@@ -60,7 +60,7 @@ def test_each_day_has_its_own_checks(again, three_days):
     brief = three_days.line.brief
     names = {
         "raw_data": ["readable", "schema"],
-        "validated_data": gate_names(brief.data, catalog.task_of(brief)),
+        "validated_data": list(gates_of(brief.data, catalog.task_of(brief))),
         "augmented_dataset": ["only_train_grows", "targets_with_inputs"],
     }
     for stage, checks in names.items():
@@ -233,7 +233,9 @@ def model_stages(brief: Brief, evaluated: list[str], declared: dict[str, bool]) 
         return step.workspace.make("report", step.partition, build, settings={}, parents={"evaluation": found})
 
     models = Partitions.of(brief).models
-    blocking, warning = ([name for name, blocks in declared.items() if blocks is kind] for kind in (True, False))
+    blocking, warning = (
+        {name: f"about {name}" for name, blocks in declared.items() if blocks is kind} for kind in (True, False)
+    )
     first = stage_asset(
         brief, "evaluation", make, partitions=models, blocking=blocking, warning=warning, description="first"
     )

@@ -18,7 +18,7 @@ from dl_pipelines.data.augmentation import make_augmented_dataset
 from dl_pipelines.data.cleaning import clean, facts
 from dl_pipelines.data.raw import make_raw_data
 from dl_pipelines.data.sources.digits import Digits
-from dl_pipelines.data.validation import expectations, gate_names, make_validated_data, validate
+from dl_pipelines.data.validation import expectations, gates_of, make_validated_data, validate
 from dl_pipelines.data.window import make_training_window
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_json
@@ -70,7 +70,7 @@ BREAKS = {
 
 def test_every_expectation_has_a_table_that_breaks_it(digits_task):
     assert set(BREAKS) == {item.name for item in expectations(STRICT, digits_task)}
-    assert gate_names(STRICT, digits_task) == [
+    assert list(gates_of(STRICT, digits_task)) == [
         *(item.name for item in expectations(STRICT, digits_task)),
         "quarantine_share",
     ]
@@ -163,7 +163,7 @@ def test_what_the_stage_writes(home, album, data_of, animals, paint):
     ]
     assert {item["name"] for item in made.read_json("expectations.json")} == set(BREAKS)
     assert all(gate.blocking and gate.passed for gate in made.gates)
-    assert {gate.name for gate in made.gates} == set(gate_names(data, animals))
+    assert {gate.name for gate in made.gates} == set(gates_of(data, animals))
     assert (made.show["records"], made.show["quarantined"], made.show["failed"]) == (60, 1, 0)
     assert sum(len(str(value)) for value in made.show.values()) < 20_000
 
