@@ -15,6 +15,7 @@ from dl_pipelines.tasks.base import Task
 from resources import results
 from resources.attempt import attempt
 from resources.instance import POOL
+from resources.lost import mark
 from resources.workspaces import Finished, WorkspaceResource
 
 BACKFILL_TAGS = ("dlp/backfill", "dagster/backfill")
@@ -85,6 +86,7 @@ def stage_asset(
         tags={"dlp/stage": stage},
     )
     def compute(context: dg.AssetExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]):
+        mark(context.instance, context.run)
         keys = context.partition_keys
         made = {name: _make(context, workspaces, brief, stage, make, name) for name in keys}
         yield from _results(context, key, declared, made)

@@ -19,7 +19,7 @@ from dl_pipelines.store.home import Home
 from resources.workspaces import RESOURCE, WorkspaceResource
 from sensors.daily import retraining_schedule
 from sensors.drift import drift_sensor
-from sensors.failures import failure_sensor
+from sensors.failures import failure_sensor, lost_runs
 from sensors.jobs import daily_job, model_job, promotion_job
 from sensors.promotion import promotion_sensor
 from sensors.training import training_sensor
@@ -81,7 +81,7 @@ def shared_defs(briefs: Iterable[Brief], workspaces: object) -> dg.Definitions:
     return dg.Definitions(
         resources={RESOURCE: workspaces},
         executor=dg.in_process_executor,
-        sensors=[failure_sensor({brief.project: brief for brief in briefs})],
+        sensors=[failure_sensor({brief.project: brief for brief in briefs}), lost_runs],
     )
 
 

@@ -1,4 +1,7 @@
-"""Alerts when a run failed, whoever started it: by the log, and by the webhook of its brief."""
+"""Alerts when a run failed, whoever started it: by the log, and by the webhook of its brief.
+
+A run whose process was killed can't say so itself: it is marked as failed first.
+"""
 
 from collections.abc import Mapping
 
@@ -33,6 +36,20 @@ def failure_sensor(briefs: Mapping[str, Brief]) -> dg.SensorDefinition:
         return None
 
     return sensor
+
+
+@dg.sensor(
+    name="lost_runs",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+    description="Marks runs as failed whose process was killed.",
+)
+def lost_runs(context: dg.SensorEvaluationContext):
+    """Nothing else would, and no other run would get the machine."""
+    from resources.lost import reap
+
+    gone = reap(context.instance)
+    return dg.SkipReason(f"marked as failed: {', '.join(gone)}" if gone else "no run has lost its process")
 
 
 def project_of(run: dg.DagsterRun, briefs: Mapping[str, Brief]) -> str | None:

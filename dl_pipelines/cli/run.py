@@ -7,7 +7,6 @@ memoised by the library, so what is there already is found, not made again.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from dl_pipelines import catalog
 from dl_pipelines.brief import BASE, Brief, experiment_name, parse_settings
 from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.window import window_days
-from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.server import running
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
@@ -34,7 +32,8 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Progress, Workspace
 from resources.attempt import NO_SPACE
 from resources.instance import open_instance
-from resources.machine import free_finished, holders
+from resources.lost import process_tags, reap
+from resources.machine import holders
 from resources.workspaces import RESOURCE, Finished, Watcher, Workspaces
 from sensors.jobs import PROJECT, RANGE
 
@@ -45,7 +44,6 @@ STAGES = names((*DATA, *WINDOW, *MODEL))
 REPORT = STAGES[-1]
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 WAIT_SECONDS = 1.0
-_PROCESS, _BORN = "dlp/pid", "dlp/born"
 
 
 class Interrupted(Exception):
@@ -179,19 +177,17 @@ class Line:
             self._one(ran, model, ran.partition.key, tags)
             if ran.failures and REPORT in wanted:
                 # The report also says what could not be made, and why.
-                with contextlib.suppress(IndexError):
-                    self._one(Ran(ran.partition), [REPORT], ran.partition.key, tags)
+                self._one(Ran(ran.partition), [REPORT], ran.partition.key, tags)
 
     def _one(self, ran: Ran, stages: list[str], partition: str | None, tags: dict[str, str]) -> None:
         self._wait(stages[0], ran.partition)
-        pid = os.getpid()
         result = self.job.execute_in_process(
             instance=self.instance,
             asset_selection=[key_of(self.brief, name) for name in stages],
             partition_key=partition,
             raise_on_error=False,
             run_config=_QUIET,
-            tags={**tags, PROJECT: self.brief.project, _PROCESS: str(pid), _BORN: birth(pid) or ""},
+            tags={**tags, PROJECT: self.brief.project, **process_tags()},
         )
         if not result.success:
             ran.failures += list(failures(result)) or [Failed(stages[0], "the run failed before its first step", True)]
@@ -232,20 +228,6 @@ def failures(result: ExecutionResult) -> Iterator[Failed]:
             while cause and cause.cause:
                 cause = cause.cause
             yield Failed(stage, (cause.message.strip() if cause else "no reason was given"), True)
-
-
-def reap(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs as failed whose process of ours is gone (killed): nothing else ever would, and give back their slot."""
-    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
-    gone = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=statuses)):
-        pid, born = run.tags.get(_PROCESS), run.tags.get(_BORN)
-        # Runs in this process come one after the other: one that is still open could not write its own end.
-        if pid and (int(pid) == os.getpid() or birth(int(pid)) != born):
-            instance.report_run_failed(run, f"its process {pid} is gone")
-            gone.append(run.run_id)
-    free_finished(instance)
-    return gone
 
 
 def retraining(home: Home, brief: Brief, partition: Partition) -> Any:

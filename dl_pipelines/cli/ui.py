@@ -40,9 +40,9 @@ def prepare_ui(home: Home) -> dict[str, str]:
     """Make the base experiment of every brief a partition; the environment for Dagster's own processes."""
     from assets.partitions import experiments_name
     from dl_pipelines import catalog
-    from dl_pipelines.cli.run import reap
     from dl_pipelines.definitions import load_briefs
     from resources.instance import open_instance
+    from resources.lost import reap
 
     with open_instance(home) as instance:
         reap(instance)
