@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import yaml
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.events import RunFailureReason
 from dagster._utils.warnings import disable_dagster_warnings
 
 from assets.partitions import contiguous, experiments_name, source_days
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 STAGES = names((*DATA, *WINDOW, *MODEL))
 REPORT = STAGES[-1]
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 WAIT_SECONDS = 1.0
 
 
@@ -189,6 +191,8 @@ class Line:
             run_config=_QUIET,
             tags={**tags, PROJECT: self.brief.project, **process_tags()},
         )
+        if interrupted(result):
+            raise Interrupted
         if not result.success:
             ran.failures += list(failures(result)) or [Failed(stages[0], "the run failed before its first step", True)]
 
@@ -202,6 +206,21 @@ class Line:
                 told = True
             time.sleep(WAIT_SECONDS)
             reap(self.instance)
+
+
+def interrupted(result: ExecutionResult) -> bool:
+    """Whether Ctrl-C ended a run; Dagster tells of it as of any other failure, in a step or between two."""
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.RUN_FAILURE:
+            if event.job_failure_data.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION:
+                return True
+        elif event.is_step_failure:
+            cause = event.step_failure_data.error
+            while cause:
+                if cause.cls_name in _INTERRUPTIONS:
+                    return True
+                cause = cause.cause
+    return False
 
 
 def failures(result: ExecutionResult) -> Iterator[Failed]:
