@@ -39,7 +39,7 @@ def schema() -> dict[str, Any]:
     for ref, kind in _REFS.items():
         if ref in definitions:
             definitions[ref] = _one_of(catalog.KINDS[kind], definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A brief of dl-pipelines", **plain}
+    return {**plain, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A brief of dl-pipelines"}
 
 
 def _one_of(kind: Kind, definitions: dict[str, Any]) -> dict[str, Any]:

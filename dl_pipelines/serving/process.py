@@ -132,7 +132,7 @@ def require_free(port: int) -> None:
         except OSError as error:
             raise TritonError(
                 f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; end what listens "
-                "there, or give another port (without one a free port is taken)"
+                "there, or give another port with --http or --grpc (without them free ones are taken)"
             ) from error
 
 
