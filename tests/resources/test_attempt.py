@@ -1,12 +1,14 @@
 """What is skipped, what is refused in the library's words, and that a fault of ours stays one."""
 
+import errno
+import os
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from dl_pipelines.store.artifacts import Artifact, ArtifactError, StageSkipped
-from resources.attempt import attempt
+from resources.attempt import NO_SPACE, attempt
 
 MADE = Artifact(Path("nowhere"), "raw_data", "0" * 64, {}, {}, {})
 
@@ -34,7 +36,16 @@ def test_what_a_user_can_mend_fails_in_these_words_and_is_not_tried_again(error)
     assert refused.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [AssertionError("ours"), OSError("no space"), KeyError("name"), KeyboardInterrupt()])
+def test_a_full_disk_is_told_with_what_to_do_and_as_no_fault_of_the_input():
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(dg.Failure) as refused:
+        attempt(lambda: fail(error))
+    assert refused.value.description.startswith("found no space left on the disk ([Errno 28] No space left on device);")
+    assert NO_SPACE in refused.value.metadata
+    assert refused.value.allow_retries is False
+
+
+@pytest.mark.parametrize("error", [AssertionError("ours"), OSError("denied"), KeyError("name"), KeyboardInterrupt()])
 def test_any_other_exception_is_left_as_it_is(error):
     with pytest.raises(type(error)) as raised:
         attempt(lambda: fail(error))
