@@ -36,6 +36,8 @@ def make_raw_data(workspace: Workspace, partition: Partition, data: Data, task: 
         )
         readable = table.num_rows > 0
         summary = f"{table.num_rows} records read, {len(quarantined)} unreadable"
+        if not readable and quarantined:
+            summary += f"; the first: {quarantined[0].uri}: {quarantined[0].reason}"
         draft.gate(Gate("readable", readable, summary, blocking=True, facts={"records": table.num_rows}))
         draft.measure(megabytes=round(table.nbytes / 1e6, 6))
         draft.show(records=table.num_rows, unreadable=len(quarantined), source=data.source.name)

@@ -225,7 +225,10 @@ def test_files_that_are_no_images(dlp, tmp_path):
         path.write_bytes(b"no image")
     found = dlp("run", of_folder(tmp_path, folder), "--home", tmp_path / "home")
     assert found.code == 2
-    assert "0 records read, 4 unreadable" in plain(found.err)
+    assert (
+        "0 records read, 4 unreadable; the first: a/000.png: not a readable PNG or JPEG: cannot identify image file it"
+        in plain(found.err)
+    )
 
 
 def test_labels_out_of_range(dlp, tmp_path):
