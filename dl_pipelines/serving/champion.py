@@ -14,6 +14,7 @@ from typing import Any
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.parity import require_live_parity
+from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
@@ -144,7 +145,19 @@ def serving(workspace: Workspace) -> Iterator[TritonServer]:
 
 
 def ensure_served(workspace: Workspace, server: TritonServer) -> None:
-    """Have the router and the champion answer: look first, repair and load only what does not."""
+    """Have the router and the champion answer: look first, repair and load only what does not.
+
+    A server that dies meanwhile is started once more. Raises TritonError, RoutingError, ArtifactError.
+    """
+    try:
+        _ensure_served(workspace, server)
+    except (TritonError, OSError):
+        if server.state() is not None:
+            raise
+        _ensure_served(workspace, server)
+
+
+def _ensure_served(workspace: Workspace, server: TritonServer) -> None:
     server.start()
     control, table = server.control, read_table(server.routing(workspace.project))
     if not all(control.model_ready(name) for name in (workspace.project, *(arm.model for arm in table.arms))):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.config import triton_type
+from dl_pipelines.serving.process import TritonError
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Signature, Task
@@ -115,7 +116,11 @@ def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: S
             if attempt:
                 ensure_served(workspace, server)
             left = [row for row in range(len(inputs)) if row not in answers]
-            call = functools.partial(Caller.of, server.grpc, workspace.project, task.signature(), timeout_ms)
+            try:
+                call = functools.partial(Caller.of, server.grpc, workspace.project, task.signature(), timeout_ms)
+            except TritonError as error:  # it died after it was found
+                failures = dict.fromkeys(left, str(error))
+                continue
             failures = _ask(call, inputs, request_ids, left, answers)
             if not failures:
                 break

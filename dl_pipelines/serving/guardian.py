@@ -7,6 +7,7 @@ and goes to the background. With `-` for USERS it only starts the server, which 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -52,14 +53,15 @@ def _alone(handle: int) -> bool:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is not None:
-        return
-    server.terminate()
-    try:
-        server.wait(PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    if server.poll() is None:
+        server.terminate()
+        try:
+            server.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)  # its backends' processes, should it have been killed
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class TritonServer:
                 if answers and (state.kept or not keep):
                     return state
                 process.end(state.pid, state.born, STOP_SECONDS if answers else 1.0)
-            process.remove_regions(self.home)
+            self._clear(last)
             state = self._launch(keep)
         for project in self.projects():
             with contextlib.suppress(ValueError):  # raised to whoever asks for that project
@@ -222,9 +222,15 @@ class TritonServer:
     def _end(self, state: ServerState | None) -> bool:
         if state:
             process.end(state.pid, state.born, STOP_SECONDS)
-        process.remove_regions(self.home)
+        self._clear(self._written())
         self._file.unlink(missing_ok=True)
         return state is not None
+
+    def _clear(self, last: ServerState | None) -> None:
+        """Remove what a server that is gone left: processes of its backends, shared memory."""
+        if last and process.this_boot(last.born):
+            process.end_orphans(last.pid)
+        process.remove_regions(self.home)
 
 
 @contextlib.contextmanager

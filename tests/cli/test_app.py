@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def of_folder(place: Path, folder: Path) -> Path:
     source = {"name": "image_folder", "params": {"path": str(folder)}}
     brief = small(problem={"task": AB}, data={"source": source}, monitoring={"traffic": "clients"})
     return write(place / "briefs", brief)
+
+
+def squeezed(text: str) -> str:
+    """Without spaces, line ends and frames: a long path is broken wherever the frame is full."""
+    return re.sub(r"[\s│]", "", text)
 
 
 def plain(text: str) -> str:
@@ -213,7 +219,7 @@ def test_records_that_nothing_can_be_trained_on(dlp, tmp_path, count, classes, s
     (failure,) = found.json["failures"]
     assert failure["asset"] == stage
     assert said.format(folder=folder) in failure["message"]
-    assert all(word in plain(found.err) for word in failure["message"].split()), "the frame cut it"
+    assert squeezed(failure["message"]) in squeezed(found.err), "the frame cut it"
     assert found.json["verdict"] == "blocked" and found.json["report"] is None
     assert "trained_model" not in [item["asset"] for item in found.json["stages"]]
     assert not (home / "artifacts" / "small" / "trained_model").exists()

@@ -80,6 +80,7 @@ def test_a_killed_server_is_started_again_and_nothing_acknowledged_is_lost(serve
     np.testing.assert_allclose(after, reference(inputs[:2], 0), atol=1e-4)
     state = server.state()
     assert state and state.pid != before.pid
+    assert _living(before.pid) == [], "what its backends ran in has ended too"
     log = read_log(served)
     assert missing_ids(served, log) == []
     assert set(ids) <= set(log["request_id"].to_pylist())
@@ -105,6 +106,17 @@ def test_without_room_for_the_log_there_is_no_answer(served, task, inputs):
     assert {"room/before", "room/after"} <= logged
     assert "room/none" not in logged
     assert server.state() is not None
+
+
+def _living(group: int) -> list[int]:
+    """Processes of a process group that have not ended (a dead one may wait for its parent to ask)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] not in "ZX":
+                found.append(int(folder.name))
+    return found
 
 
 def _writers(workspace) -> list[int]:
