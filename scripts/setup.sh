@@ -73,6 +73,7 @@ setup_project() { # The checkout itself is on the path; no wheel of it is made.
         "$PWD/.venv/bin/python" >.venv/bin/dlp.partial
     chmod 755 .venv/bin/dlp.partial
     mv .venv/bin/dlp.partial .venv/bin/dlp
+    .venv/bin/python -m compileall -q dl_pipelines assets resources sensors
 }
 
 setup_horovod() {
