@@ -16,8 +16,8 @@ demo: setup ## The whole lifecycle of briefs/digits.yaml: verdict and report
 	if [ $$code -eq 3 ]; then echo "A target was missed (exit code 3): the verdict above names it." >&2; fi; \
 	exit $$code
 
-test: setup ## The tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup ## The tests, two at a time; ARGS="-n 0 tests/brief" for a few of them in one process
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup ## What CI runs beside the tests: ruff, types, import direction
 	@$(BIN)/ruff check .

@@ -26,6 +26,25 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
 ROOT = Path(__file__).parent.parent
+SHARED = ("made", "trained_model")
+"""Fixtures that take long and that a whole session shares."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run in several processes (`make test`): which stay together, and the long ones first.
+
+    A file stays in one process, and so does what shares a fixture that takes long.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    groups: dict[str, bool] = {}
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        group = next((name for name in SHARED if name in used), item.nodeid.partition("::")[0])
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups[group] = groups.get(group, False) or item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: not groups[item.get_closest_marker("xdist_group").args[0]])
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ def no_database_url(monkeypatch):
     monkeypatch.delenv("DLP_DATABASE_URL", raising=False)
 
 
+@pytest.mark.slow
 def test_this_environment_is_whole(tmp_path, no_database_url):
     checks = {check.name: check for check in doctor.run_checks(tmp_path / "home")}
     assert [name for name, check in checks.items() if not check.ok] == []

@@ -81,6 +81,7 @@ def test_a_failed_training_fails_its_run_with_the_reason(make_job, run, tmp_path
     assert "MATERIALIZED 0 SUCCESS False" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "term"])
 def test_a_run_that_is_cancelled_leaves_no_worker(make_job, run, number, group):
     job = make_job("horovod", 2, training={"epochs": 500})

@@ -100,6 +100,7 @@ def undisturbed(tmp_path_factory):
     return running.weights, seen
 
 
+@pytest.mark.slow
 def test_horovod_listens_on_loopback_only(undisturbed):
     _, seen = undisturbed
     assert seen.listening, "the rendezvous was seen"
@@ -112,6 +113,7 @@ def test_horovods_workers_hold_no_secret(undisturbed):
     assert seen.secrets == set()
 
 
+@pytest.mark.slow
 def test_torch_listens_on_loopback_only_and_gives_horovods_weights(undisturbed, make_job, start, tmp_path):
     running = start(make_job("torch", 2, training={"epochs": 6}), **without_sandbox(tmp_path))
     seen = Seen(running)
@@ -123,6 +125,7 @@ def test_torch_listens_on_loopback_only_and_gives_horovods_weights(undisturbed, 
     assert running.weights == undisturbed[0], "the same sums in the same order"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_starts_the_training_again_from_its_checkpoint(undisturbed, make_job, start):
     running = start(make_job(**HOROVOD))
     running.until_epoch(2)
@@ -140,6 +143,7 @@ def test_a_killed_worker_starts_the_training_again_from_its_checkpoint(undisturb
     assert [line["epoch"] for line in curves] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_lost_worker_without_restarts_is_named_and_a_second_run_goes_on(undisturbed, make_job, start):
     job = make_job(restarts=0, **HOROVOD)
     running = start(job)
@@ -159,6 +163,7 @@ def test_a_lost_worker_without_restarts_is_named_and_a_second_run_goes_on(undist
     assert again.weights == undisturbed[0], "from the checkpoint before the damaged one"
 
 
+@pytest.mark.slow
 def test_a_stalled_worker_is_noticed_and_the_training_started_again(undisturbed, make_job, start):
     running = start(make_job(stall_seconds=5, **HOROVOD))
     running.until_epoch(2)

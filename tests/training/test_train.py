@@ -121,6 +121,7 @@ def test_one_process_trains_the_same_model_again(copy_home, trained_model, parti
     assert len(home.made) == 1, "the second call found it"
 
 
+@pytest.mark.slow
 def test_two_workers_interrupted_and_continued_train_the_same_model(copy_home, partition, small, task, tmp_path):
     undisturbed = train_it(copy_home("other"), partition, small, task)
     home = copy_home()
