@@ -17,7 +17,7 @@ demo: setup ## The whole lifecycle of briefs/digits.yaml: verdict and report
 	exit $$code
 
 test: setup ## The tests, two at a time; ARGS="-n 0 tests/brief" for a few of them in one process
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup ## What CI runs beside the tests: ruff, types, import direction
 	@$(BIN)/ruff check .

@@ -26,25 +26,34 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
 ROOT = Path(__file__).parent.parent
-SHARED = ("made", "trained_model")
-"""Fixtures that take long and that a whole session shares."""
+TOGETHER = {"cli": ("cli",), "line": ("compression", "evaluation", "inference", "models", "monitoring", "report")}
+"""Rooms whose tests share what takes long to make: the home of the command line's tests, the session's line below."""
 
 
-@pytest.hookimpl(tryfirst=True)
+def together(nodeid: str) -> str:
+    """What a test stays in one process with, where they run in several (`make test`): its room, else its file."""
+    file = nodeid.partition("::")[0]
+    room = file.split("/")[1]
+    return next((name for name, rooms in TOGETHER.items() if room in rooms), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Hand out what belongs together as a whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests run in several processes (`make test`): which stay together, and the long ones first.
-
-    A file stays in one process, and so does what shares a fixture that takes long.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    groups: dict[str, bool] = {}
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        group = next((name for name in SHARED if name in used), item.nodeid.partition("::")[0])
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups[group] = groups.get(group, False) or item.get_closest_marker("slow") is not None
-    items.sort(key=lambda item: not groups[item.get_closest_marker("xdist_group").args[0]])
+    """In several processes the long ones come first, so that all end at about the same time."""
+    if hasattr(config, "workerinput"):
+        long = {together(item.nodeid) for item in items if item.get_closest_marker("slow")} | {"line"}
+        items.sort(key=lambda item: together(item.nodeid) not in long)
 
 
 @pytest.fixture(scope="session")
