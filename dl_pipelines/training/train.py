@@ -176,7 +176,8 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     finite = all(bool(value.isfinite().all()) for value in weights.values())
     draft.gate(Gate("finite", finite, f"{len(weights)} tensors, {parameters:,} parameters", blocking=True))
     window = draft.parents["training_window"]
-    draft.gate(Gate("reproducible", len(curves) == job.training.epochs,
+    every = [line["epoch"] for line in curves] == list(range(1, job.training.epochs + 1))
+    draft.gate(Gate("reproducible", every,
                     f"seed {job.training.seed}, window {window.short}, {len(curves)} of {job.training.epochs} epochs",
                     blocking=True))  # fmt: skip
     cost = {name: value for name, value in result.items() if name != "curves"}
