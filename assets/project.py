@@ -18,6 +18,7 @@ from assets.training_window import training_window
 from assets.triton_repository import triton_repository
 from assets.validated_data import validated_data
 from dl_pipelines.brief import Brief
+from dl_pipelines.catalog import task_of
 
 Stage = Callable[[Brief, Partitions], dg.AssetsDefinition]
 
@@ -39,8 +40,14 @@ def names(stages: tuple[Stage, ...]) -> list[str]:
     return [stage.__name__ for stage in stages]
 
 
+def stages_of(brief: Brief, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Those of some stages that the task of a brief has."""
+    left_out = task_of(brief).not_applicable
+    return tuple(stage for stage in stages if stage.__name__ not in left_out)
+
+
 def project_assets(brief: Brief) -> list[dg.AssetsDefinition]:
     """The assets of a brief. Dagster warns of features in preview, which the design uses knowingly."""
     with disable_dagster_warnings():
         partitions = Partitions.of(brief)
-        return [stage(brief, partitions) for stage in (*DATA, *WINDOW, *MODEL)]
+        return [stage(brief, partitions) for stage in stages_of(brief, (*DATA, *WINDOW, *MODEL))]

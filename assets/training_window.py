@@ -5,6 +5,8 @@ import dagster as dg
 from assets.partitions import Partitions, window
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
+from dl_pipelines.catalog import task_of
+from dl_pipelines.data.stages import stored_stage
 from dl_pipelines.store.artifacts import Artifact
 
 
@@ -21,7 +23,7 @@ def training_window(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition
         "training_window",
         make,
         partitions=partitions.days,
-        deps=(("augmented_dataset", window(brief)),),
+        deps=((stored_stage(task_of(brief)), window(brief)),),
         blocking={
             "no_leak": "no group and no content is in more than one split",
             "complete": "every day of the window is there, and every split has records",

@@ -125,4 +125,20 @@ def check_resamples(brief: frame.Brief) -> Iterator[frame.Problem]:
         yield frame.Problem("monitoring.resamples", expected, str(given))
 
 
-CHECKS = (check_targets, check_timezone, check_resamples)
+def check_kinds(brief: frame.Brief) -> Iterator[frame.Problem]:
+    """The family and the augmentations take what the task's inputs are."""
+    task, plan = task_of(brief), brief.data.augmentation
+    named = [("architecture.family", FAMILIES, brief.architecture.family.name)]
+    for part in ("offline", "online"):
+        refs = enumerate(getattr(plan, part))
+        named += [(f"data.augmentation.{part}[{place}]", AUGMENTATIONS, ref.name) for place, ref in refs]
+    for path, registry, name in named:
+        if name in registry.names and registry.load(name).kind != task.kind:
+            fitting = ", ".join(other for other in registry.names if registry.load(other).kind == task.kind)
+            yield frame.Problem(f"{path}.name", f"one that takes inputs of {task.name}: {fitting}", repr(name))
+    if plan.offline and "augmented_dataset" in task.not_applicable:
+        reason = task.not_applicable["augmented_dataset"]
+        yield frame.Problem("data.augmentation.offline", f"none for {task.name} ({reason}); use online", "some")
+
+
+CHECKS = (check_targets, check_timezone, check_resamples, check_kinds)

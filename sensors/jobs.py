@@ -8,9 +8,11 @@ from datetime import date
 
 import dagster as dg
 
-from assets.project import DATA, MODEL, WINDOW, names
+from assets.project import DATA, MODEL, WINDOW, names, stages_of
 from assets.stage import key_of
 from dl_pipelines.brief import Brief
+from dl_pipelines.catalog import task_of
+from dl_pipelines.data.stages import stored_stage
 from dl_pipelines.data.window import window_days
 from dl_pipelines.store.workspace import Workspace
 from resources.workspaces import WorkspaceResource
@@ -36,7 +38,7 @@ def daily_job(brief: Brief):
     """Everything that belongs to a day, up to the window of that day."""
     return dg.define_asset_job(
         daily_job_name(brief),
-        selection=[key_of(brief, name) for name in names((*DATA, *WINDOW))],
+        selection=[key_of(brief, name) for name in names(stages_of(brief, (*DATA, *WINDOW)))],
         tags={PROJECT: brief.project},
         description="Records of a day, validated, augmented, and the window that ends on it.",
     )
@@ -46,7 +48,7 @@ def model_job(brief: Brief):
     """Everything that belongs to a model, up to its report."""
     return dg.define_asset_job(
         model_job_name(brief),
-        selection=[key_of(brief, name) for name in names(MODEL)],
+        selection=[key_of(brief, name) for name in names(stages_of(brief, MODEL))],
         tags={PROJECT: brief.project},
         description="Training, evaluation, compression, publication, drift and the report of one day and experiment.",
     )
@@ -82,7 +84,7 @@ def daily_request(
 
     `found` are the days with records. The run key makes a second request of the same key none.
     """
-    there = set(workspace.days("augmented_dataset"))
+    there = set(workspace.days(stored_stage(task_of(brief))))
     missing = [day for day in window_days(found, newest, brief.data.window_days) if day not in there]
     first = min([*missing, newest])
     tags = {RETRAIN: f"{newest.isoformat()}|{experiment}", REASON: reason, PROJECT: brief.project}

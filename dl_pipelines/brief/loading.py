@@ -85,6 +85,7 @@ def brief_from(
     lines: Mapping[Path_, int] | None = None,
 ) -> Brief:
     """Validate plain data: the frame, every `{name, params}`, `checks`. Raises BriefError with what all of them say."""
+    data = _completed(dict(data), kinds)
     lines = lines or {}
     try:
         brief = Brief.model_validate(data)
@@ -101,6 +102,18 @@ def brief_from(
     if problems:
         raise BriefError(source, problems)
     return brief
+
+
+def _completed(data: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """The data with the task's own family where it names none; data that is wrong is left for its problems."""
+    problem, architecture = data.get("problem"), data.get("architecture", {})
+    task = problem.get("task") if isinstance(problem, dict) else None
+    name = task.get("name") if isinstance(task, dict) else task
+    if "task" not in kinds or not isinstance(architecture, dict) or "family" in architecture:
+        return data
+    if not isinstance(name, str) or name not in kinds["task"].names:
+        return data
+    return {**data, "architecture": {**architecture, "family": kinds["task"].load(name).family}}
 
 
 def _rest(data: Mapping[str, Any], wrong: Iterable[Path_]) -> Brief | None:

@@ -143,7 +143,7 @@ def status_of(home: Home) -> dict[str, Any]:
             verdict = durable.read_json(report)["verdict"]["verdict"] if report.exists() else "no report"
             models.append({"partition": partition.key, "verdict": verdict})
         projects.append({
-            "project": path.stem, "models": models, "days": len(workspace.days("augmented_dataset")),
+            "project": path.stem, "models": models, "days": len(workspace.days("validated_data")),
             "champion": {"model": serves.model, "partition": serves.partition, "since": serves.since,
                          "reason": serves.reason} if serves else None,
         })  # fmt: skip

@@ -169,7 +169,8 @@ class Line:
         return ran
 
     def _stages(self, ran: Ran, stop: int, tags: dict[str, str]) -> None:
-        wanted, day = STAGES[: stop + 1], ran.partition.day
+        left_out = catalog.task_of(self.brief).not_applicable
+        wanted, day = [name for name in STAGES[: stop + 1] if name not in left_out], ran.partition.day
         data = [name for name in names(DATA) if name in wanted]
         for first, last in contiguous(window_days(source_days(self.brief), day, self.brief.data.window_days)):
             self._one(ran, data, None, {**tags, **dict(zip(RANGE, (str(first), str(last)), strict=True))})

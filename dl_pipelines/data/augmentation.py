@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
 from dl_pipelines.data.cleaning import field_of
+from dl_pipelines.data.keyed import derived, keys_of
 from dl_pipelines.data.registry import AUGMENTATIONS, SOURCES
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.records import read_records, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.tasks.base import Task
+from dl_pipelines.tasks.base import Signature, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,10 +80,10 @@ def grow(table: pa.Table, trains: np.ndarray, plan: AugmentationPlan, task: Task
     parts = [_with_origin(table, ids, 0)]
     if plan.offline and trains.any():
         originals = table.filter(pa.array(trains))
-        inputs = task.rows(originals).inputs
+        rows = task.rows(originals)
         field = field_of(task, "input").name
         for copy in range(1, plan.factor):
-            images = variants(inputs, ids[trains], plan.offline, plan.seed, copy)
+            images, _ = variants(rows.inputs, rows.targets, ids[trains], plan.offline, plan.seed, copy)
             column = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(images.shape[1:])))
             made = originals.set_column(originals.schema.get_field_index(field), originals.schema.field(field), column)
             names = pa.array([f"{name}~{copy}" for name in ids[trains]])
@@ -99,29 +100,71 @@ def _with_origin(table: pa.Table, parents: np.ndarray, copy: int) -> pa.Table:
 
 
 def variants(
-    inputs: np.ndarray, ids: Iterable[str], transforms: Sequence[AugmentationRef], seed: int, draw: int
-) -> np.ndarray:
-    """One variant of each input uint8 [N, H, W, C], decided by (seed, id, draw) alone."""
-    import numpy as np
+    inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], transforms: Sequence[AugmentationRef], seed: int,
+    draw: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """One variant of each input [N, ...] with its target [N, ...], decided by (seed, id, draw) alone.
 
-    made = [AUGMENTATIONS.make(ref) for ref in transforms]
-    changed = inputs.copy()
-    for position, name in enumerate(ids):
-        key = hashlib.sha256(f"{seed}:{name}:{draw}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(key[:16], "big"))
-        for transform in made:
-            changed[position] = transform.apply(changed[position], rng)
-    return changed
+    Transforms of single records come first, in order, each with the record's own generator; then those of batches, with
+    a key a record (a mixed record also depends on its partner in the batch).
+    """
+    return Drawn([AUGMENTATIONS.make(ref) for ref in transforms], seed)(inputs, targets, ids, draw)
+
+
+class Drawn:
+    """Transforms with a seed: what `variants` does, for many batches."""
+
+    def __init__(self, transforms: Sequence[Any], seed: int):
+        self.single = [item for item in transforms if not item.batched]
+        self.together = [item for item in transforms if item.batched]
+        self.seed = seed
+
+    def keys(self, ids: np.ndarray) -> np.ndarray | None:
+        """What `__call__` would work out for these ids [N] each time, uint64 [N]; None when it needs none."""
+        return keys_of(ids, self.seed) if self.together else None
+
+    def __call__(
+        self, inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], draw: int, keys: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See variants; `keys` are those of the ids, where they are at hand."""
+        import numpy as np
+
+        changed = inputs.copy() if self.single else inputs
+        for position, name in enumerate(ids if self.single else ()):
+            digest = hashlib.sha256(f"{self.seed}:{name}:{draw}".encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+            for transform in self.single:
+                changed[position] = transform.apply(changed[position], rng)
+        if self.together and keys is None:
+            keys = keys_of(np.asarray(ids), self.seed)
+        for place, transform in enumerate(self.together):
+            assert keys is not None
+            changed, targets = transform.apply_batch(changed, targets, derived(derived(keys, draw), place))
+        return changed, targets
 
 
 class Online:
-    """The variants that are drawn anew each epoch and never stored."""
+    """The variants that are drawn anew each epoch and never stored; `signature` tells which columns hold codes."""
 
-    def __init__(self, plan: AugmentationPlan):
+    def __init__(self, plan: AugmentationPlan, signature: Signature | None = None):
         self.plan = plan
+        made = [AUGMENTATIONS.make(ref) for ref in plan.online]
+        for transform in made:
+            if signature is not None and transform.batched:
+                transform.codes = tuple(signature.columns.index(name) for name in signature.codes)
+        self._drawn = Drawn(made, plan.seed)
 
-    def __call__(self, inputs: np.ndarray, ids: Iterable[str], epoch: int) -> np.ndarray:
-        """Variants of uint8 [N, H, W, C] for an epoch (counted from 1), the same in any batch and order."""
+    def keys(self, ids: np.ndarray) -> np.ndarray | None:
+        """Keys of all records [N] of a training, made once; None when no transform needs them."""
+        return self._drawn.keys(ids)
+
+    def __call__(
+        self, inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], epoch: int, keys: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Variants of inputs [N, ...] with their targets for an epoch (counted from 1), the same in any order.
+
+        `keys` [N] are those of the ids, where they are at hand.
+        """
         if not self.plan.online:
-            return inputs
-        return variants(inputs, ids, self.plan.online, self.plan.seed, -epoch)
+            return inputs, targets
+        return self._drawn(inputs, targets, ids, -epoch, keys)

@@ -6,7 +6,7 @@ belong here (a rotated 6 past 90 degrees is a 9).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import Field, model_validator
 
@@ -18,14 +18,24 @@ if TYPE_CHECKING:
 
 
 class Transform(Protocol):
-    """What every augmentation is."""
+    """What every augmentation of images is; `kind` is what it takes, as a task's."""
+
+    kind: ClassVar[str]
+    batched: ClassVar[bool]
 
     def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A variant of `image` uint8 [H, W, C], decided by `rng` alone."""
         ...
 
 
-class Rotation:
+class OfImages:
+    """Base of those that change one image and not its label."""
+
+    kind = "image"
+    batched = False
+
+
+class Rotation(OfImages):
     """Turns by an angle drawn evenly from -degrees to +degrees, bilinear, empty corners black."""
 
     class Params(BaseParams):
@@ -44,7 +54,7 @@ class Rotation:
         return _array(functional.rotate(_tensor(image), angle, interpolation=InterpolationMode.BILINEAR))
 
 
-class Translation:
+class Translation(OfImages):
     """Moves by whole pixels drawn evenly from -pixels to +pixels in both directions, empty borders black."""
 
     class Params(BaseParams):
@@ -64,7 +74,7 @@ class Translation:
         return _array(moved)
 
 
-class Noise:
+class Noise(OfImages):
     """Adds Gaussian noise of a standard deviation in intensity (0..255), clipped to the range."""
 
     class Params(BaseParams):
@@ -83,7 +93,7 @@ class Noise:
         return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
 
 
-class Brightness:
+class Brightness(OfImages):
     """Multiplies the intensity by a factor drawn evenly from a range, clipped to 0..255."""
 
     class Params(BaseParams):

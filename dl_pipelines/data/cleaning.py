@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-CHUNK = 1024
-"""Records whose statistics are taken at once: they need eight times the memory of the inputs."""
-
 
 class Known(NamedTuple):
     """A clean record of an earlier day."""
@@ -52,7 +49,7 @@ def clean(table: pa.Table, task: Task, earlier: Mapping[str, Known]) -> Cleaned:
 
     target = field_of(task, "target")
     columns = [table[name].to_pylist() for name in ("id", "sha256", "event_time", "uri", target.name)]
-    present = table[field_of(task, "input").name].is_valid().to_pylist()
+    present = has_content(table, task).tolist()
     names, contents, times, _, values = columns
     unfit = [_unfit(row, target) for row in zip(names, contents, times, present, values, strict=True)]
     claims: dict[str, set[Any]] = {}
@@ -80,7 +77,7 @@ def _unfit(row: tuple[Any, ...], target: Field) -> str | None:
     """Why a record (id, sha256, time, whether it has content, target) can't be used whatever else there is."""
     name, sha256, event_time, present, value = row
     missing = [what for what, there in (("id", name), ("checksum", sha256), ("time", event_time), ("content", present),
-                                        (target.name, value is not None)) if not there]  # fmt: skip
+                                        (target.name, value is not None or target.optional)) if not there]  # fmt: skip
     if missing:
         return f"no {', no '.join(missing)}"
     low, high = target.low, target.high
@@ -114,35 +111,34 @@ def _conflict(
 def facts(table: pa.Table, task: Task, cleaned: Cleaned) -> pd.DataFrame:
     """One row a record that arrived with content, what the suite is about.
 
-    Columns: id, shape, dtype, label, mean, std, sha256, duplicates (1 when it repeats another), kept (1 when it is
-    clean), and mode where the task has one.
+    The task's own facts, and beside them id, sha256, duplicates (1 when it repeats another), kept (1 when it is clean).
     """
     import numpy as np
     import pandas as pd
     import pyarrow as pa
 
-    present = table[field_of(task, "input").name].is_valid().to_numpy()
+    present = has_content(table, task)
     table = table.filter(pa.array(present))
-    inputs = task.rows(with_targets(table, task)).inputs
-    mean, std = np.zeros(len(inputs)), np.zeros(len(inputs))
-    for start in range(0, len(inputs), CHUNK):
-        part = inputs[start : start + CHUNK].reshape(-1, int(np.prod(inputs.shape[1:])))
-        mean[start : start + CHUNK], std[start : start + CHUNK] = part.mean(axis=1), part.std(axis=1)
-    kind = table.schema.field(field_of(task, "input").name).type
-    frame = {
-        "id": table["id"].to_pylist(),
-        "shape": ["x".join(map(str, inputs.shape[1:]))] * len(inputs),
-        "dtype": [str(getattr(kind, "value_type", kind))] * len(inputs),
-        "label": table[field_of(task, "target").name].to_pylist(),
-        "mean": mean,
-        "std": std,
-        "sha256": table["sha256"].to_pylist(),
-        "duplicates": cleaned.repeats[present],
-        "kept": cleaned.kept[present].astype(np.int8),
-    }
-    if "mode" in table.column_names:
-        frame["mode"] = table["mode"].to_pylist()
-    return pd.DataFrame(frame)
+    return pd.DataFrame(
+        {
+            "id": table["id"].to_pylist(),
+            **task.facts(table),
+            "sha256": table["sha256"].to_pylist(),
+            "duplicates": cleaned.repeats[present],
+            "kept": cleaned.kept[present].astype(np.int8),
+        }
+    )
+
+
+def has_content(table: pa.Table, task: Task) -> np.ndarray:
+    """Whether each record has every input that the task can't do without, bool [N]."""
+    import numpy as np
+
+    there = np.ones(table.num_rows, bool)
+    for field in task.fields():
+        if field.role == "input" and not field.optional:
+            there &= table[field.name].is_valid().to_numpy()
+    return there
 
 
 def field_of(task: Task, role: Role) -> Field:

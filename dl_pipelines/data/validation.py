@@ -6,8 +6,7 @@ The suite is generated from the task's schema and the brief's `data.validation`;
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from dl_pipelines.data.sources.base import Quarantined
 from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft, Gate
 from dl_pipelines.store.records import read_records, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.tasks.base import Task
+from dl_pipelines.tasks.base import IN_SET, NOT_NULL, Expectation, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,53 +30,27 @@ STAGE = "validated_data"
 VERSION = 2
 """Raised when the same records would be judged otherwise."""
 
-NOT_NULL, IN_SET = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeInSet"
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I")
-"""Colour modes that Pillow reads PNG and JPEG files in."""
 
-
-@dataclass(frozen=True)
-class Expected:
-    """One expectation: a name of ours, GX's class, its arguments, and the sentence a person reads."""
-
-    name: str
-    kind: str
-    arguments: Mapping[str, Any]
-    sentence: str
-
-
-def expectations(data: Data, task: Task) -> list[Expected]:
+def expectations(data: Data, task: Task) -> list[Expectation]:
     """The suite about a day as it arrived, generated from the task's schema and the brief.
 
     Unfit records are kept out one by one; an expectation on their kind fails when they are more than the brief allows.
     """
-    shape, target, limits = field_of(task, "input"), field_of(task, "target"), data.validation
-    low, high = limits.mean_range or (shape.low, shape.high)
+    limits = data.validation
     most = {"mostly": round(1 - limits.max_quarantined, 9)}
-    between, unique, present = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeUnique", NOT_NULL
-    suite = [
-        Expected("enough_records", "ExpectColumnSumToBeBetween", {"column": "kept", "min_value": limits.min_records},
-                 f"at least {limits.min_records} clean records"),
-        Expected("id_present", present, {"column": "id", **most}, "each record has an id"),
-        Expected("id_unique", unique, {"column": "id", **most}, "no id twice"),
-        Expected("shape", IN_SET, {"column": "shape", "value_set": ["x".join(map(str, shape.shape))]},
-                 f"shape {shape.shape}"),
-        Expected("dtype", IN_SET, {"column": "dtype", "value_set": [shape.dtype]}, f"dtype {shape.dtype}"),
-        Expected("label_present", present, {"column": "label", **most}, f"each record has a {target.name}"),
-        Expected("label_range", between, {"column": "label", "min_value": target.low, "max_value": target.high, **most},
-                 f"{target.name} from {target.low} to {target.high}"),
-        Expected("mean_range", between, {"column": "mean", "min_value": low, "max_value": high},
-                 f"mean from {low} to {high} {shape.unit}"),
-        Expected("not_blank", between, {"column": "std", "min_value": 0, "strict_min": True, "mostly": 0.99},
-                 "99 % of the records are not one flat value"),
-        Expected("sha256_present", present, {"column": "sha256", **most}, "each record has a checksum"),
-        Expected("duplicates", IN_SET,
-                 {"column": "duplicates", "value_set": [0], "mostly": round(1 - limits.max_duplicates, 9)},
-                 f"at most {limits.max_duplicates:.1%} of the records repeat another, also of earlier days"),
+    unique, present, inside = "ExpectColumnValuesToBeUnique", NOT_NULL, IN_SET
+    return [
+        Expectation("enough_records", "ExpectColumnSumToBeBetween",
+                    {"column": "kept", "min_value": limits.min_records},
+                    f"at least {limits.min_records} clean records"),
+        Expectation("id_present", present, {"column": "id", **most}, "each record has an id"),
+        Expectation("id_unique", unique, {"column": "id", **most}, "no id twice"),
+        *task.expectations(limits),
+        Expectation("sha256_present", present, {"column": "sha256", **most}, "each record has a checksum"),
+        Expectation("duplicates", inside,
+                    {"column": "duplicates", "value_set": [0], "mostly": round(1 - limits.max_duplicates, 9)},
+                    f"at most {limits.max_duplicates:.1%} of the records repeat another, also of earlier days"),
     ]  # fmt: skip
-    if any(field.name == "mode" for field in task.fields()):
-        suite.append(Expected("mode", IN_SET, {"column": "mode", "value_set": list(MODES)}, "a known colour mode"))
-    return suite
 
 
 QUARANTINE_GATE = "quarantine_share"
@@ -85,9 +58,15 @@ QUARANTINE_GATE = "quarantine_share"
 
 
 def gates_of(data: Data, task: Task) -> dict[str, str]:
-    """Every gate that the stage evaluates, all of them blocking, with what it is about."""
+    """Every blocking gate that the stage evaluates, with what it is about."""
     share = f"at most {data.validation.max_quarantined:.1%} of the records are quarantined"
-    return {**{item.name: item.sentence for item in expectations(data, task)}, QUARANTINE_GATE: share}
+    blocking = {item.name: item.sentence for item in expectations(data, task) if item.blocking}
+    return {**blocking, QUARANTINE_GATE: share}
+
+
+def warnings_of(data: Data, task: Task) -> dict[str, str]:
+    """Every gate that only warns, with what it is about."""
+    return {item.name: item.sentence for item in expectations(data, task) if not item.blocking}
 
 
 def make_validated_data(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
@@ -175,9 +154,8 @@ def _write(
     })  # fmt: skip
     for result in results:
         summary = f"{result['sentence']}: found {result['observed']}"
-        draft.gate(
-            Gate(result["name"], result["success"], summary, blocking=True, facts={"observed": result["observed"]})
-        )
+        draft.gate(Gate(result["name"], result["success"], summary, blocking=result["blocking"],
+                        facts={"observed": result["observed"]}))  # fmt: skip
     first = f"; the first: {quarantined[0].uri}: {quarantined[0].reason}" if quarantined else ""
     draft.gate(Gate(QUARANTINE_GATE, share <= limit,
                     f"{share:.1%} of the records are quarantined, at most {limit:.1%}{first}",
@@ -189,7 +167,7 @@ def _write(
         draft.show(quarantine={"md": reasons_table(quarantined)})
 
 
-def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) -> list[dict[str, Any]]:
+def validate(frame: pd.DataFrame, suite: list[Expectation], docs: Path, name: str) -> list[dict[str, Any]]:
     """Run Great Expectations on a table of facts and render its Data Docs below `docs`; one plain dict a result."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
@@ -221,7 +199,8 @@ def validate(frame: pd.DataFrame, suite: list[Expected], docs: Path, name: str) 
         item = sentences[result.expectation_config.meta["name"]]
         plain.append({"name": item.name, "expectation": item.kind, "sentence": item.sentence,
                       "column": item.arguments.get("column"), "kwargs": dict(item.arguments),
-                      "success": bool(result.success), "observed": _observed(result)})  # fmt: skip
+                      "success": bool(result.success), "blocking": item.blocking,
+                      "observed": _observed(result)})  # fmt: skip
     return plain
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data
-from dl_pipelines.data.cleaning import field_of
 from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.stages import daily_stages, stored_stage
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.records import read_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import SPLITS, Task
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 STAGE = "training_window"
-STORED = "augmented_dataset"
 
 
 def window_days(days: list[date], as_of: date, length: int | None) -> list[date]:
@@ -38,7 +38,7 @@ def make_training_window(workspace: Workspace, partition: Partition, data: Data,
     source = SOURCES.make(data.source)
     source.require_day(partition.day, data.start)
     expected = window_days(source.days(data.start), partition.day, data.window_days)
-    made = {day: _current(workspace, Partition(day)) for day in expected}
+    made = {day: _current(workspace, Partition(day), task) for day in expected}
     datasets = {day: artifact.require_gates() for day, artifact in made.items() if artifact is not None}
     missing = [day.isoformat() for day in expected if day not in datasets]
 
@@ -54,48 +54,50 @@ def make_training_window(workspace: Workspace, partition: Partition, data: Data,
         draft.show(days=len(seen.days), **splits, copies=seen.copies)
 
     settings = {"window_days": data.window_days, "split": data.split.model_dump(mode="json"), "missing": missing}
-    parents = {f"augmented_dataset {day}": artifact for day, artifact in datasets.items()}
+    parents = {f"{stored_stage(task)} {day}": artifact for day, artifact in datasets.items()}
     return workspace.make(STAGE, partition.daily, build, settings=settings, parents=parents)
 
 
 @dataclass
 class _Seen:
-    """What lies in the datasets of a window: groups and contents of each split, records, targets that train."""
+    """What lies in the datasets of a window: records of each split, copies, leaks, why it can't be trained on."""
 
-    kept: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in SPLITS})
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    copies: int = 0
-    days: list[dict[str, Any]] = field(default_factory=list)
-    targets: list[np.ndarray] = field(default_factory=list)
+    counts: dict[str, int]
+    copies: int
+    days: list[dict[str, Any]]
+    leaks: list[str]
+    untrainable: str | None
 
 
 def _look(datasets: Mapping[date, Artifact], partition: Partition, data: Data, task: Task) -> _Seen:
-    seen, target = _Seen(), field_of(task, "target").name
+    import numpy as np
+    import pyarrow as pa
+
+    parts, days = [], []
+    stored = ["copy"] if "augmented_dataset" not in task.not_applicable else []
     for day, artifact in datasets.items():
-        table = read_records(artifact, columns=["id", "group", "event_time", "copy", "sha256", target])
-        splits, original = task.split(table, partition.day, data.split), table["copy"].to_numpy() == 0
-        names = [table[name].to_numpy(zero_copy_only=False) for name in ("group", "sha256")]
-        for split in SPLITS:
-            seen.kept[split].update(*(column[splits == split] for column in names))
-            seen.counts[split] += int(((splits == split) & original).sum())
-        seen.copies += int((~original).sum())
-        seen.targets.append(table[target].to_numpy()[(splits == "train") & original])
-        seen.days.append({"day": day.isoformat(), "digest": artifact.digest, "records": int(original.sum())})
-    return seen
+        parts.append(read_records(artifact, columns=[*task.judged, *stored]))
+        records = int((parts[-1]["copy"].to_numpy() == 0).sum()) if stored else parts[-1].num_rows
+        days.append({"day": day.isoformat(), "digest": artifact.digest, "records": records})
+    if not parts:
+        return _Seen(dict.fromkeys(SPLITS, 0), 0, days, [], "no records at all")
+    table = pa.concat_tables(parts).combine_chunks()
+    splits = task.split(table, partition.day, data.split)
+    original = table["copy"].to_numpy() == 0 if stored else np.ones(table.num_rows, bool)
+    counts = {split: int(((splits == split) & original).sum()) for split in SPLITS}
+    untrainable = task.untrainable(table.filter(pa.array(original)), splits[original])
+    return _Seen(counts, int((~original).sum()), days, task.leaks(table, splits), untrainable)
 
 
 def _no_leak(seen: _Seen) -> Gate:
-    train, validation, test = (seen.kept[split] for split in SPLITS)
-    shared = sorted((train & validation) | (train & test) | (validation & test))
-    summary = f"{len(shared)} groups or contents are in more than one split"
-    if shared:
-        summary += f" ({', '.join(shared[:3])}): run validated_data of every day again, the earliest first"
-    return Gate("no_leak", not shared, summary, blocking=True, facts={"shared": len(shared)})
+    found = len(seen.leaks)
+    summary = "nothing is in more than one split, and nothing tells of the future"
+    if found:
+        summary = f"{'; '.join(seen.leaks[:3])}" + (f" and {found - 3} more" if found > 3 else "")
+    return Gate("no_leak", not found, summary, blocking=True, facts={"leaks": found})
 
 
 def _complete(seen: _Seen, expected: int, missing: list[str], task: Task) -> Gate:
-    import numpy as np
-
     problems = []
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -103,23 +105,25 @@ def _complete(seen: _Seen, expected: int, missing: list[str], task: Task) -> Gat
     empty = [split for split in SPLITS if not seen.counts[split]]
     if empty:
         problems.append(f"no records in {', '.join(empty)}: more records, or other shares in data.split")
-    untrainable = task.untrainable(np.concatenate(seen.targets)) if seen.targets else "no records at all"
-    if untrainable:
-        problems.append(untrainable)
+    if seen.untrainable:
+        problems.append(seen.untrainable)
     summary = "; ".join([f"{len(seen.days)} of {expected} days", *problems])
     return Gate("complete", not problems, summary, blocking=True, facts={"missing": missing, "empty": empty})
 
 
-def _current(workspace: Workspace, partition: Partition) -> Artifact | None:
+def _current(workspace: Workspace, partition: Partition, task: Task) -> Artifact | None:
     """The dataset of a day; None when there is none, or when the day's records have changed since it was made.
 
     Raises ArtifactError when the day's newest records have no passing report: an older dataset can't stand in for them.
     """
-    newest = {stage: workspace.find(stage, partition) for stage in ("raw_data", "validated_data", STORED)}
-    raw, validated, dataset = newest.values()
-    if validated is None:
+    stages = daily_stages(task)
+    found = {stage: workspace.find(stage, partition) for stage in stages}
+    if (validated := found["validated_data"]) is None:
         return None
-    if raw is not None and validated.parents["raw_data"] != raw.digest:
-        return None
-    validated.require_gates()
-    return dataset if dataset and dataset.parents["validated_data"] == validated.digest else None
+    for before, stage in pairwise(stages):
+        made, parent = found[stage], found[before]
+        if made is None or (parent is not None and made.parents[before] != parent.digest):
+            return None
+        if made is validated:
+            made.require_gates()
+    return found[stages[-1]]

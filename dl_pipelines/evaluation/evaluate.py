@@ -45,8 +45,10 @@ def make_evaluation(
         metrics = {split: with_intervals(task, outputs[split], rows[split].targets, *given) for split in SPLITS}
         draft.write_json("metrics.json", metrics)
         draft.write_json("rows.json", {split: len(rows[split]) for split in SPLITS})
-        draft.write_json("confusion.json", confusion(task, outputs["test"], rows["test"]))
+        if task.signature().labels:
+            draft.write_json("confusion.json", confusion(task, outputs["test"], rows["test"]))
         draft.write_json("calibration.json", task.reliability(outputs["test"], rows["test"].targets))
+        draft.write_json("details.json", task.details(outputs["test"], rows["test"], *given))
         draft.write_json("slices.json", slice_table(task, outputs["test"], rows["test"], *given))
         np.save(draft.file("outputs_validation.npy"), outputs["validation"], allow_pickle=False)
         draft.measure(test_reads=count_test_reads(workspace), resamples=evaluation.resamples)

@@ -25,6 +25,7 @@ class Cnn:
     """The default family. One line of the brief, `architecture.family.params`, sets its size."""
 
     name = "cnn"
+    kind = "image"
     template_row = "CNN (ConvNet)"
 
     class Params(BaseParams):
@@ -37,13 +38,13 @@ class Cnn:
     def __init__(self, params: Params):
         self.params = params
 
-    def network(self, task: Task, normalisation: Mapping[str, list[float]]) -> torch.nn.Module:
-        """uint8 [N, H, W, C] -> float32 logits [N, K]. `normalisation` holds mean and std of each channel in 0..1."""
+    def network(self, task: Task, statistics: Mapping[str, Any]) -> torch.nn.Module:
+        """uint8 [N, H, W, C] -> float32 logits [N, K]. `statistics` holds mean and std of each channel in 0..1."""
         from dl_pipelines.models.cnn_modules import build_cnn
 
-        return build_cnn(task.signature(), normalisation, **self.params.model_dump())
+        return build_cnn(task.signature(), statistics, **self.params.model_dump())
 
-    def recipe(self, task: Task, normalisation: Mapping[str, list[float]], training: Training) -> Recipe:
+    def recipe(self, task: Task, statistics: Mapping[str, Any], training: Training) -> Recipe:
         """One supervised phase: cross entropy with label smoothing."""
         import torch
 
@@ -55,4 +56,4 @@ class Cnn:
             return criterion(modules["network"](inputs), targets)
 
         phase = Phase("supervised", (Objective("cross_entropy", ("network",), loss),))
-        return Recipe({"network": self.network(task, normalisation)}, "network", (phase,))
+        return Recipe({"network": self.network(task, statistics)}, "network", (phase,))

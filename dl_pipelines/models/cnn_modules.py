@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,12 +29,12 @@ class Normalise(nn.Module):
 
 
 def build_cnn(
-    signature: Signature, normalisation: Mapping[str, list[float]], width: int, blocks: int, dropout: float
+    signature: Signature, statistics: Mapping[str, Any], width: int, blocks: int, dropout: float
 ) -> nn.Module:
     """The network for a signature of one image and one vector of logits."""
     height, side, channels = signature.inputs[0].shape
     classes = signature.outputs[0].shape[0]
-    layers: list[nn.Module] = [Normalise(normalisation["mean"], normalisation["std"])]
+    layers: list[nn.Module] = [Normalise(statistics["mean"], statistics["std"])]
     before, size = channels, min(height, side)
     for block in range(blocks):
         after = width * 2**block

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Loss = Callable[["Mapping[str, torch.nn.Module]", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Calibrate = Callable[["np.ndarray", "np.ndarray"], None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Recipe:
     modules: Mapping[str, torch.nn.Module]
     served: str
     phases: tuple[Phase, ...]
+    calibrate: Calibrate | None = None
+    """Called once, after the last epoch, with validation inputs and targets: sets what is not learned by a loss."""
 
     @property
     def network(self) -> torch.nn.Module:

@@ -19,6 +19,6 @@ def load_served(artifact: Artifact, task: Task) -> torch.nn.Module:
 
     artifact.require_gates().verify()
     model = artifact.read_json("model.json")
-    network = FAMILIES.make(FamilyRef(**model["family"])).network(task, model["normalisation"])
+    network = FAMILIES.make(FamilyRef(**model["family"])).network(task, model["statistics"])
     network.load_state_dict(load_file(artifact.file("weights.safetensors")))
     return network.eval()

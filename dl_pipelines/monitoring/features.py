@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-DECIDED, CONFIDENCE = "decided", "confidence"
-
 
 def reference(
     workspace: Workspace, window: Artifact, compressed: Artifact, data: Data, task: Task
@@ -36,7 +34,7 @@ def reference(
 
     rows = window_rows(workspace, window, "train", data, task)
     outputs = np.load(compressed.verify().file("outputs_validation.npy"), allow_pickle=False)
-    return _sample(BATCHES[task.signature().summary](rows.inputs)), _sample(answers(outputs, task))
+    return _sample(BATCHES[task.signature().summary](rows.inputs)), _sample(task.answer_features(outputs))
 
 
 def live(rows: pa.Table, task: Task) -> dict[str, np.ndarray]:
@@ -48,21 +46,8 @@ def live(rows: pa.Table, task: Task) -> dict[str, np.ndarray]:
         for name in rows.column_names
         if name.startswith(SUMMARY)
     }
-    return {**found, **answers(np.array(rows["outputs"].to_pylist(), np.float64), task)}
-
-
-def answers(outputs: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """Of outputs [N, ...]: `decided` (str) for a task that decides among labels, `confidence` for one that has any."""
-    import numpy as np
-
-    found: dict[str, np.ndarray] = {}
-    labels, outputs = task.signature().labels, outputs.astype(np.float64)
-    if labels and len(outputs):
-        found[DECIDED] = np.array(labels)[task.decisions(outputs)]
-    confidences = [task.answer(row).get(CONFIDENCE) for row in outputs]
-    if confidences and all(isinstance(value, float) for value in confidences):
-        found[CONFIDENCE] = np.array(confidences, np.float64)
-    return found
+    outputs = np.array(rows["outputs"].to_pylist(), np.float64).reshape(-1, *task.signature().outputs[0].shape)
+    return {**found, **task.answer_features(outputs)}
 
 
 def why_not(reference: np.ndarray, live: np.ndarray | None) -> str | None:

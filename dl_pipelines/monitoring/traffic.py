@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Augmentation, Data
 from dl_pipelines.store.workspace import Workspace
-from dl_pipelines.tasks.base import Task
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from dl_pipelines.tasks.base import Rows, Task
 
 STAGE = "prediction_log"
 DRAW = 0
@@ -84,34 +79,34 @@ class Replay:
         nothing. Raises SourceError before anything is sent when too few records are held back, PredictError,
         TritonError, LogError.
         """
+        import numpy as np
+
         from dl_pipelines.data.registry import SOURCES
         from dl_pipelines.serving.prediction_log import add_labels, read_log
 
         source, start = SOURCES.make(data.source), 0
-        days: dict[str, pa.Table] = {}
+        days: dict[str, Rows] = {}
         for day in self.params.days:
-            days[day.name] = source.live(start, day.records, task)
+            days[day.name] = source.live_rows(start, day.records, task)
             start += day.records
         answered = set(read_log(workspace)["request_id"].to_pylist())
-        target = next(field.name for field in task.fields() if field.role == "target")
         for day in self.params.days:
-            table = days[day.name]
-            ids = [f"replay/{day.name}/{name}" for name in table["id"].to_pylist()]
-            left = [place for place, name in enumerate(ids) if name not in answered]
-            if left:
-                self._ask(workspace, task, data, day, table.take(left), [ids[place] for place in left])
-            add_labels(workspace, dict(zip(ids, table[target].to_pylist(), strict=True)))
+            rows = days[day.name]
+            ids = [f"replay/{day.name}/{name}" for name in rows.ids]
+            left = np.array([place for place, name in enumerate(ids) if name not in answered], int)
+            if len(left):
+                self._ask(workspace, task, data, day, rows.take(left), [ids[place] for place in left])
+            add_labels(workspace, dict(zip(ids, task.labels_of(rows.targets), strict=True)))
         return list(days)
 
-    def _ask(
-        self, workspace: Workspace, task: Task, data: Data, day: Day, table: pa.Table, request_ids: list[str]
-    ) -> None:
-        """Send the records of a table under these ids, as the day shifts them."""
+    def _ask(self, workspace: Workspace, task: Task, data: Data, day: Day, rows: Rows, request_ids: list[str]) -> None:
+        """Send rows under these ids, as the day shifts them."""
         from dl_pipelines.data.augmentation import variants
         from dl_pipelines.serving.client import predict
 
-        rows = task.rows(table)
-        inputs = variants(rows.inputs, rows.ids, day.shift, data.augmentation.seed, DRAW) if day.shift else rows.inputs
+        inputs = rows.inputs
+        if day.shift:
+            inputs, _ = variants(inputs, rows.targets, rows.ids, day.shift, data.augmentation.seed, DRAW)
         for start in range(0, len(request_ids), BATCH):
             workspace.progress(STAGE, f"sending the live day {day.name}", start, len(request_ids))
             chosen = slice(start, start + BATCH)

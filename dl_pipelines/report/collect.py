@@ -1,28 +1,31 @@
 """What the report is made of, as plain data: the documents of each stage's artifact, or the reason why there is none.
 
-Days are followed by digest from the training window down, so that a later run of a day can't slip in. An artifact
-whose own parent is not the one at hand is stale, and counts as missing.
+Days are followed by digest from the training window down, so that a later run of a day can't slip in. A window may
+have thousands: of the last one everything is read, of the others what is summed up. An artifact whose own parent is
+not the one at hand is stale, and counts as missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dl_pipelines.brief import Brief
+from dl_pipelines.data.stages import DAILY, daily_stages
 from dl_pipelines.report.cells import Cell, Found, Source, not_applicable, not_measured
-from dl_pipelines.store.artifacts import MANIFEST, OUTCOME, Artifact, ArtifactError
+from dl_pipelines.store.artifacts import MANIFEST, OUTCOME, Artifact
 from dl_pipelines.store.digest import SHORT, digest_json
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Metric, Task
 
 BRIEF, LIBRARY, REPORT = "brief", "library", "implementation_report"
-DAILY = ("raw_data", "validated_data", "augmented_dataset")
 MODEL = (
     "trained_model", "evaluation", "compressed_model", "triton_repository", "prediction_log", "drift_report",
 )  # fmt: skip
 STAGES = (*DAILY, "training_window", *MODEL)
+OF_EVERY_DAY = ("quality.json", OUTCOME)
+"""Files that are read of each day of a window, where its stage writes them."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,22 @@ class Facts:
             return not_measured(f"{stage} has not run")
         return _at(stage, found.digest, found.files, field)
 
-    def each_day(self, stage: str, field: str) -> list[Found]:
-        """The value of every day of the window; none when the stage is missing."""
-        found = [_at(stage, item.digest, item.files, field) for item in self.days.get(stage, ())]
-        return [item for item in found if isinstance(item, Found)]
+    def over_days(self, stage: str, field: str) -> Found | Cell:
+        """The values of every day of the window as a list, in order; a cell with the reason where one is missing."""
+        days = self.days.get(stage, ())
+        if not days:
+            return Cell(reason=self.missing.get(stage) or not_measured(f"{stage} has not run").reason)
+        found = [_at(stage, item.digest, item.files, field) for item in days]
+        values = [item.value for item in found if isinstance(item, Found)]
+        if len(values) < len(found):
+            return next(item for item in found if isinstance(item, Cell))
+        return Found(values, source_of_days(stage, [item.digest for item in days], field))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the source says that its records are simulated."""
+        found = self.find("raw_data", "source.json#/simulated")
+        return isinstance(found, Found) and bool(found.value)
 
     def of_brief(self, *keys: str | int) -> Found:
         """A value of the brief. Raises KeyError."""
@@ -91,6 +106,17 @@ class Facts:
 def source(stage: str, digest: str, field: str) -> Source:
     """Where a value was read."""
     return {"stage": stage, "digest": digest, "field": field}
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """Of one day its own digest, of several that of the list of theirs."""
+    return digests[0] if len(digests) == 1 else digest_json(list(digests))
+
+
+def source_of_days(stage: str, digests: Sequence[str], field: str) -> Source:
+    """Where the values of every day of a window were read: one digest over all of them."""
+    several = {"days": len(digests)} if len(digests) > 1 else {}
+    return {**source(stage, digest_of(digests), field), **several}
 
 
 def library(module: str) -> Source:
@@ -136,9 +162,30 @@ class Collected:
 
     @property
     def parents(self) -> dict[str, Artifact]:
-        """By name, as in the report's manifest."""
+        """By name, as in the report's manifest: days are the parents of the window, and named only without one."""
         daily = {f"{stage} {day}": item for stage, items in self.days.items() for day, item in items}
-        return {**daily, **self.artifacts}
+        return {**({} if "training_window" in self.artifacts else daily), **self.artifacts}
+
+    @property
+    def digests(self) -> dict[str, list[str]]:
+        """Of each day by stage, in order."""
+        return {stage: [item.digest for _, item in items] for stage, items in self.days.items()}
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """What the report stands on: one line a stage, of a daily stage for all its days together."""
+        daily = [
+            {
+                "stage": stage, "digest": digest_of([item.digest for _, item in items]), "name": stage,
+                "made_at": max(item.outcome["made_at"] for _, item in items),
+                "days": {"first": items[0][0], "last": items[-1][0], "count": len(items)},
+            }
+            for stage, items in self.days.items() if items
+        ]  # fmt: skip
+        others = [
+            {"stage": item.stage, "digest": item.digest, "made_at": item.outcome["made_at"], "name": name}
+            for name, item in self.artifacts.items()
+        ]
+        return daily + others
 
 
 def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected:
@@ -154,7 +201,7 @@ def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected
             missing[stage] = not_measured(reason).reason or ""
         else:
             artifacts[stage] = found
-    days = _days(workspace, partition, artifacts.get("training_window"))
+    days = _days(workspace, partition, artifacts.get("training_window"), task)
     for stage in DAILY:
         if not days[stage] and stage not in missing:
             missing[stage] = not_measured(f"{stage} has not run").reason or ""
@@ -174,19 +221,22 @@ def _stale(found: Artifact, artifacts: Mapping[str, Artifact], missing: Mapping[
     return ""
 
 
-def _days(workspace: Workspace, partition: Partition, window: Artifact | None) -> dict[str, list[tuple[str, Artifact]]]:
+def _days(
+    workspace: Workspace, partition: Partition, window: Artifact | None, task: Task
+) -> dict[str, list[tuple[str, Artifact]]]:
+    stages = daily_stages(task)
     days: dict[str, list[tuple[str, Artifact]]] = {stage: [] for stage in DAILY}
     if window is None:
-        for stage in DAILY:
+        for stage in stages:
             found = workspace.find(stage, partition.daily)
             days[stage] += [(partition.day.isoformat(), found)] if found else []
         return days
     for item in window.read_json("window.json")["days"]:
-        augmented = workspace.by_digest("augmented_dataset", item["digest"])
-        validated = workspace.by_digest("validated_data", augmented.parents["validated_data"])
-        raw = workspace.by_digest("raw_data", validated.parents["raw_data"])
-        for stage, found in zip(DAILY, (raw, validated, augmented), strict=True):
+        digest = item["digest"]
+        for stage, before in zip(reversed(stages), (*reversed(stages[:-1]), None), strict=True):
+            found = workspace.by_digest(stage, digest)
             days[stage].append((item["day"], found))
+            digest = found.parents[before] if before else ""
     return days
 
 
@@ -198,7 +248,13 @@ def read(
         partition=partition.key,
         brief=brief.model_dump(mode="json"),
         documents={stage: document(found) for stage, found in collected.artifacts.items()},
-        days={stage: [document(found, day) for day, found in items] for stage, items in collected.days.items()},
+        days={
+            stage: [
+                *(document(found, day, OF_EVERY_DAY) for day, found in items[:-1]),
+                *(document(found, day) for day, found in items[-1:]),
+            ]
+            for stage, items in collected.days.items()
+        },
         missing=collected.missing,
         metrics=task.metrics,
         primary=task.primary,
@@ -206,17 +262,16 @@ def read(
     )
 
 
-def document(artifact: Artifact, day: str = "") -> Document:
-    """Every JSON file of an artifact, `{"size": bytes}` for the others. Raises ArtifactError when one is damaged."""
-    from dl_pipelines.store import durable
+def document(artifact: Artifact, day: str = "", wanted: Collection[str] | None = None) -> Document:
+    """Every JSON file of an artifact (the `wanted` ones), `{"size": bytes}` for the others.
 
-    files = {name: artifact.read_json(name) for name in artifact.files if name.endswith(".json")}
-    try:
-        about = {name: durable.read_json(artifact.path / name) for name in (MANIFEST, OUTCOME)}
-    except OSError as error:
-        raise ArtifactError(
-            f"found no {OUTCOME} in {artifact.stage} {artifact.short}; expected a finished artifact; remove "
-            f"{artifact.path} and run {artifact.stage} again"
-        ) from error
-    sizes = {name: {"size": artifact.file(name).stat().st_size} for name in artifact.files if name not in files}
-    return Document(artifact.stage, artifact.digest, {**files, **sizes, **about}, day)
+    Raises ArtifactError when one is damaged.
+    """
+    names = [name for name in artifact.files if wanted is None or name in wanted]
+    files = {name: artifact.read_json(name) for name in names if name.endswith(".json")}
+    if wanted is None:
+        from dl_pipelines.store import durable
+
+        files[MANIFEST] = durable.read_json(artifact.path / MANIFEST)
+    sizes = {name: {"size": artifact.file(name).stat().st_size} for name in names if name not in files}
+    return Document(artifact.stage, artifact.digest, {**sizes, **files, OUTCOME: artifact.outcome}, day)

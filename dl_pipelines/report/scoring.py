@@ -16,7 +16,7 @@ from dl_pipelines.tasks.base import Task
 def signature(task: Task) -> dict[str, Any]:
     """Ends of the served model, its labels, and the range of an input value, as plain data."""
     given = task.signature()
-    values = next(field for field in task.fields() if field.role == "input")
+    values = next(field for field in task.fields() if field.role in ("input", "target"))
 
     def plain(tensor: Any) -> dict[str, Any]:
         return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
@@ -82,7 +82,8 @@ def _window(brief: Brief, task: Task, table: Any, name: str) -> dict[str, Any]:
     known = rows.filter(pc.field("label").is_valid())
     found: dict[str, Any] = {"name": name, "records": rows.num_rows, "labelled": known.num_rows, "metrics": {}}
     if known.num_rows:
-        outputs, targets = np.array(known["outputs"].to_pylist(), np.float64), np.array(known["label"].to_pylist())
+        outputs = np.array(known["outputs"].to_pylist(), np.float64).reshape(-1, *task.signature().outputs[0].shape)
+        targets = task.targets_of(known["label"].to_pylist())
         given = brief.evaluation.resamples, brief.evaluation.confidence, brief.evaluation.seed
         found["metrics"] = with_intervals(task, outputs, targets, *given)
     return found

@@ -163,12 +163,13 @@ def _records(workspace: Workspace, logged: pa.Table, model: str, task: Task) -> 
     table = logged.filter(pc.field("model") == model)
     ids, times = table["request_id"].to_pylist(), table["asked_at"].to_pylist()
     labels = read_labels(workspace)
+    shape = task.signature().outputs[0].shape
     answers = [
-        json.dumps(task.answer(np.array(row, np.float64)), sort_keys=True) for row in table["outputs"].to_pylist()
+        json.dumps(task.answer(np.array(row, np.float64).reshape(shape)), sort_keys=True)
+        for row in table["outputs"].to_pylist()
     ]
     windows = [window_of(name, at) for name, at in zip(ids, times, strict=True)]
-    target = next(field.name for field in task.fields() if field.role == "target")
-    known = pa.array([labels.get(name) for name in ids], task.arrow_schema().field(target).type)
+    known = pa.array([labels.get(name) for name in ids], task.label_type())
     return (
         table.append_column("answer_json", pa.array(answers, pa.string()))
         .append_column("window", pa.array(windows, pa.string()))

@@ -14,9 +14,20 @@ from pydantic import Field as ParamField
 from pydantic import WithJsonSchema, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.brief.sections import Split
+from dl_pipelines.brief.sections import Split, Validation
 from dl_pipelines.tasks import classification
-from dl_pipelines.tasks.base import Field, Parity, Rows, Signature, Task, Tensor
+from dl_pipelines.tasks.base import (
+    BETWEEN,
+    IN_SET,
+    NOT_NULL,
+    Expectation,
+    Field,
+    Parity,
+    Rows,
+    Signature,
+    Task,
+    Tensor,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +41,12 @@ MAX_PIXELS = 50_000_000
 """Larger images are refused: a small file can expand to gigabytes (a decompression bomb)."""
 
 
+CHUNK = 1024
+"""Records whose statistics are taken at once: they need eight times the memory of the inputs."""
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I")
+"""Colour modes that Pillow reads PNG and JPEG files in."""
+
 DAMAGE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, LookupError, TypeError, MemoryError)
 """What Pillow raises on damaged files beside ValueError."""
 
@@ -40,6 +57,8 @@ class ImageClassification(Task):
     """Classes are the positions in `params.classes`; images are resized to `height` x `width` by the source."""
 
     name = "image_classification"
+    kind = "image"
+    family = "cnn"
     primary = "accuracy"
     metrics = classification.METRICS
     not_applicable: ClassVar[Mapping[str, str]] = {}
@@ -115,6 +134,48 @@ class ImageClassification(Task):
         }
         return pa.schema([pa.field(field.name, types[field.dtype]) for field in self.fields()])
 
+    def facts(self, table: pa.Table) -> dict[str, Any]:
+        """shape, dtype, label, mean and std of the pixels, mode. See Task.facts."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        known = table.set_column(
+            table.schema.get_field_index("label"), "label", pc.fill_null(table["label"], 0)
+        )  # inputs only
+        inputs = self.rows(known).inputs
+        mean, std = np.zeros(len(inputs)), np.zeros(len(inputs))
+        for start in range(0, len(inputs), CHUNK):
+            part = inputs[start : start + CHUNK].reshape(-1, int(np.prod(self.shape)))
+            mean[start : start + CHUNK], std[start : start + CHUNK] = part.mean(axis=1), part.std(axis=1)
+        kind = table.schema.field("image").type
+        return {
+            "shape": ["x".join(map(str, inputs.shape[1:]))] * len(inputs),
+            "dtype": [str(getattr(kind, "value_type", kind))] * len(inputs),
+            "label": table["label"].to_pylist(),
+            "mean": mean,
+            "std": std,
+            "mode": table["mode"].to_pylist(),
+        }
+
+    def expectations(self, validation: Validation) -> tuple[Expectation, ...]:
+        """See Task.expectations."""
+        low, high = validation.mean_range or (0, 255)
+        most = {"mostly": round(1 - validation.max_quarantined, 9)}
+        top = len(self.params.classes) - 1
+        return (
+            Expectation("shape", IN_SET, {"column": "shape", "value_set": ["x".join(map(str, self.shape))]},
+                        f"shape {self.shape}"),
+            Expectation("dtype", IN_SET, {"column": "dtype", "value_set": ["uint8"]}, "dtype uint8"),
+            Expectation("label_present", NOT_NULL, {"column": "label", **most}, "each record has a label"),
+            Expectation("label_range", BETWEEN, {"column": "label", "min_value": 0, "max_value": top, **most},
+                        f"label from 0 to {top}"),
+            Expectation("mean_range", BETWEEN, {"column": "mean", "min_value": low, "max_value": high},
+                        f"mean from {low} to {high} intensity"),
+            Expectation("not_blank", BETWEEN, {"column": "std", "min_value": 0, "strict_min": True, "mostly": 0.99},
+                        "99 % of the records are not one flat value"),
+            Expectation("mode", IN_SET, {"column": "mode", "value_set": list(MODES)}, "a known colour mode"),
+        )  # fmt: skip
+
     def split(self, table: pa.Table, as_of: date, shares: Split) -> np.ndarray:
         """By the hash of the record's group: a group is never torn, its split never changes. See Task.split."""
         import numpy as np
@@ -122,9 +183,10 @@ class ImageClassification(Task):
         splits = {group: _split_of(group, shares) for group in set(table["group"].to_pylist())}
         return np.array([splits[group] for group in table["group"].to_pylist()], dtype="U10")
 
-    def untrainable(self, targets: np.ndarray) -> str | None:
+    def untrainable(self, table: pa.Table, splits: np.ndarray) -> str | None:
         """See Task.untrainable: at least two classes are needed."""
-        found = sorted({self.params.classes[label] for label in targets.tolist()})
+        labels = table["label"].to_numpy()[splits == "train"]
+        found = sorted({self.params.classes[label] for label in labels.tolist()})
         if len(found) >= 2:
             return None
         return (
@@ -133,11 +195,13 @@ class ImageClassification(Task):
             else ("found no records in the train split")
         )
 
-    def rows(self, table: pa.Table) -> Rows:
+    def rows(self, table: pa.Table, chosen: np.ndarray | None = None, training: bool = False) -> Rows:
         """Inputs uint8 [N, H, W, C], targets int64 [N]; a slice `class:NAME` for each class. See Task.rows."""
         import numpy as np
         import pyarrow as pa
 
+        if chosen is not None:
+            table = table.filter(pa.array(chosen))
         column = table["image"].combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
@@ -145,6 +209,37 @@ class ImageClassification(Task):
         targets = table["label"].to_numpy().astype(np.int64)
         slices = {f"class:{name}": targets == label for label, name in enumerate(self.params.classes)}
         return Rows(inputs, targets, np.array(table["id"].to_pylist(), dtype=object), slices)
+
+    def fit(self, table: pa.Table, chosen: np.ndarray) -> dict[str, Any]:
+        """`mean` and `std` of each channel of the pixels scaled to 0..1. See Task.fit."""
+        import numpy as np
+
+        inputs = self.rows(table, chosen).inputs
+        scaled = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64) / 255
+        std = np.maximum(scaled.std(axis=0), 1e-3)
+        return {
+            "mean": [round(float(value), 8) for value in scaled.mean(axis=0)],
+            "std": [round(float(value), 8) for value in std],
+        }
+
+    def described(self, statistics: Mapping[str, Any]) -> dict[str, str]:
+        """See Task.described."""
+        told = ", ".join(f"{name} {'/'.join(f'{value:.4g}' for value in statistics[name])}" for name in ("mean", "std"))
+        return {"normalization": f"mean 0, deviation 1 by the train rows' {told}"}
+
+    def label_type(self) -> pa.DataType:
+        """The position in the classes."""
+        return self.arrow_schema().field("label").type
+
+    def labels_of(self, targets: np.ndarray) -> list[Any]:
+        """See Task.labels_of."""
+        return targets.tolist()
+
+    def targets_of(self, labels: list[Any]) -> np.ndarray:
+        """See Task.targets_of."""
+        import numpy as np
+
+        return np.array(labels, np.int64)
 
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """See classification.measure."""

@@ -4,4 +4,10 @@ from __future__ import annotations
 
 from dl_pipelines.brief.registry import Kind
 
-TASKS = Kind("task", {"image_classification": "dl_pipelines.tasks.image_classification:ImageClassification"})
+TASKS = Kind(
+    "task",
+    {
+        "forecasting": "dl_pipelines.tasks.forecasting:Forecasting",
+        "image_classification": "dl_pipelines.tasks.image_classification:ImageClassification",
+    },
+)

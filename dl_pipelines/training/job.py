@@ -24,7 +24,7 @@ class Job:
     training: Training
     distributed: Distributed
     augmentation: AugmentationPlan
-    normalisation: dict[str, list[float]]
+    statistics: dict[str, Any]
 
     def write(self) -> Path:
         """As `job.json` in its folder."""
@@ -44,7 +44,7 @@ class Job:
         models = {"task": TaskRef, "family": FamilyRef, "training": Training, "distributed": Distributed,
                   "augmentation": AugmentationPlan}  # fmt: skip
         made = {name: model.model_validate(plain[name]) for name, model in models.items()}
-        return cls(folder=path.parent, normalisation=plain["normalisation"], **made)
+        return cls(folder=path.parent, statistics=plain["statistics"], **made)
 
 
 @dataclass(frozen=True)

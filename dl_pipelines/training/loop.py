@@ -86,9 +86,9 @@ class Trainer:
         phase, total = self._phase(epoch), 0.0
         for step in range(steps):
             chosen = mine[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            images = self.online(np.ascontiguousarray(inputs[chosen]), ids[chosen], epoch)
-            batch = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(targets[chosen]))
-            loss = self._step(phase, *batch, self._rate((epoch - 1) * steps + step, steps))
+            given = np.ascontiguousarray(inputs[chosen]), np.ascontiguousarray(targets[chosen])
+            drawn, wanted = map(torch.from_numpy, self.online(*given, ids[chosen], epoch))
+            loss = self._step(phase, drawn, wanted, self._rate((epoch - 1) * steps + step, steps))
             self._require_finite("training loss", loss, f"step {step + 1} of epoch {epoch}")
             total += loss
             self._tell_alive(epoch, step, steps)
@@ -127,8 +127,9 @@ class Trainer:
                 network(torch.from_numpy(np.ascontiguousarray(inputs[mine[start : start + 256]])))
                 for start in range(0, share, 256)
             ]
-        gathered = self.communicator.all_gather(torch.cat(parts)).numpy().reshape(size, share, -1)
-        outputs = gathered.transpose(1, 0, 2).reshape(size * share, -1)[: len(inputs)]
+        found = torch.cat(parts)
+        gathered = self.communicator.all_gather(found).numpy().reshape(size, share, *found.shape[1:])
+        outputs = np.moveaxis(gathered, 0, 1).reshape(size * share, *found.shape[1:])[: len(inputs)]
         self._require_finite("validation output", float(outputs.sum(dtype=np.float64)), f"epoch {epoch}")
         return {name: round(value, 6) for name, value in self.task.measure(outputs, np.asarray(targets)).items()}
 

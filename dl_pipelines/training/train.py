@@ -66,14 +66,15 @@ def _prepare(
     draft: Draft, workspace: Workspace, window: Artifact, architecture: Architecture, training: Training,
     distributed: Distributed, data: Data, task: Task,
 ) -> Job:  # fmt: skip
-    from dl_pipelines.data.batches import normalisation, window_rows
+    from dl_pipelines.data.batches import splits_of, window_rows, window_table
 
     workspace.progress(STAGE, "reading the window")
     rows = {
         "train": window_rows(workspace, window, "train", data, task, copies=True),
         "validation": window_rows(workspace, window, "validation", data, task),
     }
-    statistics = normalisation(window_rows(workspace, window, "train", data, task))
+    table = window_table(workspace, window, task)
+    statistics = task.fit(table, splits_of(window, table, data, task) == "train")
     _check(rows, distributed)
     for split, found in rows.items():
         _write_rows(draft.work, split, found)
@@ -163,14 +164,14 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     result, supervised = durable.read_json(job.folder / RESULT), durable.read_json(job.folder / OUTCOME)
     shutil.copyfile(job.folder / FINAL, draft.file("weights.safetensors"))
     weights = load_file(draft.file("weights.safetensors"))
-    network = FAMILIES.make(job.family).network(task, job.normalisation)
+    network = FAMILIES.make(job.family).network(task, job.statistics)
     network.load_state_dict(weights)
     parameters, curves = count_parameters(network), [_without_seconds(line) for line in result["curves"]]
     draft.write_json("curves.json", curves)
     draft.write_json("layers.json", layer_table(network))
     draft.write_json("model.json", {
         "family": job.family.model_dump(mode="json"), "task": job.task.model_dump(mode="json"),
-        "parameters": parameters, "normalisation": job.normalisation,
+        "parameters": parameters, "statistics": job.statistics,
         "communicator": result["communicator"], "workers": result["workers"],
     })  # fmt: skip
     finite = all(bool(value.isfinite().all()) for value in weights.values())

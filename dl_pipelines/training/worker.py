@@ -49,7 +49,7 @@ def run(job: Job) -> None:
     communicator = connect(job.distributed.communicator)
     task = TASKS.make(job.task)
     torch.manual_seed(job.training.seed)
-    recipe = FAMILIES.make(job.family).recipe(task, job.normalisation, job.training)
+    recipe = FAMILIES.make(job.family).recipe(task, job.statistics, job.training)
 
     def rows(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         inputs, targets = (np.load(job.folder / f"{split}_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
@@ -65,7 +65,10 @@ def run(job: Job) -> None:
     beat = min(BEAT_SECONDS, job.distributed.stall_seconds / 4)
     trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say, beat)
     started = time.monotonic()
-    curves = trainer.run(train, rows("validation"), job.folder / "checkpoints")
+    validation = rows("validation")
+    curves = trainer.run(train, validation, job.folder / "checkpoints")
+    if recipe.calibrate is not None and communicator.rank == 0:
+        recipe.calibrate(np.asarray(validation[0]), np.asarray(validation[1]))
     seconds = time.monotonic() - started
     peak = torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
     peaks = communicator.all_gather(peak).tolist()

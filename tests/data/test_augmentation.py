@@ -49,21 +49,23 @@ def validated(tmp_path_factory, data, digits_task) -> Workspace:
 
 
 def test_a_variant_does_not_depend_on_batch_or_order(rows):
-    whole = variants(rows.inputs, rows.ids, PLAN.offline, 5, 1)
+    whole = variants(rows.inputs, rows.targets, rows.ids, PLAN.offline, 5, 1)[0]
     order = np.random.default_rng(0).permutation(len(rows))
-    assert (variants(rows.inputs[order], rows.ids[order], PLAN.offline, 5, 1) == whole[order]).all()
+    assert (
+        variants(rows.inputs[order], rows.targets[order], rows.ids[order], PLAN.offline, 5, 1)[0] == whole[order]
+    ).all()
     for place in (0, 17, 39):
-        one = variants(rows.inputs[place : place + 1], rows.ids[place : place + 1], PLAN.offline, 5, 1)
+        one = variants(rows.inputs[place:][:1], rows.targets[place:][:1], rows.ids[place:][:1], PLAN.offline, 5, 1)[0]
         assert (one[0] == whole[place]).all()
 
 
 def test_a_variant_depends_on_seed_record_and_copy(rows):
-    whole = variants(rows.inputs, rows.ids, PLAN.offline, 5, 1)
+    whole = variants(rows.inputs, rows.targets, rows.ids, PLAN.offline, 5, 1)[0]
     for seed, draw in ((6, 1), (5, 2)):
-        other = variants(rows.inputs, rows.ids, PLAN.offline, seed, draw)
+        other = variants(rows.inputs, rows.targets, rows.ids, PLAN.offline, seed, draw)[0]
         assert (other != whole).any(axis=(1, 2, 3)).mean() > 0.9
     same = np.repeat(rows.inputs[:1], 8, axis=0)
-    made = variants(same, [f"record {number}" for number in range(8)], PLAN.offline, 5, 1)
+    made = variants(same, same, [f"record {number}" for number in range(8)], PLAN.offline, 5, 1)[0]
     assert len({image.tobytes() for image in made}) >= 7
 
 
@@ -74,24 +76,26 @@ def test_a_variant_is_the_same_in_another_process(rows):
         "from dl_pipelines.data.augmentation import variants\n"
         "plan = AugmentationPlan.model_validate({'offline': ['rotation', 'noise']})\n"
         "images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)\n"
-        "print(hashlib.sha256(variants(images, ['a', 'b'], plan.offline, 5, 1).tobytes()).hexdigest())\n"
+        "print(hashlib.sha256(variants(images, images, ['a', 'b'], plan.offline, 5, 1)[0].tobytes()).hexdigest())\n"
     )
     root = Path(__file__).parents[2]
     other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     plan = AugmentationPlan.model_validate({"offline": ["rotation", "noise"]})
     images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
-    assert other.stdout.strip() == digest_bytes(variants(images, ["a", "b"], plan.offline, 5, 1).tobytes())
+    assert other.stdout.strip() == digest_bytes(variants(images, images, ["a", "b"], plan.offline, 5, 1)[0].tobytes())
 
 
 def test_online_variants_are_new_each_epoch_and_the_same_on_resume(rows):
     online = Online(PLAN)
-    first, again, second = (online(rows.inputs, rows.ids, epoch) for epoch in (1, 1, 2))
+    given = rows.inputs, rows.targets, rows.ids
+    (first, targets), (again, _), (second, _) = (online(*given, epoch) for epoch in (1, 1, 2))
+    assert targets is rows.targets
     assert (first == again).all()
     assert (first != second).any(axis=(1, 2, 3)).all()
-    assert (first[7] == online(rows.inputs[7:8], rows.ids[7:8], 1)[0]).all()
-    stored = variants(rows.inputs, rows.ids, PLAN.online, 5, 1)
+    assert (first[7] == online(rows.inputs[7:8], rows.targets[7:8], rows.ids[7:8], 1)[0][0]).all()
+    stored = variants(rows.inputs, rows.targets, rows.ids, PLAN.online, 5, 1)[0]
     assert (first != stored).any(axis=(1, 2, 3)).all(), "an epoch is no copy"
-    assert Online(AugmentationPlan())(rows.inputs, rows.ids, 1) is rows.inputs
+    assert Online(AugmentationPlan())(*given, 1)[0] is rows.inputs
 
 
 def test_only_train_grows_by_the_factor(validated, data, digits_task):
@@ -115,8 +119,9 @@ def test_a_copy_is_the_variant_of_its_parent_with_its_target(validated, data, di
     by_id = {name: place for place, name in enumerate(rows.ids)}
     for place in np.flatnonzero(np.array(copies) > 0):
         parent = by_id[parents[place]]
-        wanted = variants(rows.inputs[parent][None], [parents[place]], PLAN.offline, PLAN.seed, copies[place])[0]
-        assert (rows.inputs[place] == wanted).all()
+        given = rows.inputs[parent][None], rows.targets[parent][None], [parents[place]]
+        wanted, _ = variants(*given, PLAN.offline, PLAN.seed, copies[place])
+        assert (rows.inputs[place] == wanted[0]).all()
         assert rows.targets[place] == rows.targets[parent]
 
 

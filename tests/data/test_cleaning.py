@@ -119,7 +119,7 @@ def test_no_record_at_all(animals):
 
 
 def test_facts_against_numpy(animals, monkeypatch):
-    monkeypatch.setattr("dl_pipelines.data.cleaning.CHUNK", 2)
+    monkeypatch.setattr("dl_pipelines.tasks.image_classification.CHUNK", 2)
     table = table_of(animals, {}, {"image": None}, {"label": None}, {"label": 9}, {"sha256": "hash 0", "label": 0})
     frame = facts(table, animals, clean(table, animals, {}))
     assert frame["id"].tolist() == ["r0", "r2", "r3", "r4"]

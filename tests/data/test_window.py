@@ -11,7 +11,7 @@ import pytest
 
 from dl_pipelines.brief.sections import AugmentationPlan, Data
 from dl_pipelines.data.augmentation import grow
-from dl_pipelines.data.batches import normalisation, window_rows, window_table
+from dl_pipelines.data.batches import splits_of, window_rows, window_table
 from dl_pipelines.data.raw import make_raw_data
 from dl_pipelines.data.validation import make_validated_data
 from dl_pipelines.data.window import make_training_window, window_days
@@ -97,17 +97,20 @@ def test_the_splits_of_a_window_are_read_as_they_are_listed(home, two_days, anim
         stored(home, animals, day, [{}] * 60, factor=2)
     window = make_training_window(home, Partition(SECOND), two_days, animals)
     counts = window.read_json("window.json")["splits"]
-    tables = {split: window_table(home, window, split, two_days, animals) for split in counts}
-    assert {split: table.num_rows for split, table in tables.items()} == counts
-    ids = [set(table["id"].to_pylist()) for table in tables.values()]
-    assert len(set.union(*ids)) == 120
-    grown = window_table(home, window, "train", two_days, animals, copies=True)
-    assert grown.num_rows == 2 * counts["train"]
-    assert window_table(home, window, "test", two_days, animals, copies=True).num_rows == counts["test"]
-    rows = window_rows(home, window, "train", two_days, animals)
-    statistics = normalisation(rows)
+    found = {split: window_rows(home, window, split, two_days, animals) for split in counts}
+    assert {split: len(rows) for split, rows in found.items()} == counts
+    assert len(set.union(*(set(rows.ids) for rows in found.values()))) == 120
+    assert len(window_rows(home, window, "train", two_days, animals, copies=True)) == 2 * counts["train"]
+    assert len(window_rows(home, window, "test", two_days, animals, copies=True)) == counts["test"]
+    rows, table = found["train"], window_table(home, window, animals)
+    statistics = animals.fit(table, splits_of(window, table, two_days, animals) == "train")
     assert statistics["mean"] == pytest.approx([(rows.inputs / 255).mean()], abs=1e-8)
     assert statistics["std"] == pytest.approx([(rows.inputs / 255).std()], abs=1e-8)
+
+
+def groups_of(home, window, split: str, data: Data, task) -> set[str]:
+    table = window_table(home, window, task)
+    return set(table.filter(pa.array(splits_of(window, table, data, task) == split))["group"].to_pylist())
 
 
 def test_a_split_is_the_groups_and_never_changes(home, two_days, animals):
@@ -118,8 +121,7 @@ def test_a_split_is_the_groups_and_never_changes(home, two_days, animals):
     both = make_training_window(home, Partition(SECOND), two_days, animals)
     assert gates(both)["no_leak"].passed is True
     for split in ("train", "validation", "test"):
-        before = set(window_table(home, first, split, two_days, animals)["group"].to_pylist())
-        after = set(window_table(home, both, split, two_days, animals)["group"].to_pylist())
+        before, after = (groups_of(home, window, split, two_days, animals) for window in (first, both))
         assert after == before
 
 
@@ -216,10 +218,9 @@ def test_the_same_content_in_two_splits_is_a_leak(home, two_days, animals):
     stored(home, animals, SECOND, [{}] * 60 + [{"group": place["test"], "sha256": "same"}])
     window = make_training_window(home, Partition(SECOND), two_days, animals)
     assert gates(window)["no_leak"].summary == (
-        "1 groups or contents are in more than one split (same): run validated_data of every day again, the earliest "
-        "first"
+        "the sha256 same is in more than one split: run validated_data of every day again, the earliest first"
     )
-    with pytest.raises(ArtifactError, match="found no_leak: 1 groups or contents"):
+    with pytest.raises(ArtifactError, match="found no_leak: the sha256 same is in more"):
         window.require_gates()
 
 
@@ -229,7 +230,7 @@ def test_a_torn_group_is_a_leak(home, two_days, animals, monkeypatch):
     monkeypatch.setattr(type(animals), "split", lambda self, table, as_of, shares: torn)
     window = make_training_window(home, Partition(DAY), two_days, animals)
     assert gates(window)["no_leak"].passed is False
-    assert gates(window)["no_leak"].facts == {"shared": 20}
+    assert gates(window)["no_leak"].facts == {"leaks": 20}
 
 
 def test_a_dataset_that_changed_under_a_window(home, two_days, animals):

@@ -41,7 +41,8 @@ def scored(
 
 def test_the_files_are_there(evaluation: Artifact):
     assert set(evaluation.files) == {
-        "metrics.json", "rows.json", "confusion.json", "calibration.json", "slices.json", "outputs_validation.npy",
+        "metrics.json", "rows.json", "confusion.json", "calibration.json", "slices.json", "details.json",
+        "outputs_validation.npy",
     }  # fmt: skip
     assert set(evaluation.parents) == {"training_window", "trained_model"}
 

@@ -41,7 +41,7 @@ def test_its_weights_are_the_stored_ones_to_the_bit(trained_model: Artifact, tas
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[name], value) for name, value in stored.items())
     model = trained_model.read_json("model.json")
-    assert state["0.mean"].flatten().tolist() == pytest.approx(model["normalisation"]["mean"])
+    assert state["0.mean"].flatten().tolist() == pytest.approx(model["statistics"]["mean"])
     assert sum(layer["parameters"] for layer in trained_model.read_json("layers.json")) == model["parameters"]
 
 

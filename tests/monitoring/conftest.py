@@ -82,7 +82,9 @@ def live_inputs(brief: Brief, task: Task) -> dict[str, np.ndarray]:
     for item in brief.monitoring.traffic.params["days"]:
         day = Day.model_validate(item)
         rows = task.rows(SOURCES.make(brief.data.source).live(start, day.records, task))
-        found[day.name] = variants(rows.inputs, rows.ids, day.shift, brief.data.augmentation.seed, DRAW)
+        found[day.name] = variants(rows.inputs, rows.targets, rows.ids, day.shift, brief.data.augmentation.seed, DRAW)[
+            0
+        ]
         start += day.records
     return found
 

@@ -59,11 +59,12 @@ def test_each_record_is_sent_once_and_its_label_joined(served, task, data):
     expected = [f"replay/calm/{name}" for name in ids[:12]] + [f"replay/shifted/{name}" for name in ids[12:]]
     assert set(rows) == set(expected)
     assert rows[first]["asked_at"] == asked_at
-    inputs = task.rows(records).inputs
+    inputs, targets = task.rows(records).inputs, task.rows(records).targets
     shift = replay().params.days[1].shift
     # The variant is decided by the record alone: the last one by itself is the same.
-    alone = variants(inputs[19:], [ids[19]], shift, data.augmentation.seed, 0)
-    sent = np.concatenate([inputs[:12], variants(inputs[12:], ids[12:], shift, data.augmentation.seed, 0)])
+    alone = variants(inputs[19:], targets[19:], [ids[19]], shift, data.augmentation.seed, 0)[0]
+    moved, _ = variants(inputs[12:], targets[12:], ids[12:], shift, data.augmentation.seed, 0)
+    sent = np.concatenate([inputs[:12], moved])
     np.testing.assert_array_equal(sent[19:], alone)
     assert (sent[12:] != inputs[12:]).any(axis=(1, 2, 3)).all()
     answers = np.array([rows[name]["outputs"] for name in expected])

@@ -108,7 +108,8 @@ def test_no_records_have_a_split(rgb: ImageClassification):
     ],
 )
 def test_what_cant_be_trained_on(rgb: ImageClassification, targets: list[int], reason: str | None):
-    assert rgb.untrainable(np.array(targets, int)) == reason
+    table = pa.table({"label": pa.array([*targets, 1], pa.int64())})
+    assert rgb.untrainable(table, np.array(["train"] * len(targets) + ["test"])) == reason
 
 
 def records(count: int) -> tuple[pa.Table, np.ndarray]:

@@ -34,7 +34,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_job(folder: Path, communicator: str = "single", workers: int = 1, records: int = 400, **changed: Any) -> Job:
-    """A job of `records` train rows; `training`, `normalisation` and any field of Distributed can be changed."""
+    """A job of `records` train rows; `training`, `statistics` and any field of Distributed can be changed."""
     folder.mkdir(parents=True)
     inputs, targets = digits()
     for split, rows in (("train", slice(0, records)), ("validation", slice(records, records + 100))):
@@ -42,12 +42,12 @@ def write_job(folder: Path, communicator: str = "single", workers: int = 1, reco
         for name, value in (("inputs", inputs[rows]), ("targets", targets[rows]), ("ids", ids)):
             np.save(folder / f"{split}_{name}.npy", value, allow_pickle=False)
     training = {"epochs": 3, "learning_rate": 0.003, **changed.pop("training", {})}
-    normalisation = changed.pop("normalisation", {"mean": [0.3], "std": [0.38]})
+    statistics = changed.pop("statistics", {"mean": [0.3], "std": [0.38]})
     params = {"classes": [str(place) for place in range(10)], "height": 8, "width": 8, "channels": 1}
     job = Job(
         folder, TaskRef(name="image_classification", params=params), FamilyRef(name="cnn", params={"width": 8}),
         Training(**training), Distributed(communicator=communicator, workers=workers, **changed),
-        AugmentationPlan(online=(AugmentationRef(name="noise", params={"std": 8}),)), normalisation,
+        AugmentationPlan(online=(AugmentationRef(name="noise", params={"std": 8}),)), statistics,
     )  # fmt: skip
     job.write()
     return job

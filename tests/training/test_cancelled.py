@@ -74,7 +74,7 @@ def alive(processes):
 
 
 def test_a_failed_training_fails_its_run_with_the_reason(make_job, run, tmp_path):
-    process = run(make_job("single", normalisation={"mean": [0.3], "std": [1e-40]}))
+    process = run(make_job("single", statistics={"mean": [0.3], "std": [1e-40]}))
     process.wait(200)
     said = (tmp_path / "out").read_text()
     assert "1 worker(s) started, communicator single" in said

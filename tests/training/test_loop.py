@@ -27,7 +27,7 @@ def trainer(job, communicator=None, **options):
     torch.set_num_threads(1)
     torch.manual_seed(job.training.seed)
     task = TASKS.make(job.task)
-    recipe = FAMILIES.make(job.family).recipe(task, job.normalisation, job.training)
+    recipe = FAMILIES.make(job.family).recipe(task, job.statistics, job.training)
     return Trainer(
         recipe, task, job.training, Online(job.augmentation), communicator or SingleCommunicator(), **options
     )
@@ -155,9 +155,9 @@ def test_every_rank_takes_other_records_and_as_many_steps(make_job):
         communicator.rank = rank
         made, ids = trainer(job, communicator), []
         online = made.online
-        made.online = lambda inputs, names, epoch, ids=ids, online=online: (
+        made.online = lambda inputs, targets, names, epoch, ids=ids, online=online: (
             ids.append(names.tolist()),
-            online(inputs, names, epoch),
+            online(inputs, targets, names, epoch),
         )[1]
         made._epoch(1, made.steps(300), rows(job, "train"))
         taken[rank] = ids
@@ -167,7 +167,7 @@ def test_every_rank_takes_other_records_and_as_many_steps(make_job):
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(make_job):
-    job = make_job(normalisation={"mean": [0.3], "std": [1e-40]})
+    job = make_job(statistics={"mean": [0.3], "std": [1e-40]})
     with pytest.raises(
         NotFinite,
         match=r"found a training loss of nan in step 1 of epoch 1; expected a finite one; lower training.learning_rate "

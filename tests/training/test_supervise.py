@@ -213,7 +213,7 @@ def test_an_exception_of_one_rank_ends_all_and_is_shown(make_job, start):
 
 
 def test_a_loss_that_is_not_finite_is_not_tried_again(make_job, start):
-    running = start(make_job(normalisation={"mean": [0.3], "std": [1e-40]}, restarts=2))
+    running = start(make_job(statistics={"mean": [0.3], "std": [1e-40]}, restarts=2))
     ended = running.end()
     assert running.process.returncode == 1
     assert len(ended["attempts"]) == 1

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator
 
 from dl_pipelines.brief.registry import Params
 from dl_pipelines.store.artifacts import StageSkipped
-from dl_pipelines.tasks.base import Task
+from dl_pipelines.tasks.base import Rows, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+
+
+def _known_zone(value: str) -> str:
+    if value not in available_timezones():
+        raise ValueError("an IANA time zone such as UTC or Europe/Berlin")
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+"""A param of sources: where a day begins; as `data.timezone`."""
 
 
 class SourceError(ValueError):
@@ -49,7 +64,8 @@ class Source(ABC):
     def require_day(self, day: date, start: date | None = None) -> None:
         """Raises StageSkipped on a day without records, so that no stage works on it; SourceError."""
         days = self.days(start)
-        if day not in days:
+        place = bisect_left(days, day)  # asked for each of thousands of days
+        if days[place : place + 1] != [day]:
             last = f"; the last day with records is {days[-1]}" if days else ""
             raise StageSkipped(f"no records arrived on {day}{last}")
 
@@ -67,6 +83,17 @@ class Source(ABC):
             f"found no held-back records in the source {self.name}; expected one that holds some back (digits); "
             "set monitoring.traffic to clients"
         )
+
+    def live_rows(self, start: int, count: int, task: Task) -> Rows:
+        """The same as the rows that clients would send; a task whose rows need what was before gets it with them."""
+        return task.rows(self.live(start, count, task))
+
+    def oracle(self, rows: Rows, task: Task) -> np.ndarray | None:
+        """What one would answer who knows how the records are made and all up to each row, as outputs [N, ...].
+
+        None where nobody knows: of real records. It is the best that any model could reach.
+        """
+        return None
 
     def overlooked(self) -> list[Quarantined]:
         """What lies in the source and belongs to no day, and why: told to people, part of no artifact's digest."""
