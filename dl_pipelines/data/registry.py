@@ -15,8 +15,12 @@ AUGMENTATIONS = Kind(
     "augmentation",
     {
         "brightness": "dl_pipelines.data.augmentations:Brightness",
+        "jitter": "dl_pipelines.data.series_augmentations:Jitter",
+        "mixup": "dl_pipelines.data.series_augmentations:Mixup",
         "noise": "dl_pipelines.data.augmentations:Noise",
         "rotation": "dl_pipelines.data.augmentations:Rotation",
+        "scaling": "dl_pipelines.data.series_augmentations:Scaling",
         "translation": "dl_pipelines.data.augmentations:Translation",
+        "window_warping": "dl_pipelines.data.series_augmentations:WindowWarping",
     },
 )
