@@ -75,15 +75,15 @@ def made(op: str, of: Sequence[Found]) -> Found:
     return Found(OPERATIONS[op]([item.value for item in of]), {"op": op, "of": [item.source for item in of]})
 
 
-def _ratio(values: Sequence[Any]) -> float:
-    half = len(values) // 2
-    return sum(values[:half]) / sum(values[half:])
+def _sum(values: Sequence[Any]) -> Any:
+    """Of numbers, and of lists of numbers: what was read of each day."""
+    return sum(_sum(value) if isinstance(value, list) else value for value in values)
 
 
 OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
-    "sum": lambda values: round(sum(values), 9),
+    "sum": lambda values: round(_sum(values), 9),
     "count": lambda values: sum(len(value) for value in values),
-    "ratio": _ratio,  # the sum of the first half over the sum of the second
+    "ratio": lambda values: _sum(values[:1]) / _sum(values[1:]),  # the first over the second
     "rest": lambda values: 1 - values[0] / values[1],  # what is left of the second without the first, as a share
     "share": lambda values: values[0] / sum(values),  # of the first in all
     "megabytes": lambda values: values[0] / 1e6,  # of bytes

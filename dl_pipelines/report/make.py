@@ -56,7 +56,8 @@ def _code() -> str:
 def _build(
     draft: Draft, workspace: Workspace, partition: Partition, brief: Brief, task: Task, collected: Collected
 ) -> None:
-    workspace.progress(STAGE, f"reading {len(collected.parents)} artifacts")
+    count = len(collected.artifacts) + sum(map(len, collected.days.values()))
+    workspace.progress(STAGE, f"reading {count:,} artifacts")
     own: dict[str, Any] = {
         "brief.json": brief.model_dump(mode="json"),
         "signature.json": scoring.signature(task),
@@ -76,21 +77,17 @@ def _build(
     text = to_markdown(facts, report, plain)
     draft.write_text("report.md", text)
     draft.write_text("report.html", to_html(facts, report, plain))
-    _gates(draft, problems(framework(), parse(text), text, plain, Reader(workspace, own)), plain)
+    _gates(draft, problems(framework(), parse(text), text, plain, Reader(workspace, own, collected.digests)), plain)
     _show(draft, workspace, partition, plain)
 
 
 def _plain(facts: Facts, report: FilledReport, verdict: Mapping[str, Any], collected: Collected) -> dict[str, Any]:
-    lineage = [
-        {"stage": found.stage, "digest": found.digest, "made_at": found.outcome["made_at"], "name": name}
-        for name, found in collected.parents.items()
-    ]
     return {
         "project": facts.brief["project"],
         "partition": facts.partition,
         "verdict": verdict,
         **report.plain(),
-        "lineage": lineage,
+        "lineage": collected.lineage(),
         "missing": dict(collected.missing),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from dl_pipelines.report import charts
 from dl_pipelines.report.assemble import FilledReport, FilledRow
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval, number, percent, plural
-from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.collect import Facts, digest_of
 from dl_pipelines.report.template import TEMPLATES, Filled
 from dl_pipelines.store.digest import SHORT
 
@@ -108,8 +108,9 @@ def lineage(facts: Facts) -> list[dict[str, Any]]:
     line: list[dict[str, Any]] = []
     for stage, documents in facts.days.items():
         if documents:
-            days = f"{len(documents)} days to " if len(documents) > 1 else ""
-            line.append({"stage": stage, "digest": documents[-1].short, "note": f"{days}{documents[-1].day}"})
+            digest = digest_of([document.digest for document in documents])[:SHORT]
+            several = f"{len(documents):,} days, {documents[0].day} to " if len(documents) > 1 else ""
+            line.append({"stage": stage, "digest": digest, "note": f"{several}{documents[-1].day}"})
         else:
             line.append({"stage": stage, "digest": None, "note": _why(facts, stage)})
     order = ("training_window", "trained_model", "evaluation", "compressed_model", "triton_repository",
@@ -172,7 +173,8 @@ def _sources(cell: Cell) -> list[str]:
         if "op" in source:
             found = [text for item in source["of"] for text in walk(item)]
             return [f"{source['op']} of {', '.join(found[:4])}" + (" ..." if len(found) > 4 else "")]
-        return [" ".join(part for part in (source["stage"], source["digest"][:SHORT], source["field"]) if part)]
+        days = f"of {source['days']:,} days" if "days" in source else ""
+        return [" ".join(part for part in (source["stage"], source["digest"][:SHORT], source["field"], days) if part)]
 
     return walk(cell.source) if cell.source else []
 

@@ -5,12 +5,12 @@ The artifacts are read anew from the disk, not from what the report was made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from dl_pipelines.report.cells import NOT_APPLICABLE, NOT_MEASURED, OPERATIONS, Source
-from dl_pipelines.report.collect import BRIEF, LIBRARY, REPORT, follow
+from dl_pipelines.report.collect import BRIEF, LIBRARY, REPORT, digest_of, follow
 from dl_pipelines.report.template import Block, Document, Section, Table, placeholders
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import MANIFEST, OUTCOME, Artifact
@@ -21,11 +21,15 @@ TEMPLATE = "template"
 
 
 class Reader:
-    """Values by source, read from the artifacts; `own` are the files of the report itself."""
+    """Values by source, read from the artifacts.
 
-    def __init__(self, workspace: Workspace, own: Mapping[str, Any]):
-        self._workspace, self._own = workspace, own
+    `own` are the files of the report itself, `days` the digests of each daily stage, in order.
+    """
+
+    def __init__(self, workspace: Workspace, own: Mapping[str, Any], days: Mapping[str, Sequence[str]] | None = None):
+        self._workspace, self._own, self._days = workspace, own, days or {}
         self._files: dict[tuple[str, str, str], Any] = {}
+        self._artifacts: dict[tuple[str, str], Artifact] = {}
 
     def __call__(self, source: Source) -> Any:
         """The value at a source. Raises KeyError and others where there is none."""
@@ -44,7 +48,15 @@ class Reader:
             raise ValueError(f"another brief than {digest[:16]}")
         if stage in (BRIEF, REPORT):
             return follow(self._own[name], fragment)
+        if "days" in source:
+            return self._read_days(stage, digest, name, fragment)
         return self._read(stage, digest, name, fragment)
+
+    def _read_days(self, stage: str, digest: str, name: str, fragment: str) -> list[Any]:
+        digests = self._days[stage]
+        if digest_of(digests) != digest:
+            raise ValueError(f"other days of {stage} than {digest[:16]}")
+        return [self._read(stage, day, name, fragment) for day in digests]
 
     def _read(self, stage: str, digest: str, name: str, fragment: str) -> Any:
         key = (stage, digest, name)
@@ -57,10 +69,12 @@ class Reader:
         return follow(self._files[key], fragment)
 
     def _artifact(self, stage: str, digest: str) -> Artifact:
-        artifact = self._workspace.by_digest(stage, digest)
-        if artifact.digest != digest:
-            raise ValueError(f"{stage} {artifact.short} has another digest")
-        return artifact
+        if (stage, digest) not in self._artifacts:
+            artifact = self._workspace.by_digest(stage, digest)
+            if artifact.digest != digest:
+                raise ValueError(f"{stage} {artifact.short} has another digest")
+            self._artifacts[stage, digest] = artifact
+        return self._artifacts[stage, digest]
 
 
 def problems(template: Document, markdown: Document, text: str, report: Mapping[str, Any], read: Reader) -> list[str]:

@@ -25,7 +25,7 @@ def test_shares_are_told_in_percent():
 @pytest.mark.parametrize(
     ("op", "values", "result"),
     [
-        ("sum", [1, 2, 4], 7), ("ratio", [3, 5, 4, 12], 0.5), ("rest", [1, 4], 0.75), ("share", [2, 6], 0.25),
+        ("sum", [1, 2, 4], 7), ("ratio", [[3, 5], [4, 12]], 0.5), ("sum", [[1, 2], 4], 7), ("rest", [1, 4], 0.75), ("share", [2, 6], 0.25),
         ("count", [[1, 2, 3]], 3), ("megabytes", [77468], 0.077468),
     ],
 )  # fmt: skip

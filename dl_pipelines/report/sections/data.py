@@ -7,6 +7,8 @@ from typing import Any
 from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
 from dl_pipelines.report.collect import REPORT, Facts, library
 
+_COUNTS = ("clean", "records", "quarantined", "duplicates", "unreadable")
+
 
 def cells(facts: Facts) -> dict[str, Cell]:
     """The section's cells."""
@@ -14,11 +16,9 @@ def cells(facts: Facts) -> dict[str, Cell]:
 
 
 def _sources(facts: Facts) -> dict[str, Cell]:
-    volumes = facts.each_day("raw_data", "outcome.json#/measured/megabytes")
-    days = len(volumes)
-    volume = Cell(reason=facts.missing.get("raw_data"))
-    if volumes:
-        total = made("sum", volumes)
+    volume = facts.over_days("raw_data", "outcome.json#/measured/megabytes")
+    if isinstance(volume, Found):
+        total, days = made("sum", [volume]), len(volume.value)
         volume = total.cell(
             "MB", lambda value: number(value / 1000), f"({number(total.value)} MB, {plural(days, 'day')})"
         )
@@ -35,14 +35,12 @@ def _sources(facts: Facts) -> dict[str, Cell]:
 
 
 def _cleaning(facts: Facts) -> dict[str, Cell]:
-    counts = {
-        name: facts.each_day("validated_data", f"quality.json#/{name}")
-        for name in ("records", "clean", "quarantined", "duplicates", "unreadable")
-    }
-    if not counts["records"]:
-        reason = Cell(reason=facts.missing.get("validated_data"))
-        return dict.fromkeys(("CLEAN_PROCESS", "MISSING_STRATEGY", "OUTLIER_STRATEGY", "QUALITY_SCORE"), reason)
-    totals = {name: made("sum", found) for name, found in counts.items()}
+    counts = {name: facts.over_days("validated_data", f"quality.json#/{name}") for name in _COUNTS}
+    for reason in counts.values():
+        if isinstance(reason, Cell):
+            return dict.fromkeys(("CLEAN_PROCESS", "MISSING_STRATEGY", "OUTLIER_STRATEGY", "QUALITY_SCORE"), reason)
+    read = {name: found for name, found in counts.items() if isinstance(found, Found)}
+    totals = {name: made("sum", [found]) for name, found in read.items()}
     suite = facts.find("validated_data", "expectations.json")
     checks = len(suite.value) if isinstance(suite, Found) else 0
     held = sum(bool(item["success"]) for item in suite.value) if isinstance(suite, Found) else 0
@@ -53,7 +51,7 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
             f"{totals['quarantined'].value:,} quarantined with the reason ({totals['duplicates'].value:,} of them "
             f"repeat another, {totals['unreadable'].value:,} unreadable); {held} of {checks} expectations hold on the "
             "last day",
-            *(totals[name].source for name in ("clean", "records", "quarantined", "duplicates", "unreadable")),
+            *(total.source for total in totals.values()),
         ),
         "MISSING_STRATEGY": told(
             "quarantined: a record without id, time, checksum or target is kept out; nothing is imputed",
@@ -63,7 +61,7 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
             f"quarantined when the target is out of range; a day whose records' mean leaves {low} to {high} is refused",
             facts.of_brief("data", "validation", "mean_range").source, library("data.validation"),
         ),
-        "QUALITY_SCORE": made("ratio", [*counts["clean"], *counts["records"]]).cell("share", percent),
+        "QUALITY_SCORE": made("ratio", [read["clean"], read["records"]]).cell("share", percent),
     }  # fmt: skip
 
 

@@ -30,13 +30,11 @@ def cells(facts: Facts) -> dict[str, Cell]:
 
 
 def _volume(facts: Facts) -> Cell:
-    records = facts.each_day("validated_data", "quality.json#/clean")
-    if not records:
-        return Cell(reason=facts.missing["validated_data"])
-    days = len(records)
-    return made("sum", records).cell(
-        "records", show=lambda count: f"{plural(count, 'record')} of {plural(days, 'day')}"
-    )
+    records = facts.over_days("validated_data", "quality.json#/clean")
+    if isinstance(records, Cell):
+        return records
+    days, kind = len(records.value), "simulated record" if facts.simulated else "record"
+    return made("sum", [records]).cell("records", show=lambda count: f"{plural(count, kind)} of {plural(days, 'day')}")
 
 
 def _target(facts: Facts, metrics: list[str], show: Any, why: str) -> Cell:
