@@ -174,6 +174,12 @@ class Training(Section):
     warmup_epochs: float = Field(default=0.5, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    clip: float | None = Field(default=None, gt=0, description="largest global norm of a step's gradients; None: any")
+    warm_epochs: int | None = Field(
+        default=None, ge=1, le=10_000,
+        description="epochs of a training that starts from the last model of this experiment, of an earlier day; None: "
+        "each starts anew",
+    )  # fmt: skip
     seed: int = Field(default=0, ge=0)
 
 
@@ -194,6 +200,14 @@ class Distributed(Section):
         return self
 
 
+class Ablation(Section):
+    """What each augmentation is worth: trainings with all of them, without each one, and with none, for each seed."""
+
+    seeds: int = Field(default=0, ge=0, le=10, description="trainings of each plan; 0: not measured")
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="of each training; None: training.epochs")
+    max_rows: int | None = Field(default=None, ge=10, description="train rows that are drawn; None: all")
+
+
 class Evaluation(Section):
     """6. How it is measured: bootstrap intervals at `confidence`, thresholds by metric on the test rows."""
 
@@ -201,6 +215,7 @@ class Evaluation(Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     thresholds: dict[str, float] = Field(default_factory=dict, description="metric -> bound on the test rows")
     seed: int = Field(default=0, ge=0)
+    ablation: Ablation = Ablation()
 
 
 class Compression(Section):

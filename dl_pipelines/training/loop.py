@@ -51,10 +51,14 @@ class Trainer:
             for objective in phase.objectives
         }
         self._beat_seconds, self._beat = beat_seconds, -math.inf
+        self._keys: np.ndarray | None = None
 
     def run(self, train: Arrays, validation: Arrays, folder: Path) -> list[Epoch]:
         """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on."""
         curves, first = self._resume(folder)
+        # Each indexing of a memory map makes another one, which costs more than reading its rows.
+        train = np.asarray(train[0]), np.asarray(train[1]), train[2]
+        self._keys = self.online.keys(train[2])
         steps = self.steps(len(train[0]))
         for epoch in range(first, self.training.epochs + 1):
             started = time.monotonic()
@@ -87,7 +91,8 @@ class Trainer:
         for step in range(steps):
             chosen = mine[step * self.training.batch_size : (step + 1) * self.training.batch_size]
             given = np.ascontiguousarray(inputs[chosen]), np.ascontiguousarray(targets[chosen])
-            drawn, wanted = map(torch.from_numpy, self.online(*given, ids[chosen], epoch))
+            keys = None if self._keys is None else self._keys[chosen]
+            drawn, wanted = map(torch.from_numpy, self.online(*given, ids[chosen], epoch, keys))
             loss = self._step(phase, drawn, wanted, self._rate((epoch - 1) * steps + step, steps))
             self._require_finite("training loss", loss, f"step {step + 1} of epoch {epoch}")
             total += loss
@@ -104,9 +109,21 @@ class Trainer:
             with self._precision():
                 loss = objective.loss(self.wrapped, inputs, targets)
             loss.backward()
-            optimizer.step()
+            self.communicator.step(optimizer, self._clip(optimizer))
             last = float(loss.detach())
         return last
+
+    def _clip(self, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
+        """What bounds the global norm of an optimizer's gradients (Pascanu et al., 2013); None where nothing does."""
+        limit = self.training.clip
+        if limit is None:
+            return None
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+
+        def clip() -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+        return clip
 
     def _require_finite(self, what: str, value: float, when: str) -> None:
         if not math.isfinite(value):

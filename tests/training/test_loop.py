@@ -155,15 +155,33 @@ def test_every_rank_takes_other_records_and_as_many_steps(make_job):
         communicator.rank = rank
         made, ids = trainer(job, communicator), []
         online = made.online
-        made.online = lambda inputs, targets, names, epoch, ids=ids, online=online: (
+        made.online = lambda inputs, targets, names, epoch, keys, ids=ids, online=online: (
             ids.append(names.tolist()),
-            online(inputs, targets, names, epoch),
+            online(inputs, targets, names, epoch, keys),
         )[1]
         made._epoch(1, made.steps(300), rows(job, "train"))
         taken[rank] = ids
     assert [[len(part) for part in parts] for parts in taken.values()] == [[32, 32, 32, 4]] * 3
     everything = [name for parts in taken.values() for part in parts for name in part]
     assert len(everything) == len(set(everything)) == 300
+
+
+def test_gradients_are_clipped_by_their_global_norm(make_job):
+    job = make_job(training={"epochs": 1, "clip": 1e-3, "optimizer": "sgd", "weight_decay": 0.0})
+    made, seen = trainer(job), []
+    (optimizer,) = made.optimizers.values()
+    step = optimizer.step
+
+    def look():
+        grads = [value.grad for group in optimizer.param_groups for value in group["params"]]
+        seen.append(float(torch.linalg.vector_norm(torch.cat([grad.flatten() for grad in grads]))))
+        step()
+
+    optimizer.step = look  # type: ignore[method-assign]
+    run(job, made)
+    assert len(seen) == 7
+    np.testing.assert_allclose(seen, 1e-3, rtol=1e-3)
+    assert trainer(make_job(name="any"))._clip(optimizer) is None
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(make_job):

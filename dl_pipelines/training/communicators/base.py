@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -48,6 +48,12 @@ class Communicator(ABC):
     ) -> torch.optim.Optimizer:
         """The optimizer whose `step` uses gradients averaged over the workers."""
         return optimizer
+
+    def step(self, optimizer: torch.optim.Optimizer, change: Callable[[], None] | None = None) -> None:
+        """One step of an optimizer from wrap_optimizer; `change` may alter the gradients, averaged over the workers."""
+        if change is not None:
+            change()
+        optimizer.step()
 
     def close(self) -> None:  # noqa: B027 - nothing to leave is the default
         """Leave the group."""

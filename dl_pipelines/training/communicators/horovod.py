@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -55,6 +56,17 @@ class HorovodCommunicator(Communicator):
         """
         kind = getattr(self._hvd.Compression, compression)
         return self._hvd.DistributedOptimizer(optimizer, named_parameters=list(named), compression=kind, num_groups=1)
+
+    def step(self, optimizer: torch.optim.Optimizer, change: Callable[[], None] | None = None) -> None:
+        """See Communicator. Horovod averages in `step`; what changes gradients has to wait for the averages."""
+        if change is None:
+            optimizer.step()
+            return
+        wrapped: Any = optimizer
+        wrapped.synchronize()
+        change()
+        with wrapped.skip_synchronize():
+            optimizer.step()
 
     def close(self) -> None:
         """See Communicator."""

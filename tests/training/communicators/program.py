@@ -26,8 +26,8 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def gradients(communicator, ranks: int, compression: str = "none") -> list[list[float]]:
-    """Of one step on this rank's eight rows; with one rank, on all rows of `ranks` ranks."""
+def gradients(communicator, ranks: int, compression: str = "none", clip: float | None = None) -> list[list[float]]:
+    """Of one step on this rank's eight rows; with one rank, on all rows of `ranks` ranks. With `clip`: new weights."""
     model = network()
     wrapped = communicator.wrap_model(model)
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -36,7 +36,10 @@ def gradients(communicator, ranks: int, compression: str = "none") -> list[list[
     share = slice(communicator.rank * 8, communicator.rank * 8 + 8) if communicator.size > 1 else slice(None)
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(wrapped(inputs[share]), targets[share]).backward()
-    optimizer.step()
+    if clip is not None:
+        communicator.step(optimizer, lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
+        return [value.detach().flatten().tolist() for value in model.parameters()]
+    communicator.step(optimizer)
     return [value.grad.flatten().tolist() for value in model.parameters() if value.grad is not None]
 
 
@@ -65,6 +68,7 @@ def collectives(name: str) -> dict:
     communicator.barrier()
     found["waited"] = time.monotonic() - started
     found["gradients"] = gradients(communicator, size)
+    found["clipped"] = gradients(communicator, size, clip=0.05)
     if name == "horovod":
         found["gradients_fp16"] = gradients(communicator, size, "fp16")
     communicator.close()

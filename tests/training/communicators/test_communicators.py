@@ -2,10 +2,12 @@
 
 import builtins
 import json
+import math
 import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 from dl_pipelines.brief.sections import Distributed
 from dl_pipelines.training.communicators import CommunicatorError, connect
@@ -66,6 +68,21 @@ def test_gradients_are_those_of_the_joined_batch_in_one_process(found):
             np.testing.assert_allclose(ours, single, rtol=2e-3, atol=2e-4)
     if size > 1:
         assert found[0]["gradients"] == found[1]["gradients"]
+
+
+def test_a_step_is_clipped_by_the_norm_of_the_joined_batch(found):
+    size = len(found)
+    model = program.network()
+    inputs, targets = program.batch(size)
+    torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+    norm = math.sqrt(sum(float((value.grad**2).sum()) for value in model.parameters()))
+    assert norm > 0.1
+    wanted = [(value - 0.1 * value.grad * 0.05 / norm).detach().flatten().numpy() for value in model.parameters()]
+    for item in found:
+        for ours, by_hand in zip(item["clipped"], wanted, strict=True):
+            np.testing.assert_allclose(ours, by_hand, rtol=1e-5, atol=1e-7)
+    if size > 1:
+        assert found[0]["clipped"] == found[1]["clipped"]
 
 
 def test_horovod_that_is_missing_is_an_error_not_another_communicator(monkeypatch):
