@@ -7,6 +7,7 @@ from dl_pipelines.brief.registry import Kind
 SOURCES = Kind(
     "source",
     {
+        "demand": "dl_pipelines.data.sources.demand:Demand",
         "digits": "dl_pipelines.data.sources.digits:Digits",
         "image_folder": "dl_pipelines.data.sources.image_folder:ImageFolder",
     },

@@ -11,12 +11,12 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.data.sources.base import Quarantined, Source, SourceError, legible
+from dl_pipelines.data.sources.base import Quarantined, Source, SourceError, TimeZone, legible
 from dl_pipelines.data.sources.manifest import Listed, inside, read_manifest
 from dl_pipelines.tasks.base import Task
 
@@ -60,14 +60,7 @@ class ImageFolder(Source):
             description="CSV below `path` with the columns file, date and, if wanted, class, event_time, group; "
             "without it a file's day is that of its file time",
         )
-        timezone: str = Field(default="UTC", description="where a file time's day begins; as data.timezone")
-
-        @field_validator("timezone")
-        @classmethod
-        def _known_zone(cls, value: str) -> str:
-            if value not in available_timezones():
-                raise ValueError("an IANA time zone such as UTC or Europe/Berlin")
-            return value
+        timezone: TimeZone = Field(default="UTC", description="where a file time's day begins; as data.timezone")
 
     def __init__(self, params: Params):
         self.params = params
