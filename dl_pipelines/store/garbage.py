@@ -28,6 +28,9 @@ DRAFT_AGE = HOUR
 WORK_AGE = 7 * 24 * HOUR
 """Seconds for which unfinished work waits to be resumed."""
 
+TOLD = ("warm_start",)
+"""Parents that are named and not kept: each training begins from the one before, and all that ever was would stay."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -71,7 +74,8 @@ def with_parents(found: Mapping[str, Stored], roots: Iterable[str]) -> set[str]:
         digest = left.pop()
         if digest not in reached:
             reached.add(digest)
-            left += [parent for parent in found[digest].artifact.parents.values() if parent in found]
+            parents = found[digest].artifact.parents.items()
+            left += [parent for name, parent in parents if parent in found and name not in TOLD]
     return reached
 
 

@@ -17,11 +17,14 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Rows, Task
 from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
 from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
+from dl_pipelines.training.warm import START, copy_weights, earlier_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STAGE = "trained_model"
+    import torch
+
+STAGE, WARM_START = "trained_model", "warm_start"
 
 
 class TrainingFailed(ValueError):
@@ -40,16 +43,21 @@ def make_trained_model(
 ) -> Artifact:
     """`weights.safetensors`, `model.json`, `curves.json`, `layers.json`. An interrupted training goes on.
 
+    With `training.warm_epochs` it begins from the experiment's last model of an earlier day, where there is one of the
+    same family and task; that model is then the parent `warm_start`.
     Raises TrainingFailed, or ArtifactError when the window has no passing report.
     """
     window = workspace.get("training_window", partition.daily).require_gates()
+    start = earlier_model(workspace, partition, architecture.family, task_ref(task)) if training.warm_epochs else None
 
     def build(draft: Draft) -> None:
-        job = _prepare(draft, workspace, window, architecture, training, distributed, data, task)
+        given = training if start is None else training.model_copy(update={"epochs": training.warm_epochs})
+        job = _prepare(draft, workspace, window, architecture, given, distributed, data, task)
         _launch(job, launcher, workspace)
         _finish(draft, job, task)
 
     settings = {
+        "task": task_ref(task).model_dump(mode="json"),
         "architecture": architecture.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
         # Threads and restarts change the cost, not the weights; the order of sums changes with the workers.
@@ -59,7 +67,13 @@ def make_trained_model(
         "online": [ref.model_dump(mode="json") for ref in data.augmentation.online],
         "seed": data.augmentation.seed,
     }
-    return workspace.make(STAGE, partition, build, settings=settings, parents={"training_window": window})
+    parents = {"training_window": window, **({} if start is None else {WARM_START: start})}
+    return workspace.make(STAGE, partition, build, settings=settings, parents=parents)
+
+
+def task_ref(task: Task) -> TaskRef:
+    """A task as a job names it, with every param."""
+    return TaskRef(name=task.name, params=task.params.model_dump(mode="json"))  # type: ignore[attr-defined]
 
 
 def _prepare(
@@ -78,9 +92,9 @@ def _prepare(
     _check(rows, distributed)
     for split, found in rows.items():
         _write_rows(draft.work, split, found)
-    params = task.params.model_dump(mode="json")  # type: ignore[attr-defined]
-    job = Job(draft.work, TaskRef(name=task.name, params=params), architecture.family, training, distributed,
-              data.augmentation, statistics)  # fmt: skip
+    if WARM_START in draft.parents:
+        shutil.copyfile(draft.parents[WARM_START].verify().file("weights.safetensors"), draft.work / START)
+    job = Job(draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation, statistics)
     job.write()
     return job
 
@@ -169,17 +183,19 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     parameters, curves = count_parameters(network), [_without_seconds(line) for line in result["curves"]]
     draft.write_json("curves.json", curves)
     draft.write_json("layers.json", layer_table(network))
+    started = _started(draft, job, network)
     draft.write_json("model.json", {
         "family": job.family.model_dump(mode="json"), "task": job.task.model_dump(mode="json"),
         "parameters": parameters, "statistics": job.statistics,
-        "communicator": result["communicator"], "workers": result["workers"],
+        "communicator": result["communicator"], "workers": result["workers"], **started,
     })  # fmt: skip
     finite = all(bool(value.isfinite().all()) for value in weights.values())
     draft.gate(Gate("finite", finite, f"{len(weights)} tensors, {parameters:,} parameters", blocking=True))
     window = draft.parents["training_window"]
     every = [line["epoch"] for line in curves] == list(range(1, job.training.epochs + 1))
     draft.gate(Gate("reproducible", every,
-                    f"seed {job.training.seed}, window {window.short}, {len(curves)} of {job.training.epochs} epochs",
+                    f"seed {job.training.seed}, window {window.short}, {len(curves)} of {job.training.epochs} epochs"
+                    f"{_told(draft)}",
                     blocking=True))  # fmt: skip
     cost = {name: value for name, value in result.items() if name != "curves"}
     draft.measure(**cost, epoch_seconds=[line["seconds"] for line in result["curves"]], attempts=supervised["attempts"],
@@ -192,6 +208,20 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
                **{f"validation_{name}": value for name, value in last.items()},
                restarts=len(supervised["attempts"]) - 1,
                curves={"md": _curves(curves, task.primary, supervised["attempts"])})  # fmt: skip
+
+
+def _started(draft: Draft, job: Job, network: torch.nn.Module) -> dict[str, Any]:
+    """`warm_start`, where the training was one: from which model, how many tensors were taken, which were fresh."""
+    from safetensors.torch import load_file
+
+    if WARM_START not in draft.parents:
+        return {}
+    taken, fresh = copy_weights(network, load_file(job.folder / START), copy=False)
+    return {WARM_START: {"from": draft.parents[WARM_START].digest, "tensors": len(taken), "fresh": fresh}}
+
+
+def _told(draft: Draft) -> str:
+    return f", from the weights of {draft.parents[WARM_START].short}" if WARM_START in draft.parents else ""
 
 
 def _without_seconds(line: dict[str, Any]) -> dict[str, Any]:

@@ -36,13 +36,14 @@ def run(job: Job) -> None:
     """Train as one rank of the job's communicator."""
     import numpy as np
     import torch
-    from safetensors.torch import save
+    from safetensors.torch import load_file, save
 
     from dl_pipelines.data.augmentation import Online
     from dl_pipelines.models.registry import FAMILIES
     from dl_pipelines.tasks.registry import TASKS
     from dl_pipelines.training.communicators import connect
     from dl_pipelines.training.loop import BEAT_SECONDS, Trainer
+    from dl_pipelines.training.warm import START, copy_weights
 
     torch.set_num_threads(job.distributed.threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler: 1.6 s
@@ -50,6 +51,8 @@ def run(job: Job) -> None:
     task = TASKS.make(job.task)
     torch.manual_seed(job.training.seed)
     recipe = FAMILIES.make(job.family).recipe(task, job.statistics, job.training)
+    if (job.folder / START).exists():
+        copy_weights(recipe.network, load_file(job.folder / START))
 
     def rows(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         inputs, targets = (np.load(job.folder / f"{split}_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
@@ -61,7 +64,7 @@ def run(job: Job) -> None:
                 file.write(json.dumps({**line, "at": time.time()}) + "\n")
 
     say({"workers": communicator.size, "communicator": communicator.name})
-    train, online = rows("train"), Online(job.augmentation)
+    train, online = rows("train"), Online(job.augmentation, task.signature())
     beat = min(BEAT_SECONDS, job.distributed.stall_seconds / 4)
     trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say, beat)
     started = time.monotonic()

@@ -316,3 +316,14 @@ def test_what_serves_and_what_last_served_stay(project, publish, task, data):
     assert reconcile(workspace) == []
     assert collect_garbage(workspace, 1) == []
     assert len(neighbour.partitions("training_window")) == 5, "another project's are not touched"
+
+
+def test_a_chain_of_warm_starts_does_not_keep_every_model(workspace):
+    before = {}
+    for number in range(1, 6):
+        model = put(workspace, "trained_model", day(number, "base"), **before)
+        before = {"warm_start": model}
+    removed = collect_garbage(workspace, keep=2)
+    assert [item.partition for item in removed] == ["2026-01-03|base", "2026-01-02|base", "2026-01-01|base"]
+    assert len(artifacts(workspace)) == 2
+    assert workspace.get("trained_model", day(4, "base")).parents["warm_start"] == removed[0].digest

@@ -6,20 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 
 import psutil
 import pytest
 from safetensors import safe_open
 
 from dl_pipelines.brief.sections import Distributed, FamilyRef
+from dl_pipelines.report import collect
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Gate
 from dl_pipelines.store.home import Home
-from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.training import train
-from dl_pipelines.training.job import PROGRESS
+from dl_pipelines.training.job import PROGRESS, Job
 from dl_pipelines.training.launch import LaunchFailed
 from dl_pipelines.training.train import TrainingFailed, make_trained_model
+from dl_pipelines.training.warm import earlier_model
 from tests.training.conftest import wait_for
 
 PROGRAM = """
@@ -251,3 +254,66 @@ def test_the_curves_say_that_a_training_was_started_again():
         "| 1 | 0.5000 | 0.2500 | 0.7500 |\n\n"
         "Started again from its last checkpoint: rank 1 was lost (exit code 137, SIGKILL)"
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """A launcher that trains here, and leaves torch as it was."""
+    import torch
+
+    from dl_pipelines.training import worker
+
+    def launch(command, env):
+        path = train.Path(command[-1])
+        worker.run(Job.read(path))
+        durable.write_json(path.parent / "supervised.json", {"attempts": ["done"], "failure": None, "sandboxed": False})
+
+    threads = torch.get_num_threads()
+    yield launch
+    torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(threads)
+
+
+def test_a_day_begins_from_the_model_of_the_day_before(copy_home, partition, brief, task, in_process):
+    home, family = copy_home(), FamilyRef(name="cnn", params={"width": 8, "blocks": 1})
+    seen = brief.model_copy(
+        update={
+            "architecture": brief.architecture.model_copy(update={"family": family}),
+            "training": brief.training.model_copy(update={"epochs": 2, "warm_epochs": 1}),
+        }
+    )
+    window = home.get("training_window", partition.daily)
+    second, third = (Partition(partition.day + timedelta(days=days), "base") for days in (1, 2))
+    for later in (second, third):
+        home.point("training_window", later.daily, window)
+    first = train_it(home, partition, seen, task, in_process)
+    assert "warm_start" not in first.parents and "warm_start" not in first.read_json("model.json")
+    assert len(first.read_json("curves.json")) == 2, "the first day trains in full"
+    other = Partition(second.day, "other")
+    assert "warm_start" not in train_it(home, other, seen, task, in_process).parents, "of the same experiment only"
+
+    warm = train_it(home, second, seen, task, in_process)
+    assert warm.parents == {"training_window": window.digest, "warm_start": first.digest}
+    assert warm.read_json("model.json")["warm_start"] == {"from": first.digest, "tensors": 14, "fresh": []}
+    curves = warm.read_json("curves.json")
+    assert [line["epoch"] for line in curves] == [1]
+    assert curves[0]["learning_rate"] < seen.training.learning_rate / 10, "the schedule ends with the warm epochs"
+    assert curves[0]["train_loss"] < first.read_json("curves.json")[0]["train_loss"]
+    gates = {gate.name: gate for gate in warm.gates}
+    assert gates["reproducible"].passed
+    assert gates["reproducible"].summary.endswith(f", 1 of 1 epochs, from the weights of {first.short}")
+    before = len(home.made)
+    assert train_it(home, second, seen, task, in_process).digest == warm.digest
+    assert len(home.made) == before, "the same inputs find it done"
+    assert collect._stale(warm, {"training_window": window, "trained_model": warm}, {}) == ""
+
+    wider = seen.model_copy(
+        update={"architecture": seen.architecture.model_copy(update={"family": FamilyRef(name="cnn", params={})})}
+    )
+    assert warm_parent(home, third, seen, task) == warm
+    assert warm_parent(home, third, wider, task) is None, "of the same family and params only"
+    assert warm_parent(home, partition, seen, task) is None, "of an earlier day only"
+
+
+def warm_parent(home, partition, seen, task):
+    return earlier_model(home, partition, seen.architecture.family, train.task_ref(task))

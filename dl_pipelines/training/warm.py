@@ -1,0 +1,66 @@
+"""Warm starts: which earlier model a training may begin from, and what of it is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from dl_pipelines.brief.sections import FamilyRef, TaskRef
+from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.workspace import Partition, Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+START = "start.safetensors"
+"""In a job's folder: the weights that its training begins from; without it, it begins anew."""
+STATISTICS = "statistics."
+"""What a family keeps under this name was fitted on a window, not learned."""
+AVERAGES = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of torch's normalising layers: averages over what was trained on, which belong to the weights."""
+
+
+def earlier_model(workspace: Workspace, partition: Partition, family: FamilyRef, task: TaskRef) -> Artifact | None:
+    """The newest sound model of this experiment and an earlier day, of the same family, task and params; or None.
+
+    Raises ArtifactError when its manifest is damaged.
+    """
+    wanted = family.model_dump(mode="json"), task.model_dump(mode="json")
+    for other in reversed(workspace.partitions("trained_model")):
+        if other.experiment != partition.experiment or other.day >= partition.day:
+            continue
+        found = workspace.find("trained_model", other)
+        if found is None or any(gate.blocking and gate.passed is not True for gate in found.gates):
+            continue
+        model = found.read_json("model.json")
+        if (model["family"], model["task"]) == wanted:
+            return found
+    return None
+
+
+def copy_weights(
+    network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], copy: bool = True
+) -> tuple[list[str], list[str]]:
+    """Take over what a network learns where name and shape fit; the names of that, and of what stays fresh.
+
+    Statistics and other buffers stay those of the network: they were fitted on its own window. `copy` False only tells.
+    """
+    import torch
+
+    taken, fresh = [], []
+    with torch.no_grad():
+        for name, value in _learned(network):
+            if name in tensors and tensors[name].shape == value.shape:
+                taken.append(name)
+                if copy:
+                    value.copy_(tensors[name])
+            else:
+                fresh.append(name)
+    return taken, fresh
+
+
+def _learned(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    averages = ((name, value) for name, value in network.named_buffers() if name.rpartition(".")[2] in AVERAGES)
+    for name, value in (*network.named_parameters(), *averages):
+        if not name.startswith(STATISTICS):
+            yield name, value

@@ -1,0 +1,77 @@
+"""Warm starts: what is taken over and what stays, and that a resumed one is the undisturbed one."""
+
+import pytest
+import torch
+
+from dl_pipelines.training.warm import copy_weights
+from tests.training.test_loop import run, same, state, trainer
+
+
+class Network(torch.nn.Module):
+    """As a family makes one: what is learned, an average, and what was fitted on the window."""
+
+    def __init__(self, width=4, level=1.0):
+        super().__init__()
+        self.hidden = torch.nn.Linear(3, width)
+        self.norm = torch.nn.BatchNorm1d(width)
+        self.head = torch.nn.Linear(width, 2)
+        self.register_buffer("level", torch.tensor([level]))
+        self.statistics = torch.nn.ParameterDict({"scale": torch.nn.Parameter(torch.tensor([level]))})
+
+
+def test_what_is_learned_is_taken_over_and_what_was_fitted_is_not():
+    before, network = Network(level=7.0), Network(level=1.0)
+    before.norm.running_mean.fill_(3.0)
+    taken, fresh = copy_weights(network, before.state_dict())
+    assert fresh == []
+    assert set(taken) == {
+        "hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "head.weight", "head.bias", "norm.running_mean",
+        "norm.running_var", "norm.num_batches_tracked",
+    }  # fmt: skip
+    assert torch.equal(network.hidden.weight, before.hidden.weight)
+    assert network.norm.running_mean.tolist() == [3.0] * 4
+    assert network.level.tolist() == [1.0] and network.statistics["scale"].tolist() == [1.0]
+
+
+def test_what_does_not_fit_stays_fresh_and_is_named():
+    before, network = Network(width=5), Network(width=4)
+    tensors = {name: value for name, value in before.state_dict().items() if name != "head.bias"}
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    told = copy_weights(network, tensors, copy=False)
+    assert same(kept, network.state_dict())
+    taken, fresh = copy_weights(network, tensors)
+    assert told == (taken, fresh)
+    assert taken == ["norm.num_batches_tracked"]
+    assert set(fresh) == {
+        "hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "head.weight", "head.bias", "norm.running_mean",
+        "norm.running_var",
+    }  # fmt: skip
+    assert same({name: kept[name] for name in fresh}, network.state_dict())
+
+
+def test_a_warm_start_that_goes_on_is_bitwise_the_undisturbed_one(make_job):
+    first, _ = run(make_job(name="first", training={"epochs": 1}))
+
+    def warm(job, **options):
+        made = trainer(job, **options)
+        copy_weights(made.recipe.network, first)
+        return made
+
+    training = {"epochs": 2, "seed": 5}
+    undisturbed, cold, job = (make_job(name=name, training=training) for name in ("undisturbed", "cold", "killed"))
+    assert same(first, state(warm(undisturbed)))
+    wanted, curves = run(undisturbed, warm(undisturbed))
+    assert curves[0].train_loss < run(cold)[1][0].train_loss
+
+    class Stop(Exception):
+        pass
+
+    def stop(line):
+        if line.get("train_loss"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(job, warm(job, say=stop))
+    got, again = run(job, warm(job))
+    assert same(wanted, got)
+    assert [(line.epoch, line.train_loss) for line in again] == [(line.epoch, line.train_loss) for line in curves]
