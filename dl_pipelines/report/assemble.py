@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dl_pipelines.report.cells import Cell
+from dl_pipelines.report.cells import Cell, Extra
 from dl_pipelines.report.template import Block, Document, Filled, Line, Table, fill
 
 
@@ -20,11 +20,13 @@ class FilledRow:
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table of the template."""
+    """A table of the template, or one of ours with a title."""
 
     columns: list[str]
     rows: list[FilledRow]
     kind: str = "table"
+    title: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ class Title:
 
 @dataclass(frozen=True)
 class FilledSection:
-    """One of the ten sections."""
+    """One of the ten sections, and tables of ours behind what the template has."""
 
     number: int
     title: str
     parts: list[Title | FilledTable | FilledBlock]
+    extras: list[FilledTable]
 
     @property
     def anchor(self) -> str:
@@ -78,18 +81,29 @@ class FilledReport:
         return {
             "opening": {"text": self.opening.text, "cells": _plain(self.opening.cells)},
             "sections": [
-                {"number": section.number, "title": section.title, "parts": [_part(part) for part in section.parts]}
+                {
+                    "number": section.number,
+                    "title": section.title,
+                    "parts": [_part(part) for part in section.parts],
+                    "extras": [{**_part(table), "title": table.title, "note": table.note} for table in section.extras],
+                }
                 for section in self.sections
             ],
         }
 
 
-def assemble(template: Document, cells: Mapping[str, Cell]) -> FilledReport:
-    """Fill the template. Raises KeyError naming a placeholder without a cell."""
+def assemble(
+    template: Document, cells: Mapping[str, Cell], extras: Mapping[int, Sequence[Extra]] | None = None
+) -> FilledReport:
+    """Fill the template, with `extras` by section. Raises KeyError naming a placeholder without a cell."""
+    more = extras or {}
     sections = [
-        FilledSection(section.number, section.title, [_fill(part, cells) for part in section.parts])
+        FilledSection(
+            section.number, section.title, [_fill(part, cells) for part in section.parts],
+            [_extra(table) for table in more.get(section.number, ())],
+        )
         for section in template.sections
-    ]
+    ]  # fmt: skip
     return FilledReport(fill(template.opening, cells), sections)
 
 
@@ -100,6 +114,14 @@ def _fill(part: str | Table | Block, cells: Mapping[str, Cell]) -> Title | Fille
         rows = [FilledRow(label, [fill(pattern, cells) for pattern in patterns]) for label, patterns in part.rows]
         return FilledTable(part.columns, rows)
     return FilledBlock(part.header, [FilledLine(line, fill(line.text, cells)) for line in part.lines])
+
+
+def _extra(table: Extra) -> FilledTable:
+    rows = [
+        FilledRow(label, [Filled(cell.reason or f"{cell.text} {cell.note}".strip(), {"": cell}) for cell in cells])
+        for label, cells in table.rows
+    ]
+    return FilledTable(list(table.columns), rows, title=table.title, note=table.note)
 
 
 def _plain(cells: Mapping[str, Cell]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dl_pipelines.evaluation.wording import number
+
 Source = Mapping[str, Any]
 Value = float | int | str | None
 
@@ -47,6 +49,16 @@ def not_measured(reason: str) -> Cell:
 def not_applicable(reason: str) -> Cell:
     """A cell that has no meaning here, and why."""
     return Cell(reason=NOT_APPLICABLE + reason)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A table of ours behind a section's own: the first column holds the labels of the rows."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,30 +102,6 @@ OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
 }
 
 
-def number(value: Any) -> str:
-    """A number for people: four significant digits, no exponent, whole numbers with separators; else `str`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e9):
-        return f"{int(value):,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 1e-3:
-        return f"{value:.4g}"
-    return f"{value:.7f}".rstrip("0").rstrip(".")
-
-
-def percent(value: float) -> str:
-    """A share as a figure in percent, without the sign."""
-    text = f"{100 * value:.2f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def interval(estimate: Mapping[str, float], show: Callable[[Any], str] = number) -> str:
     """`[low, high]` of an estimate, which no line break tears."""
     return f"[{show(estimate['low'])},\N{NO-BREAK SPACE}{show(estimate['high'])}]"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 day`, `4 days`."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.report.cells import Found, number, percent
+from dl_pipelines.evaluation import pictures
+from dl_pipelines.evaluation.svg import drawing, label, line_chart, safe
+from dl_pipelines.evaluation.wording import in_unit, number, percent
+from dl_pipelines.report.cells import Found
 from dl_pipelines.report.collect import Facts
-from dl_pipelines.report.svg import drawing, figure, keys, label, line_chart, safe
+from dl_pipelines.report.figures import figure, keys
+from dl_pipelines.report.sections.ablation import STAGE
 
 
 def training_curves(facts: Facts) -> Any:
@@ -85,6 +89,42 @@ def _reliability(facts: Facts) -> str:
     parts.append(label(left, 16, "Right, by confidence", "title"))
     parts.append(label(left + side / 2, top + side + 34, "confidence", "middle axis-name"))
     return drawing(parts, left + side + 24, top + side + 44, "Calibration on test rows")
+
+
+def evaluated(facts: Facts) -> list[Any]:
+    """Forecasts, errors by horizon and over time, bars of baselines: whatever the evaluation has data of."""
+    details, compared = facts.find("evaluation", "details.json"), facts.find("evaluation", "against.json")
+    known = details.value if isinstance(details, Found) else {}
+    others = compared.value if isinstance(compared, Found) else {}
+    given = facts.metrics, facts.simulated
+    kinds = (
+        (
+            pictures.forecasts(known, facts.simulated),
+            "Forecasts of the last test origin, and what came to pass.",
+        ),
+        (pictures.by_horizon(known, *given), "Errors on test rows by steps ahead, with intervals."),
+        (
+            pictures.backtest(known, *given),
+            "Rolling origins of the test rows, each without what came later.",
+        ),
+        (pictures.baselines(others, *given), "Test rows, with intervals; the same rows for each."),
+    )
+    return [figure("".join(drawn for _, drawn in found), caption) for found, caption in kinds if found]
+
+
+def ablation(facts: Facts) -> Any:
+    """What each augmentation is worth, with its interval."""
+    found = facts.find(STAGE, "ablation.json")
+    if not isinstance(found, Found):
+        return None
+    rows = [(row["augmentation"], row["effect"]) for row in found.value["rows"] if row.get("effect")]
+    if not rows:
+        return None
+    metric = facts.metrics.get(found.value["metric"])
+    unit, name = (metric.unit, metric.label) if metric else ("", found.value["metric"])
+    title = f"Effect on {name}{' (simulated)' if facts.simulated else ''}"
+    drawn = pictures.effects(title, rows, lambda value: in_unit(value, unit))
+    return figure(drawn, "Trainings with and without each augmentation; an interval across 0 shows no effect.")
 
 
 def ledger_rows(facts: Facts) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ BRIEF, LIBRARY, REPORT = "brief", "library", "implementation_report"
 MODEL = (
     "trained_model", "evaluation", "compressed_model", "triton_repository", "prediction_log", "drift_report",
 )  # fmt: skip
+ON_DEMAND = ("augmentation_ablation",)
+"""Stages that nobody misses when they have not run."""
 STAGES = (*DAILY, "training_window", *MODEL)
 OF_EVERY_DAY = ("quality.json", OUTCOME)
 """Files that are read of each day of a window, where its stage writes them."""
@@ -97,6 +99,11 @@ class Facts:
         for key in keys:
             value = value[key]
         return Found(value, source(BRIEF, self.brief_digest, "brief.json" + pointer(*keys)))
+
+    def words(self, key: str, default: str) -> Found:
+        """What the task says of itself (`split`, `output`, ...), or the report's own words where it says nothing."""
+        found = self.find(REPORT, "described.json" + pointer("told", key))
+        return found if isinstance(found, Found) else Found(default, library("tasks"))
 
     def metric(self, template: str) -> Metric | None:
         """The task's metric that a row of the template is about."""
@@ -192,10 +199,12 @@ def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected
     """The artifacts of a partition. Raises ArtifactError when one is damaged."""
     artifacts: dict[str, Artifact] = {}
     missing = {stage: not_applicable(why).reason or "" for stage, why in task.not_applicable.items()}
-    for stage in ("training_window", *MODEL):
+    for stage in ("training_window", *MODEL, *ON_DEMAND):
         if stage in missing:
             continue
         found = workspace.find(stage, partition.daily if stage == "training_window" else partition)
+        if found is None and stage in ON_DEMAND:
+            continue
         reason = _stale(found, artifacts, missing) if found else f"{stage} has not run"
         if found is None or reason:
             missing[stage] = not_measured(reason).reason or ""

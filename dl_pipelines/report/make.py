@@ -10,7 +10,7 @@ from dl_pipelines.report import scoring
 from dl_pipelines.report.assemble import FilledReport, assemble
 from dl_pipelines.report.collect import Collected, Facts, collect, read
 from dl_pipelines.report.render import headline, to_html, to_markdown
-from dl_pipelines.report.sections import all_cells
+from dl_pipelines.report.sections import all_cells, all_extras
 from dl_pipelines.report.template import TEMPLATES, framework, parse
 from dl_pipelines.report.verdict import judge
 from dl_pipelines.report.verify import Reader, cells, problems
@@ -61,6 +61,7 @@ def _build(
     own: dict[str, Any] = {
         "brief.json": brief.model_dump(mode="json"),
         "signature.json": scoring.signature(task),
+        "described.json": scoring.described(task, collected),
         "production.json": scoring.production(brief, task, collected),
     }
     scored = scoring.compressed_on_test(workspace, partition, brief, task, collected)
@@ -69,7 +70,7 @@ def _build(
     for name, value in own.items():
         draft.write_json(name, value)
     facts = read(collected, partition, brief, task, own)
-    report = assemble(framework(), all_cells(facts))
+    report = assemble(framework(), all_cells(facts), all_extras(facts))
     verdict = judge(facts)
     plain = _plain(facts, report, verdict, collected)
     draft.write_json("verdict.json", verdict)

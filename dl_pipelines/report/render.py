@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dl_pipelines.evaluation.wording import in_unit, number, plural
 from dl_pipelines.report import charts
 from dl_pipelines.report.assemble import FilledReport, FilledRow
-from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval, number, percent, plural
-from dl_pipelines.report.collect import Facts, digest_of
+from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval
+from dl_pipelines.report.collect import ON_DEMAND, Facts, digest_of
 from dl_pipelines.report.template import TEMPLATES, Filled
 from dl_pipelines.store.digest import SHORT
 
@@ -27,8 +28,8 @@ def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str
     """report.html: one file, no script, nothing loaded from elsewhere."""
     context = _context(facts, report, plain)
     drawn = {
-        3: [], 4: [charts.training_curves(facts)], 6: [charts.confusion(facts)], 7: [charts.ledger(facts)],
-        9: [charts.drift(facts)],
+        2: [charts.ablation(facts)], 4: [charts.training_curves(facts)],
+        6: [charts.confusion(facts), *charts.evaluated(facts)], 7: [charts.ledger(facts)], 9: [charts.drift(facts)],
     }  # fmt: skip
     context["charts"] = {number_: [chart for chart in found if chart] for number_, found in drawn.items()}
     return _environment(escape=True).get_template("report.html.j2").render(**context)
@@ -83,12 +84,8 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 
 def _target(facts: Facts, target: Mapping[str, Any]) -> dict[str, Any]:
-    share = target["unit"] == "share"
-
     def show(value: float | None) -> str:
-        if value is None:
-            return "not measured"
-        return f"{percent(value)}%" if share else f"{number(value)} {target['unit']}".strip()
+        return "not measured" if value is None else in_unit(value, target["unit"])
 
     label = facts.metrics[target["metric"]].label if target["metric"] in facts.metrics else LABELS[target["metric"]]
     sliced = target["name"].partition(" on ")[2].partition(" (")[0]
@@ -115,7 +112,7 @@ def lineage(facts: Facts) -> list[dict[str, Any]]:
             line.append({"stage": stage, "digest": None, "note": _why(facts, stage)})
     order = ("training_window", "trained_model", "evaluation", "compressed_model", "triton_repository",
              "prediction_log", "drift_report")  # fmt: skip
-    for stage in order:
+    for stage in (*order, *(name for name in ON_DEMAND if name in facts.documents)):
         found = facts.documents.get(stage)
         note = _seconds(found.files["outcome.json"]["seconds"]) if found else _why(facts, stage)
         line.append({"stage": stage, "digest": found.short if found else None, "note": note})
@@ -132,10 +129,12 @@ def _seconds(value: float) -> str:
 
 def _slices(facts: Facts) -> list[dict[str, Any]]:
     found = facts.find("evaluation", "slices.json")
-    show = percent if facts.metrics[facts.primary].unit == "share" else number
-    sign = "%" if facts.metrics[facts.primary].unit == "share" else ""
+
+    def show(value: float) -> str:
+        return in_unit(value, facts.metrics[facts.primary].unit)
+
     return [
-        {**row, "shown": f"{show(row[facts.primary]['value'])}{sign} {interval(row[facts.primary], show)}"}
+        {**row, "shown": f"{show(row[facts.primary]['value'])} {interval(row[facts.primary], show)}"}
         for row in (found.value if isinstance(found, Found) else [])
     ]
 

@@ -28,6 +28,13 @@ def signature(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def described(task: Task, collected: Collected) -> dict[str, Any]:
+    """The task in its own words: `told` of itself, `fitted` of what the model knows of its train records."""
+    trained = collected.artifacts.get("trained_model")
+    fitted = task.described(trained.read_json("model.json")["statistics"]) if trained else {}
+    return {"told": task.told(), "fitted": fitted}
+
+
 def compressed_on_test(
     workspace: Workspace, partition: Partition, brief: Brief, task: Task, collected: Collected
 ) -> dict[str, Any] | None:

@@ -14,6 +14,8 @@ from dl_pipelines.report.cells import Cell
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)\]")
+_BEHIND = r"(%|ms)?( accuracy)?"
+"""Words of the opening behind a placeholder; a cell that is whole says it all itself."""
 _HEADING = re.compile(r"^### (\d+)\. (.+)$")
 _FIELD = re.compile(r"^(\s*)(?:-|\d+\.) ([^:]+):\s*(.*)$")
 _TITLE = re.compile(r"^\*\*([^*]+):\*\*$")
@@ -73,7 +75,10 @@ def placeholders() -> list[str]:
 
 
 def parse(markdown: str) -> Document:
-    """Read the opening and the numbered sections; other headings (`##`) end a section and are left out."""
+    """Read the opening and the numbered sections.
+
+    Other headings end a section and are left out: `##`, and `####` above tables of ours.
+    """
     opening, sections, inside = "", list[Section](), False
     for raw in markdown.splitlines():
         line = raw.rstrip()
@@ -81,7 +86,7 @@ def parse(markdown: str) -> Document:
         if heading:
             sections.append(Section(int(heading[1]), heading[2]))
             inside = True
-        elif line.startswith(("## ", "# ")):
+        elif line.startswith(("#### ", "## ", "# ")):
             inside = False
         elif inside:
             _read(line, sections[-1].parts)
@@ -141,6 +146,8 @@ def fill(pattern: str, cells: Mapping[str, Cell]) -> Filled:
     for name, cell in used.items():
         if cell.reason:
             text = re.sub(rf"\[{name}\](%|ms)?", lambda _, reason=cell.reason: f"({reason})", text)
+        elif cell.whole:
+            text = re.sub(rf"\[{name}\]{_BEHIND}", lambda _, told=f"{cell.text} {cell.note}".strip(): told, text)
         else:
             text = text.replace(f"[{name}]", f"{cell.text} {cell.note}".strip())
     return Filled(text, used)

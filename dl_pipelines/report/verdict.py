@@ -7,7 +7,8 @@ from typing import Any
 
 from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
 from dl_pipelines.evaluation.slices import GATED_ROWS
-from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, made, not_measured, number, percent
+from dl_pipelines.evaluation.wording import in_unit, number
+from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, made, not_measured
 from dl_pipelines.report.collect import REPORT, Facts, pointer
 
 MET, MISSED, BLOCKED = "met", "missed", "blocked"
@@ -165,4 +166,4 @@ def _why(row: Mapping[str, Any]) -> str:
 
 def _show(facts: Facts, metric: str, value: float) -> str:
     unit = facts.metrics[metric].unit if metric in facts.metrics else SYSTEM_METRICS[metric][0]
-    return f"{percent(value)}%" if unit == "share" else f"{number(value)} {unit}".strip()
+    return in_unit(value, unit)

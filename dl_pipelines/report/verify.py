@@ -139,6 +139,10 @@ def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             for field in part.get("fields", ()):
                 for name, cell in field["cells"].items():
                     yield f"section {section['number']}: {field['label']}: {name}", cell
+        for table in section["extras"]:
+            for row in table["rows"]:
+                for column, cell in row["cells"].items():
+                    yield f"section {section['number']}: {table['title']}: {row['label']}: {column}", cell
 
 
 def _cell(place: str, cell: Mapping[str, Any], read: Reader) -> Iterator[str]:

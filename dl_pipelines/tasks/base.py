@@ -219,6 +219,14 @@ class Task(ABC):
         """
         return {}
 
+    def told(self) -> dict[str, str]:
+        """The task in its own words for the report, whatever was trained.
+
+        Keys: `split` (how records get into splits), `output` (what the model's last layer is for), `activation` (what
+        is applied to it), `features` (which of them are made by hand); what is absent is told by the report itself.
+        """
+        return {}
+
     @abstractmethod
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Every metric on a set of predictions; one that this set doesn't determine is absent."""

@@ -210,6 +210,16 @@ class Forecasting(Task):
         """See Task.described."""
         return forecast_fit.described(statistics, self)
 
+    def told(self) -> dict[str, str]:
+        """See Task.told."""
+        given, step = self.params, "day" if self.params.step_days == 1 else f"step of {self.params.step_days} days"
+        return {
+            "split": f"by time: the last days, {given.gap} steps before the test split",
+            "output": f"the mean and {len(given.quantiles)} quantiles of each {step} of the horizon, in units",
+            "activation": "what keeps quantiles in order",
+            "features": "the calendar, public holidays, lags and rolling figures are made inside the served model",
+        }
+
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """See forecast_metrics.measure."""
         return forecast_metrics.measure(outputs, targets, self.params.quantiles)

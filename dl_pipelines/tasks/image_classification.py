@@ -225,7 +225,18 @@ class ImageClassification(Task):
     def described(self, statistics: Mapping[str, Any]) -> dict[str, str]:
         """See Task.described."""
         told = ", ".join(f"{name} {'/'.join(f'{value:.4g}' for value in statistics[name])}" for name in ("mean", "std"))
-        return {"normalization": f"mean 0, deviation 1 by the train rows' {told}"}
+        return {
+            "normalization": f"mean 0, deviation 1 by the train rows' {told}",
+            "transformations": "inside the model: the served model takes raw inputs; values are scaled to 0..1",
+        }
+
+    def told(self) -> dict[str, str]:
+        """See Task.told."""
+        return {
+            "split": "by the hash of the group",
+            "output": "one number for each answer that the task allows",
+            "activation": "none: the decision needs no probabilities",
+        }
 
     def label_type(self) -> pa.DataType:
         """The position in the classes."""

@@ -1,6 +1,7 @@
 import pytest
 
-from dl_pipelines.report.cells import Found, interval, made, not_measured, number, percent, plural
+from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.report.cells import Found, interval, made, not_measured
 
 SOURCE = {"stage": "evaluation", "digest": "0" * 64, "field": "metrics.json#/x"}
 
@@ -25,7 +26,8 @@ def test_shares_are_told_in_percent():
 @pytest.mark.parametrize(
     ("op", "values", "result"),
     [
-        ("sum", [1, 2, 4], 7), ("ratio", [[3, 5], [4, 12]], 0.5), ("sum", [[1, 2], 4], 7), ("rest", [1, 4], 0.75), ("share", [2, 6], 0.25),
+        ("sum", [1, 2, 4], 7), ("ratio", [[3, 5], [4, 12]], 0.5),
+        ("sum", [[1, 2], 4], 7), ("rest", [1, 4], 0.75), ("share", [2, 6], 0.25),
         ("count", [[1, 2, 3]], 3), ("megabytes", [77468], 0.077468),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ from dl_pipelines.report.make import make_implementation_report
 from dl_pipelines.report.template import framework, parse
 from dl_pipelines.report.verify import Reader, cells, problems
 
-OWN = ("brief.json", "signature.json", "production.json")
+OWN = ("brief.json", "signature.json", "described.json", "production.json")
 
 
 @pytest.fixture

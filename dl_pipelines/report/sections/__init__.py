@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dl_pipelines.report.cells import Cell
+from dl_pipelines.report.cells import Cell, Extra
 from dl_pipelines.report.collect import Facts
 from dl_pipelines.report.sections import (
     architecture,
@@ -37,3 +37,8 @@ def all_cells(facts: Facts) -> dict[str, Cell]:
         assert not cells.keys() & made.keys(), f"two cells for {sorted(cells.keys() & made.keys())}"
         cells |= made
     return cells
+
+
+def all_extras(facts: Facts) -> dict[int, list[Extra]]:
+    """Tables of ours by the number of the section that they stand behind."""
+    return {2: data.extras(facts), 3: architecture.extras(facts), 6: evaluation.extras(facts)}

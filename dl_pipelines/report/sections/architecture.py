@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
+from dl_pipelines.report.cells import Cell, Extra, Found, made, not_applicable, told
 from dl_pipelines.report.collect import REPORT, Facts, library, pointer
 
 _ROWS = {"CONV": "Convolutional", "POOL": "Pooling", "DENSE": "Dense/FC", "DROP": "Dropout", "BN": "Batch Norm"}
@@ -28,12 +28,29 @@ def cells(facts: Facts) -> dict[str, Cell]:
     return made_
 
 
+def extras(facts: Facts) -> list[Extra]:
+    """Every kind of layer, where a network has kinds that the template has no row for."""
+    layers = facts.find("trained_model", "layers.json")
+    if isinstance(layers, Cell) or all(row["type"] in _ROWS.values() for row in layers.value):
+        return []
+    rows = [
+        (row["type"], [_field(facts, position, key) for key in _FIELDS.values()])
+        for position, row in enumerate(layers.value)
+    ]
+    columns = ("Layer Type", "Count", "Configuration", "Parameters", "Activation", "Purpose")
+    return [Extra("All layers", columns, rows, "Every parameter of the network is in one row.")]
+
+
 def _layer(facts: Facts, layers: Found | Cell, kind: str, key: str) -> Cell:
     if isinstance(layers, Cell):
         return layers
     position = next((place for place, row in enumerate(layers.value) if row["type"] == kind), None)
     if position is None:
         return not_applicable("this network has none")
+    return _field(facts, position, key)
+
+
+def _field(facts: Facts, position: int, key: str) -> Cell:
     found = facts.find("trained_model", "layers.json" + pointer(position, key))
     return found if isinstance(found, Cell) else found.cell("parameters" if key == "parameters" else "")
 
@@ -51,8 +68,8 @@ def _output(facts: Facts) -> dict[str, Cell]:
     return {
         **_end(facts, "OUTPUT", "output"),
         "OUTPUT_PARAMS": not_applicable("counted in Dense/FC, whose last layer it is"),
-        "OUTPUT_ACT": told("none: the decision needs no probabilities", library("tasks")),
-        "OUTPUT_PURPOSE": told("one number for each answer that the task allows", library("tasks")),
+        "OUTPUT_ACT": facts.words("activation", "none").cell(),
+        "OUTPUT_PURPOSE": facts.words("output", "what the task asks for").cell(),
     }
 
 

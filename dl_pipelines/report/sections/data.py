@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
-from dl_pipelines.report.collect import REPORT, Facts, library
+from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.report.cells import NOT_APPLICABLE, Cell, Extra, Found, made, not_applicable, told
+from dl_pipelines.report.collect import REPORT, Facts, library, pointer
+from dl_pipelines.report.sections.ablation import ablation
 
 _COUNTS = ("clean", "records", "quarantined", "duplicates", "unreadable")
 
@@ -15,6 +17,11 @@ def cells(facts: Facts) -> dict[str, Cell]:
     return {**_sources(facts), **_cleaning(facts), **_features(facts), **_augmentation(facts)}
 
 
+def extras(facts: Facts) -> list[Extra]:
+    """What each augmentation is worth."""
+    return ablation(facts)
+
+
 def _sources(facts: Facts) -> dict[str, Cell]:
     volume = facts.over_days("raw_data", "outcome.json#/measured/megabytes")
     if isinstance(volume, Found):
@@ -22,16 +29,16 @@ def _sources(facts: Facts) -> dict[str, Cell]:
         volume = total.cell(
             "MB", lambda value: number(value / 1000), f"({number(total.value)} MB, {plural(days, 'day')})"
         )
-    return {
-        "RAW_VOLUME": volume,
-        **{
-            name: _cell(facts.find("raw_data", f"source.json#/{key}"))
-            for name, key in (
-                ("DATA_TYPES", "types"), ("UPDATE_FREQ", "update_frequency"), ("STORAGE_FORMAT", "format"),
-                ("ACCESS_METHOD", "access"),
-            )
-        },
+    about = {
+        name: _cell(facts.find("raw_data", f"source.json#/{key}"))
+        for name, key in (
+            ("DATA_TYPES", "types"), ("UPDATE_FREQ", "update_frequency"), ("STORAGE_FORMAT", "format"),
+            ("ACCESS_METHOD", "access"),
+        )
     }  # fmt: skip
+    if facts.simulated:
+        volume, about["DATA_TYPES"] = volume.noted("(simulated)"), about["DATA_TYPES"].noted("(simulated)")
+    return {"RAW_VOLUME": volume, **about}
 
 
 def _cleaning(facts: Facts) -> dict[str, Cell]:
@@ -44,7 +51,6 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
     suite = facts.find("validated_data", "expectations.json")
     checks = len(suite.value) if isinstance(suite, Found) else 0
     held = sum(bool(item["success"]) for item in suite.value) if isinstance(suite, Found) else 0
-    low, high = _range(facts)
     return {
         "CLEAN_PROCESS": told(
             f"{totals['clean'].value:,} of {totals['records'].value:,} records kept; "
@@ -53,43 +59,47 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
             "last day",
             *(total.source for total in totals.values()),
         ),
-        "MISSING_STRATEGY": told(
+        "MISSING_STRATEGY": _fitted(facts, "missing") or told(
             "quarantined: a record without id, time, checksum or target is kept out; nothing is imputed",
             library("data.cleaning"),
         ),
-        "OUTLIER_STRATEGY": told(
-            f"quarantined when the target is out of range; a day whose records' mean leaves {low} to {high} is refused",
+        "OUTLIER_STRATEGY": _fitted(facts, "outliers") or told(
+            f"quarantined when the target is out of range{_range(facts)}",
             facts.of_brief("data", "validation", "mean_range").source, library("data.validation"),
         ),
         "QUALITY_SCORE": made("ratio", [read["clean"], read["records"]]).cell("share", percent),
     }  # fmt: skip
 
 
-def _range(facts: Facts) -> tuple[str, str]:
-    given = facts.brief["data"]["validation"]["mean_range"]
-    if given:
-        return number(given[0]), number(given[1])
-    about = facts.own["signature.json"]["range"]
-    return number(about[0]), number(about[1])
+def _range(facts: Facts) -> str:
+    """What a day's mean may be, where the brief or the task says so."""
+    low, high = facts.brief["data"]["validation"]["mean_range"] or facts.own["signature.json"]["range"]
+    if low is None or high is None:
+        return ""
+    return f"; a day whose records' mean leaves {number(low)} to {number(high)} is refused"
+
+
+def _fitted(facts: Facts, key: str) -> Cell | None:
+    """What the task says of the statistics that the model was trained with, if it says anything."""
+    found = facts.find(REPORT, "described.json" + pointer("fitted", key))
+    return told(str(found.value), found.source) if isinstance(found, Found) else None
 
 
 def _features(facts: Facts) -> dict[str, Cell]:
-    statistics = facts.find("trained_model", "model.json#/normalisation")
-    normalised: Cell = statistics if isinstance(statistics, Cell) else told(
-        "mean 0, deviation 1 by the train rows' "
-        + ", ".join(f"{name} {'/'.join(map(number, values))}" for name, values in statistics.value.items()),
-        statistics.source,
-    )  # fmt: skip
-    inside = told("inside the model: the served model takes raw inputs; values are scaled to 0..1", library("models"))
+    inside = told("inside the model: the served model takes raw inputs", library("models"))
+    statistics = facts.find("trained_model", "model.json#/statistics")
     shape = facts.find(REPORT, "signature.json#/input/shape")
     labels = facts.find(REPORT, "signature.json#/labels")
+    encoded = told(f"the class's position, 0 to {len(labels.value) - 1}", labels.source) if isinstance(
+        labels, Found) and labels.value else not_applicable("the task has no classes")  # fmt: skip
+    none = statistics if isinstance(statistics, Cell) else not_applicable("the task normalises nothing")
+    dimensions = told(" x ".join(map(str, shape.value)), shape.source) if isinstance(shape, Found) else shape
     return {
-        "TRANSFORMATIONS": inside,
-        "NORMALIZATION": normalised,
-        "ENCODING_METHOD": told(f"the class's position, 0 to {len(labels.value) - 1}", labels.source)
-        if isinstance(labels, Found) and labels.value else not_applicable("the task has no classes"),
-        "DIMENSIONS": told(" x ".join(map(str, shape.value)), shape.source) if isinstance(shape, Found) else shape,
-    }  # fmt: skip
+        "TRANSFORMATIONS": _fitted(facts, "transformations") or inside,
+        "NORMALIZATION": _fitted(facts, "normalization") or none,
+        "ENCODING_METHOD": _fitted(facts, "encoding") or encoded,
+        "DIMENSIONS": _fitted(facts, "dimensions") or dimensions,
+    }
 
 
 def _augmentation(facts: Facts) -> dict[str, Cell]:
@@ -100,7 +110,10 @@ def _augmentation(facts: Facts) -> dict[str, Cell]:
     parts = [f"{name}: {', '.join(map(_transform, plan[name]))}" for name in ("offline", "online") if plan[name]]
     kinds = [name for name in ("offline", "online") if plan[name]]
     factor = facts.of_brief("data", "augmentation", "factor").cell("records per train record")
-    if isinstance(splits, Found) and isinstance(copies, Found):
+    stored = facts.missing.get("augmented_dataset", "")
+    if stored.startswith(NOT_APPLICABLE):
+        factor = Cell(reason=stored)
+    elif isinstance(splits, Found) and isinstance(copies, Found):
         factor = factor.noted(f"({splits.value['train']:,} train records, {copies.value:,} stored copies)")
     return {
         "AUGMENT_TECH": told("; ".join(parts), where) if parts else not_applicable("the brief names no augmentation"),
@@ -116,7 +129,8 @@ def _share(facts: Facts, splits: Found | Cell) -> Cell:
     parts = [facts.find("training_window", f"window.json#/splits/{name}") for name in ("validation", "train", "test")]
     share = made("share", [part for part in parts if isinstance(part, Found)])
     asked = facts.brief["data"]["split"]["validation"]
-    note = f"({splits.value['validation']:,} records, by the hash of the group; the brief asks for {percent(asked)}%)"
+    how = facts.words("split", "by the task's own rule").value
+    note = f"({splits.value['validation']:,} records, {how}; the brief asks for {percent(asked)}%)"
     return share.cell("share", percent, note)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, number, plural, told
+from dl_pipelines.evaluation.wording import number, plural
+from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, told
 from dl_pipelines.report.collect import Facts, library
 
 _MEASURED = "outcome.json#/measured"

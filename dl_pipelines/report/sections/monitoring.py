@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, number, percent, told
+from dl_pipelines.evaluation.wording import number, percent
+from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, told
 from dl_pipelines.report.collect import REPORT, Facts, library
 
 _COLUMNS = ("METRICS", "THRESH", "FREQ", "RESPONSE", "ESCALATE")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
+from dl_pipelines.evaluation.wording import in_unit, number, percent, plural
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
 from dl_pipelines.report.collect import BRIEF, Facts, library
 
 _ORDER = {"served": 0, "compressed": 1, "trained": 2}
@@ -15,8 +17,8 @@ def cells(facts: Facts) -> dict[str, Cell]:
     return {
         "PROJECT_NAME": facts.of_brief("project").cell(),
         "DATA_VOLUME": _volume(facts),
-        "MODEL_TYPE": facts.of_brief("architecture", "family", "name").cell(show=str.upper),
-        "ACCURACY_TARGET": _target(facts, [facts.primary], percent, "no target for the accuracy is in the brief"),
+        "MODEL_TYPE": facts.of_brief("architecture", "family", "name").cell(show=said),
+        "ACCURACY_TARGET": _accuracy(facts),
         "LATENCY_TARGET": _target(
             facts,
             ["latency_p95_ms", "latency_p99_ms", "latency_p50_ms"],
@@ -29,12 +31,34 @@ def cells(facts: Facts) -> dict[str, Cell]:
     }
 
 
+def said(family: str) -> str:
+    """A family's name for people."""
+    return family.replace("_", " ").upper()
+
+
 def _volume(facts: Facts) -> Cell:
     records = facts.over_days("validated_data", "quality.json#/clean")
     if isinstance(records, Cell):
         return records
     days, kind = len(records.value), "simulated record" if facts.simulated else "record"
     return made("sum", [records]).cell("records", show=lambda count: f"{plural(count, kind)} of {plural(days, 'day')}")
+
+
+def _accuracy(facts: Facts) -> Cell:
+    """The target on the metric that the template calls accuracy, else on the first of the task's that has one."""
+    stands_for = facts.metric("ACC")
+    names = [target["metric"] for target in facts.brief["problem"]["targets"] if target["slice"] is None]
+    chosen = [name for name in names if name in facts.metrics]
+    if stands_for and stands_for.name in chosen:
+        chosen = [stands_for.name]
+    if not chosen:
+        return not_applicable("no target for the accuracy is in the brief")
+    metric = facts.metrics[chosen[0]]
+    if metric is stands_for and metric.better == "higher" and metric.unit == "share":
+        return _target(facts, [metric.name], percent, "")
+    bound = "at most" if metric.better == "lower" else "at least"
+    cell = _target(facts, [metric.name], lambda value: f"{metric.label} {bound} {in_unit(value, metric.unit)}", "")
+    return replace(cell, whole=True)
 
 
 def _target(facts: Facts, metrics: list[str], show: Any, why: str) -> Cell:

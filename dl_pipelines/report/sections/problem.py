@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dl_pipelines.evaluation.wording import number
 from dl_pipelines.models.registry import FAMILIES
-from dl_pipelines.report.cells import Cell, Found, interval, not_applicable, not_measured, number, percent
-from dl_pipelines.report.collect import Facts, pointer
+from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured
+from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.sections.evaluation import estimate
+from dl_pipelines.report.sections.opening import said
 
 ROWS = {
     "CNN (ConvNet)": "CNN", "RNN/LSTM/GRU": "RNN", "Transformer": "TRANS", "GAN": "GAN", "Autoencoder": "AE",
@@ -16,16 +19,14 @@ _COLUMNS = ("FIT", "PARAMS", "TRAIN", "INFER", "ACC")
 def cells(facts: Facts) -> dict[str, Cell]:
     """The table's cells; the family of the brief is the row that was measured."""
     family = facts.brief["architecture"]["family"]["name"]
-    row = FAMILIES.load(family).template_row
+    row, name = FAMILIES.load(family).template_row, said(family)
     trained = ROWS.get(row, "CUSTOM")
     made: dict[str, Cell] = {}
     for prefix in ROWS.values():
         if prefix == trained:
             made |= {f"{prefix}_{column}": cell for column, cell in zip(_COLUMNS, _measured(facts), strict=True)}
         else:
-            made |= {
-                f"{prefix}_{column}": not_measured(f"only the {family.upper()} was trained") for column in _COLUMNS
-            }
+            made |= {f"{prefix}_{column}": not_measured(f"only the {name} was trained") for column in _COLUMNS}
     return made
 
 
@@ -48,8 +49,4 @@ def _accuracy(facts: Facts) -> Cell:
     metric = facts.metric("ACC")
     if metric is None:
         return not_applicable("this task has no accuracy")
-    found = facts.find("evaluation", "metrics.json" + pointer("test", metric.name))
-    value = facts.find("evaluation", "metrics.json" + pointer("test", metric.name, "value"))
-    if not isinstance(found, Found) or not isinstance(value, Found):
-        return value if isinstance(value, Cell) else not_measured("the evaluation has no interval")
-    return value.cell(metric.unit, percent, f"{interval(found.value, percent)} (test rows)")
+    return estimate(facts, "evaluation", ("metrics.json", "test"), metric, "Accuracy").noted("(test rows)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dl_pipelines.report.cells import Cell, Found, made, not_applicable, number, percent, plural, told
+from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
 from dl_pipelines.report.collect import Facts, library
 
 _LATENCY = "outcome.json#/measured/latency"

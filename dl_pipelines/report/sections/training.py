@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dl_pipelines.report.cells import Cell, Found, made, not_measured, number, told
-from dl_pipelines.report.collect import Facts, library
+from typing import Any
+
+from dl_pipelines.evaluation.wording import number
+from dl_pipelines.report.cells import Cell, Found, made, not_measured, told
+from dl_pipelines.report.collect import Facts
 
 _ASKED = {"LR": "learning_rate", "BATCH": "batch_size", "EPOCH": "epochs", "OPT": "optimizer"}
 _UNITS = {"BATCH": "records a worker and step", "EPOCH": "epochs"}
@@ -56,23 +59,28 @@ def _regularisation(facts: Facts) -> dict[str, Cell]:
     return {"REG_VALUE": value, "REG_FINAL": told(text, final.source, dropout.source)}
 
 
-def _told(training: dict[str, float], dropout: float | str | None) -> str:
+def _told(training: dict[str, Any], dropout: float | str | None) -> str:
     parts = [f"weight decay {number(training['weight_decay'])}"]
     parts += [f"dropout {dropout}"] if dropout is not None else []
+    parts += [f"gradients clipped at norm {number(training['clip'])}"] if training.get("clip") else []
     parts += [f"label smoothing {number(training['label_smoothing'])}"] if training["label_smoothing"] else []
     return ", ".join(parts)
 
 
 def _loss(facts: Facts) -> dict[str, Cell]:
     curves = facts.find("trained_model", "curves.json")
-    name = told("cross entropy", library("models"))
+    objectives = facts.find("trained_model", "model.json#/objectives")
+    if isinstance(objectives, Cell):
+        return {"LOSS_VALUE": objectives, "LOSS_FINAL": objectives}
+    words = ", ".join(name.replace("_", " ") for name in objectives.value)
+    name = told(words, objectives.source)
     if isinstance(curves, Cell) or not curves.value:
         return {"LOSS_VALUE": name, "LOSS_FINAL": curves if isinstance(curves, Cell) else not_measured("no epoch ran")}
     last = curves.value[-1]
-    text = f"cross entropy; {number(last['train_loss'])} on train batches"
+    text = f"{words}; {number(last['train_loss'])} on train batches"
     if "loss" in last["validation"]:
         text += f", {number(last['validation']['loss'])} on validation rows"
-    return {"LOSS_VALUE": name, "LOSS_FINAL": told(f"{text} after the last epoch", curves.source)}
+    return {"LOSS_VALUE": name, "LOSS_FINAL": told(f"{text} after the last epoch", objectives.source, curves.source)}
 
 
 def _cell(found: Found | Cell, unit: str) -> Cell:
