@@ -29,10 +29,16 @@ LARGEST, QUALITIES = 12_000, (85, 60, 30, 10)
 
 
 def show_records(table: pa.Table, task: Task) -> dict[str, Any]:
-    """For `draft.show`: `samples` (where inputs are images) and `balance`, both Markdown; {} without records."""
+    """For `draft.show`, Markdown: `samples` (where inputs are images), `balance` of classes or `totals` of numbers.
+
+    {} without records.
+    """
     if not table.num_rows:
         return {}
-    shown: dict[str, Any] = {"balance": {"md": balance_table(table, task)}}
+    counted = not field_of(task, "target").dtype.startswith("float")
+    shown: dict[str, Any] = (
+        {"balance": {"md": balance_table(table, task)}} if counted else {"totals": {"md": totals_table(table, task)}}
+    )
     picture = sample_picture(table, task)
     if picture:
         kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
@@ -82,6 +88,24 @@ def balance_table(table: pa.Table, task: Task) -> str:
         for value, name in list({**names, **others}.items())[:SHOWN]
     ]
     return "\n".join(["| class | records | share |", "|---|---:|---:|", *lines])
+
+
+def totals_table(table: pa.Table, task: Task) -> str:
+    """Of each column of single numbers: how many are there, missing and zero, their sum and range, as Markdown."""
+    import numpy as np
+
+    lines = []
+    for field in task.fields():
+        if field.role not in ("input", "target") or field.shape or not field.dtype.startswith(("float", "int")):
+            continue
+        values = table[field.name].drop_null().to_numpy().astype(np.float64)
+        there = values[~np.isnan(values)]
+        figures = [there.sum(), there.min(), there.max()] if len(there) else [None] * 3
+        told = " | ".join("-" if value is None else f"{value:,.6g}" for value in figures)
+        counts = f"{len(there):,} | {table.num_rows - len(there):,} | {int((there == 0).sum()):,}"
+        lines.append(f"| {_cell(field.name)} | {counts} | {told} |")
+    head = ["| column | values | missing | zero | sum | least | most |", "|---|---:|---:|---:|---:|---:|---:|"]
+    return "\n".join([*head, *lines[:SHOWN]])
 
 
 def reasons_table(quarantined: Sequence[Quarantined]) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from dl_pipelines.data.samples import balance_table, reasons_table, sample_picture, show_records
 from dl_pipelines.data.sources.base import Quarantined
 from dl_pipelines.data.sources.digits import Digits
+from dl_pipelines.tasks.forecasting import Forecasting
 from dl_pipelines.tasks.image_classification import ImageClassification
 
 
@@ -74,3 +75,18 @@ def test_reasons_are_one_line_each_whatever_the_name():
     assert len(lines) == 2 + 20 + 1
     assert lines[-1] == "| 11 more | |"
     assert max(map(len, lines)) < 420
+
+
+def test_numbers_are_summed_up_where_a_task_counts_no_classes():
+    params = Forecasting.Params(target="units", known=("price",), categories=("kind",))
+    task, values = Forecasting(params), [3.0, None, 0.0, float("nan"), 1200.5]
+    columns = {field.name: pa.nulls(5, field.type) for field in task.arrow_schema()}
+    columns |= {"units": pa.array(values), "price": pa.nulls(5, pa.float64())}
+    table = pa.table(columns, schema=task.arrow_schema())
+    shown = show_records(table, task)
+    assert set(shown) == {"totals"}
+    there = np.array([3, 0, 1200.5])
+    assert shown["totals"]["md"].splitlines()[2:] == [
+        f"| units | 3 | 2 | 1 | {there.sum():,.6g} | {there.min():g} | {there.max():,g} |",
+        "| price | 0 | 5 | 0 | - | - | - |",
+    ]
