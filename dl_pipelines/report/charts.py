@@ -10,7 +10,7 @@ from dl_pipelines.evaluation.wording import in_unit, number, percent
 from dl_pipelines.report.cells import Found
 from dl_pipelines.report.collect import Facts
 from dl_pipelines.report.figures import figure, keys
-from dl_pipelines.report.sections.ablation import STAGE
+from dl_pipelines.report.sections.ablation import STAGE, compared
 
 
 def training_curves(facts: Facts) -> Any:
@@ -117,14 +117,17 @@ def ablation(facts: Facts) -> Any:
     found = facts.find(STAGE, "ablation.json")
     if not isinstance(found, Found):
         return None
-    rows = [(row["augmentation"], row["effect"]) for row in found.value["rows"] if row.get("effect")]
+    rows = [(name, row["effect"]) for name, (_, row) in compared(found.value).items()]
     if not rows:
         return None
     metric = facts.metrics.get(found.value["metric"])
     unit, name = (metric.unit, metric.label) if metric else ("", found.value["metric"])
     title = f"Effect on {name}{' (simulated)' if facts.simulated else ''}"
     drawn = pictures.effects(title, rows, lambda value: in_unit(value, unit))
-    return figure(drawn, "Trainings with and without each augmentation; an interval across 0 shows no effect.")
+    return figure(
+        drawn,
+        "Trainings with all and without each augmentation, above 0: better; an interval across 0 shows no effect.",
+    )
 
 
 def ledger_rows(facts: Facts) -> list[dict[str, Any]]:
