@@ -4,4 +4,10 @@ from __future__ import annotations
 
 from dl_pipelines.brief.registry import Kind
 
-TECHNIQUES = Kind("technique", {"static_int8": "dl_pipelines.compression.static_int8:StaticInt8"})
+TECHNIQUES = Kind(
+    "technique",
+    {
+        "dynamic_int8": "dl_pipelines.compression.dynamic_int8:DynamicInt8",
+        "static_int8": "dl_pipelines.compression.static_int8:StaticInt8",
+    },
+)

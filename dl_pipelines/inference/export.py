@@ -58,8 +58,9 @@ def _program(module: torch.nn.Module, given: Tensor, gives: Tensor) -> onnx.Mode
     free = {place + 1: torch.export.Dim(f"dim{place + 1}") for place, size in enumerate(given.shape) if size == -1}
     example = torch.from_numpy(np.zeros((2, *(2 if size == -1 else size for size in given.shape)), given.dtype))
     with warnings.catch_warnings():
-        # torch 2.11's exporter copies a deprecated class of its own; later versions don't warn.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # The exporter warns of its own code (a deprecated class, the weights that recurrent layers list again). What it
+        # made is checked below, and compared with the module by parity.
+        warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 module,

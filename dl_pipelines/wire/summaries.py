@@ -49,7 +49,74 @@ def summarize_tensors(tensors: np.ndarray) -> dict[str, np.ndarray]:
     return {"mean": flat.mean(axis=1), "std": flat.std(axis=1), "min": flat.min(axis=1), "max": flat.max(axis=1)}
 
 
-BATCHES: Mapping[str, Batch] = {"image": summarize_images, "tensor": summarize_tensors}
+CLUSTER = "cluster"
+"""A number of a summary that is not compared: rows with equal or near ones depend on each other (see Task.clusters)."""
+
+
+def summarize_series(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Frames [N, L, C] (0 day, 1 item, 2 target, then others; NaN is missing) -> each [N] float64, free of scale.
+
+    The wire does not know the horizon: the future is the rows at the end without a target, so that what is missing
+    right before it counts as future. Recent is the last quarter of the history, at least a row; the level is the mean
+    absolute target of the history. What is not finite is missing, what is not determined is 0. Of the target:
+    `recent` (mean of the recent rows) and `variation` (standard deviation) over the level, `roughness` (mean absolute
+    difference of neighbours) over the level, `missing` and `zeros` as shares of the history. Of the others: `absent`,
+    the share without a value, and for each `column_K` how far its mean in the future (where it has none: recently) is
+    from that of its history, as a share of the sum of both, -1..1. CLUSTER is the day of the last row.
+    """
+    length = frames.shape[1]
+    target, there, level = _history(frames[:, :, 2])
+    lengths = length - (np.cumprod(~np.isfinite(frames[:, ::-1, 2]), axis=1)).sum(axis=1)
+    places = np.arange(length)[None, :]
+    history = places < lengths[:, None]
+    recent = history & (places >= (lengths - np.maximum(lengths // 4, 1))[:, None])
+    mean = _share(target.sum(axis=1), there.sum(axis=1))
+    spread = _share((np.where(there, target - mean[:, None], 0) ** 2).sum(axis=1), there.sum(axis=1)) ** 0.5
+    pairs = there[:, 1:] & there[:, :-1]
+    steps = np.where(pairs, np.abs(np.diff(target, axis=1)), 0).sum(axis=1)
+    others = frames[:, :, 3:]
+    end = frames[:, -1, 0].astype(np.float64)
+    return {
+        "recent": _share(_mean(target, there & recent), level),
+        "variation": _share(spread, level),
+        "roughness": _share(_share(steps, pairs.sum(axis=1)), level),
+        "missing": _share((history & ~there).sum(axis=1), lengths),
+        "zeros": _share((there & (target == 0)).sum(axis=1), lengths),
+        "absent": 1.0 - np.isfinite(others).mean(axis=(1, 2)) if others.size else np.zeros(len(frames)),
+        **{f"column_{place}": _change(frames[:, :, place], history, recent) for place in range(3, frames.shape[2])},
+        CLUSTER: np.where(np.isfinite(end), end, 0.0),
+    }
+
+
+def _history(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [N, L] with 0 where there is none, where there is one, and the mean absolute value [N]."""
+    there = np.isfinite(column)
+    values = np.where(there, column, 0).astype(np.float64)
+    return values, there, _mean(np.abs(values), there)
+
+
+def _change(column: np.ndarray, history: np.ndarray, recent: np.ndarray) -> np.ndarray:
+    values, there, _ = _history(column)
+    future = there & ~history
+    latest = np.where(future.any(axis=1)[:, None], future, there & recent)
+    before = there & history
+    now, then = _mean(values, latest), _mean(values, before)
+    known = latest.any(axis=1) & before.any(axis=1)
+    return np.where(known, _share(now - then, np.abs(now) + np.abs(then)), 0.0)
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return _share(np.where(chosen, values, 0).sum(axis=1), chosen.sum(axis=1))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part / whole, 0 where there is no whole."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 0.0)
+
+
+BATCHES: Mapping[str, Batch] = {
+    "image": summarize_images, "series": summarize_series, "tensor": summarize_tensors,
+}  # fmt: skip
 """By the name in a task's signature; each takes a batch [N, ...]."""
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,93 @@ def test_tensors_of_any_shape():
     found = SUMMARIES["tensor"](np.array([[1.0, 2.0], [3.0, 6.0]], np.float32))
     assert found == pytest.approx({"mean": 3.0, "std": 3.5**0.5, "min": 1.0, "max": 6.0})
     assert SUMMARIES["tensor"](np.zeros((0, 4)))["mean"] == 0.0
+
+
+def a_frame(rng, history=28, horizon=7):
+    """Day, item, target, a known column, an observed one; some targets are missing or zero."""
+    frame = np.full((history + horizon, 5), np.nan, np.float32)
+    frame[:, 0] = 20000 + np.arange(history + horizon)
+    frame[:, 1] = 77
+    frame[:history, 2] = rng.poisson(3, history)
+    frame[rng.integers(0, history - 1, 4), 2] = np.nan
+    frame[:, 3] = rng.gamma(2, size=history + horizon)
+    frame[:history, 4] = rng.gamma(2, size=history)
+    return frame
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_series_against_plain_loops(seed):
+    frame = a_frame(np.random.default_rng(seed)).astype(np.float64)
+    found = SUMMARIES["series"](frame.astype(np.float32))
+    history = frame[:28, 2]
+    known = [float(value) for value in history if value == value]
+    level = sum(abs(value) for value in known) / len(known)
+    recent = [value for value in history[21:] if value == value]
+    mean = sum(known) / len(known)
+    steps = [abs(b - a) for a, b in itertools.pairwise(history) if a == a and b == b]
+    expected = {
+        "recent": sum(recent) / len(recent) / level,
+        "variation": (sum((value - mean) ** 2 for value in known) / len(known)) ** 0.5 / level,
+        "roughness": sum(steps) / len(steps) / level,
+        "missing": sum(value != value for value in history) / 28,
+        "zeros": sum(value == 0 for value in known) / 28,
+        "absent": 7 / 70,
+        "cluster": 20034,
+    }
+    for name, latest in (("column_3", frame[28:, 3]), ("column_4", frame[21:28, 4])):
+        now, then = latest.mean(), frame[:28, int(name[-1])].mean()
+        expected[name] = (now - then) / (now + then)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_series_has_no_scale_and_does_not_drift_with_time():
+    frame = a_frame(np.random.default_rng(0))
+    later, larger = frame.copy(), frame.copy()
+    later[:, 0] += 700
+    larger[:, 2:] *= 8
+    first = SUMMARIES["series"](frame)
+    assert SUMMARIES["series"](larger) == pytest.approx(first, abs=1e-6)
+    assert SUMMARIES["series"](later) == pytest.approx({**first, "cluster": first["cluster"] + 700}, abs=1e-9)
+
+
+def test_what_is_missing_right_before_the_future_counts_as_future():
+    frame = a_frame(np.random.default_rng(0))
+    frame[26:28, 2] = np.nan
+    assert SUMMARIES["series"](frame)["missing"] == pytest.approx(np.isnan(frame[:26, 2]).mean())
+    assert SUMMARIES["series"](frame)["cluster"] == 20034
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf, -3e38])
+def test_every_number_of_a_series_is_finite_and_silent(value):
+    frames = np.full((3, 10, 6), value, np.float32)
+    frames[1, :5, 2] = 1
+    frames[2, :, 3:] = np.nan
+    for batch in (frames, frames[:, :1], frames[:, :, :3], frames[:0]):
+        for name, values in BATCHES["series"](batch).items():
+            assert values.shape == (len(batch),) and values.dtype == np.float64, name
+            assert np.isfinite(values).all(), name
+
+
+def test_a_batch_of_series_is_its_rows():
+    rng = np.random.default_rng(0)
+    batch = np.stack([a_frame(rng) for _ in range(6)])
+    batch[2, 20:, 2] = np.nan
+    together = BATCHES["series"](batch)
+    for place, row in enumerate(batch):
+        assert SUMMARIES["series"](row) == pytest.approx({key: values[place] for key, values in together.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        (lambda frame: frame[:28].__setitem__((slice(21, 28), 2), 9), "recent"),
+        (lambda frame: frame.__setitem__((slice(None), 3), np.nan), "absent"),
+        (lambda frame: frame.__setitem__((slice(28, 35), 3), 100), "column_3"),
+        (lambda frame: frame.__setitem__((slice(5, 15), 2), 0), "zeros"),
+    ],
+)
+def test_a_series_moves_with_what_changed(change, moved):
+    frame = a_frame(np.random.default_rng(0))
+    before = SUMMARIES["series"](frame)[moved]
+    change(frame)
+    assert SUMMARIES["series"](frame)[moved] > before + 0.05
