@@ -81,8 +81,12 @@ def _unfit(row: tuple[Any, ...], target: Field) -> str | None:
     if missing:
         return f"no {', no '.join(missing)}"
     low, high = target.low, target.high
-    if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
-        return f"{target.name} {value} out of range; expected {low:g} to {high:g}"
+    if not isinstance(value, int | float):
+        return None
+    if (low is not None and value < low) or (high is not None and value > high):
+        least, most = "" if low is None else f"{low:g}", "" if high is None else f"{high:g}"
+        allowed = f"{least} to {most}" if least and most else f"at least {least}" if least else f"at most {most}"
+        return f"{target.name} {value} out of range; expected {allowed}"
     return None
 
 

@@ -10,6 +10,9 @@ SOURCES = Kind(
         "demand": "dl_pipelines.data.sources.demand:Demand",
         "digits": "dl_pipelines.data.sources.digits:Digits",
         "image_folder": "dl_pipelines.data.sources.image_folder:ImageFolder",
+        "series_files": "dl_pipelines.data.sources.series_files:SeriesFiles",
+        "sql": "dl_pipelines.data.sources.sql:Sql",
+        "statsmodels_series": "dl_pipelines.data.sources.statsmodels_series:StatsmodelsSeries",
     },
 )
 AUGMENTATIONS = Kind(

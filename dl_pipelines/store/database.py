@@ -29,15 +29,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def with_driver(url: str) -> str:
+    """SQLAlchemy 2.1 maps a bare postgresql:// to psycopg 3, which isn't installed."""
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg2://" + url.removeprefix(prefix)
+    return url
+
+
 class Database:
     """Opens lazily and migrates once; `begin()` is a transaction."""
 
     def __init__(self, url: str):
-        # SQLAlchemy 2.1 maps a bare postgresql:// to psycopg 3, which isn't installed.
-        for prefix in ("postgresql://", "postgres://"):
-            if url.startswith(prefix):
-                url = "postgresql+psycopg2://" + url.removeprefix(prefix)
-        self.url = url
+        self.url = with_driver(url)
 
     @classmethod
     def of(cls, home: Home) -> Database:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,34 +109,32 @@ class Series:
         import pyarrow as pa
 
         schema, part = task.arrow_schema(), slice(start, end)
-        days = [EPOCH + timedelta(days=day) for day in self.day[part].tolist()]
-        names = [day.isoformat() for day in days]
-        items = self.item[part].tolist()
-        values = {name: column[part].tolist() for name, column in {**self.numbers, **self.words}.items()
-                  if name in schema.names}  # fmt: skip
+        days, items = self.day[part], self.item[part].tolist()
+        text = {day: (EPOCH + timedelta(days=day)).isoformat() for day in set(days.tolist())}
+        ids = [f"{item}|{text[day]}" for item, day in zip(items, days.tolist(), strict=True)]
+        words = {name: column[part].tolist() for name, column in self.words.items() if name in schema.names}
+        numbers = {name: column[part] for name, column in self.numbers.items() if name in schema.names}
         columns: dict[str, Any] = {
-            "id": [f"{item}|{name}" for item, name in zip(items, names, strict=True)],
-            "date": days,
-            "event_time": [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days],
+            "id": ids,
+            "date": days.astype("datetime64[D]"),
+            "event_time": days.astype("datetime64[D]").astype("datetime64[us]"),
             "group": items,
-            "sha256": _digests(items, names, values),
+            "sha256": _digests(ids, numbers, words),
             "uri": self.uri[part].tolist(),
-            **values,
+            **words,
+            **{name: pa.array(column, pa.float64(), mask=np.isnan(column)) for name, column in numbers.items()},
         }
-        for name in self.numbers:
-            if name in schema.names:
-                column = self.numbers[name][part]
-                columns[name] = pa.array(column, pa.float64(), mask=np.isnan(column))
         return pa.table([pa.array(columns[item.name], item.type) for item in schema], schema=schema)
 
 
-def _digests(items: list[str], days: list[str], values: Mapping[str, list[Any]]) -> list[str]:
-    """sha256 of each record's item, day and values by name: `repr` of a number is exact, a missing one is empty."""
-    lines = [f"{item}\x1f{day}" for item, day in zip(items, days, strict=True)]
-    for name in sorted(values):
-        told = ["" if value is None or value != value else value if isinstance(value, str) else repr(value)
-                for value in values[name]]  # fmt: skip
-        lines = [f"{line}\x1f{name}={value}" for line, value in zip(lines, told, strict=True)]
+def _digests(
+    ids: list[str], numbers: Mapping[str, np.ndarray], words: Mapping[str, list[str | None]]
+) -> list[str]:  # fmt: skip
+    """sha256 of each record's id and its values by name: `repr` of a number is exact, a missing word is empty."""
+    told = [map(repr, numbers[name].tolist()) for name in sorted(numbers)]
+    told += [(word or "" for word in words[name]) for name in sorted(words)]
+    names = "\x1f".join([*sorted(numbers), *sorted(words)])
+    lines = map("\x1f".join, zip([names] * len(ids), ids, *told, strict=True))
     return [hashlib.sha256(line.encode(errors="backslashreplace")).hexdigest() for line in lines]
 
 
