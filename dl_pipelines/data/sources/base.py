@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,6 +14,8 @@ from pydantic import AfterValidator
 
 from dl_pipelines.brief.registry import Params
 from dl_pipelines.store.artifacts import StageSkipped
+from dl_pipelines.store.digest import digest_json
+from dl_pipelines.store.records import records_digest
 from dl_pipelines.tasks.base import Rows, Task
 
 if TYPE_CHECKING:
@@ -51,6 +54,17 @@ def legible(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def no_records(day: date, days: Sequence[date]) -> StageSkipped:
+    """Why a day that is none of these is skipped."""
+    last = f"; the last day with records is {days[-1]}" if days else ""
+    return StageSkipped(f"no records arrived on {day}{last}")
+
+
+def digests_of(table: pa.Table, quarantined: Sequence[Quarantined]) -> dict[str, str]:
+    """Of what a source gave for a day."""
+    return {"records": records_digest(table), "quarantined": digest_json([item.plain() for item in quarantined])}
+
+
 class Source(ABC):
     """A source of records, made with its validated params."""
 
@@ -77,10 +91,17 @@ class Source(ABC):
     def read_day(self, day: date, task: Task) -> tuple[pa.Table, list[Quarantined]]:
         """The records of a day in the task's Arrow schema, and what could not be read. Raises SourceError."""
 
+    def digests(self, day: date, task: Task) -> dict[str, str]:
+        """Of what `read_day` gives, to tell whether a day has changed. Raises SourceError.
+
+        By default it is read; a source that knows sooner may say the same without reading.
+        """
+        return digests_of(*self.read_day(day, task))
+
     def live(self, start: int, count: int, task: Task) -> pa.Table:
         """Held-back records `start` to `start + count`, for replayed traffic. Raises SourceError if too few."""
         raise SourceError(
-            f"found no held-back records in the source {self.name}; expected one that holds some back (digits); "
+            f"found no held-back records in the source {self.name}; expected one that holds some back (demand, digits); "
             "set monitoring.traffic to clients"
         )
 
