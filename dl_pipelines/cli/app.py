@@ -343,6 +343,13 @@ def serve(
                f"gRPC 127.0.0.1:{state.grpc} (model {project})")  # fmt: skip
 
 
+def _shortened(value: Any) -> Any:
+    """A long list by its first values and its last one."""
+    if not isinstance(value, list) or len(value) <= 5:
+        return value
+    return f"[{', '.join(map(str, value[:3]))}, ..., {value[-1]}] ({len(value)} values)"
+
+
 @app.command()
 @command
 def predict(project: Project, files: list[str], home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -368,7 +375,7 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
             for path, name, output in zip(files, ids, outputs, strict=True)
         ]
         for item in [] if as_json else answers:
-            facts = ", ".join(f"{key} {value}" for key, value in item.items() if key != "file")
+            facts = ", ".join(f"{key} {_shortened(value)}" for key, value in item.items() if key != "file")
             console(False).print(f"{item['file']}: {facts}", markup=False)
         put({"predictions": answers})
 

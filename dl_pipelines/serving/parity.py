@@ -21,7 +21,11 @@ def kept_rows(total: int, serving: Serving) -> int:
 
 
 def require_live_parity(server: TritonServer, artifact: Artifact, model: str) -> float:
-    """The largest absolute difference on the artifact's own rows. Raises ParityError when it is too large."""
+    """The largest difference on the artifact's own rows. Raises ParityError when it is too large.
+
+    Of values above one it is a share of the value: an answer of a thousand units has no more exact digits than one of
+    one unit.
+    """
     import numpy as np
     from tritonclient.utils import InferenceServerException
 
@@ -36,7 +40,8 @@ def require_live_parity(server: TritonServer, artifact: Artifact, model: str) ->
             f"found that {model} does not answer ({error.message()}); expected the outputs of {artifact.stage} "
             f"{artifact.short}; the old model keeps the traffic"
         ) from error
-    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    apart = np.abs(found.astype(np.float64) - expected) / np.maximum(np.abs(expected), 1)
+    difference = float(apart.max())
     if not difference <= about["tolerance"]:
         raise ParityError(
             f"found a largest difference of {difference:.3g} between the live {model} and its artifact on "

@@ -78,15 +78,16 @@ def read_log(workspace: Workspace) -> pa.Table:
 def add_labels(workspace: Workspace, labels: Mapping[str, Any]) -> int:
     """Store the true outcome (plain data) of requests by id; an id that has one keeps it. Returns how many are new.
 
-    Raises LabelError for an id that no request can have.
+    Raises LabelError for an id that no request can have, and for a label that JSON can't hold.
     """
     import sqlalchemy as sa
 
     from dl_pipelines.store.tables import labels as table
 
-    for name in labels:
+    for name, label in labels.items():
         if not name or len(name) > LONGEST_ID:
             raise LabelError(f"found the request id {name!r}; expected 1 to {LONGEST_ID} characters")
+        _require_plain(name, label)
     database = Database.of(workspace.home)
     with contextlib.closing(database), database.begin() as connection:
         query = sa.select(table.c.request_id).where(table.c.project == workspace.project)
@@ -99,6 +100,15 @@ def add_labels(workspace: Workspace, labels: Mapping[str, Any]) -> int:
         if rows:
             connection.execute(table.insert(), rows)
     return len(rows)
+
+
+def _require_plain(name: str, label: Any) -> None:
+    try:
+        json.dumps(label, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LabelError(
+            f"found a label of {name} that JSON can't hold ({error}); expected plain data, null where a value is missing"
+        ) from error
 
 
 def read_labels(workspace: Workspace) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _history(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _change(column: np.ndarray, history: np.ndarray, recent: np.ndarray) -> np.ndarray:
     values, there, _ = _history(column)
     future = there & ~history
-    latest = np.where(future.any(axis=1)[:, None], future, there & recent)
+    latest = np.where(future.any(axis=1, keepdims=True), future, there & recent)
     before = there & history
     now, then = _mean(values, latest), _mean(values, before)
     known = latest.any(axis=1) & before.any(axis=1)

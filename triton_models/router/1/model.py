@@ -102,7 +102,10 @@ class TritonPythonModel:
                         "arm": one.arm.name,
                         "ms": milliseconds,
                         "out": [value if math.isfinite(value) else None for value in values],
-                        "sum": {name: round(column[row], 6) for name, column in summaries.items()},
+                        "sum": {
+                            name: round(column[row], 6) if math.isfinite(column[row]) else None
+                            for name, column in summaries.items()
+                        },
                     }
                 )
                 row += 1
