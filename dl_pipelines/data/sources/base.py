@@ -101,8 +101,8 @@ class Source(ABC):
     def live(self, start: int, count: int, task: Task) -> pa.Table:
         """Held-back records `start` to `start + count`, for replayed traffic. Raises SourceError if too few."""
         raise SourceError(
-            f"found no held-back records in the source {self.name}; expected one that holds some back (demand, digits); "
-            "set monitoring.traffic to clients"
+            f"found no held-back records in the source {self.name}; expected one that holds some back (demand, "
+            "digits); set monitoring.traffic to clients"
         )
 
     def live_rows(self, start: int, count: int, task: Task) -> Rows:

@@ -257,8 +257,8 @@ def test_a_task_that_reads_no_files(album):
 
 def test_a_source_that_holds_nothing_back(album, animals):
     assert said(lambda: source(album).live(0, 5, animals)) == (
-        "found no held-back records in the source image_folder; expected one that holds some back (demand, digits); set "
-        "monitoring.traffic to clients"
+        "found no held-back records in the source image_folder; expected one that holds some back (demand, digits); "
+        "set monitoring.traffic to clients"
     )
 
 
