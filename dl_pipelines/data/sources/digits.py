@@ -103,6 +103,11 @@ class Digits(Source):
         import numpy as np
         import pyarrow as pa
 
+        if task.kind != "image":
+            raise SourceError(
+                f"found the task {task.name}, of the kind {task.kind}; expected image_classification for digits; "
+                "change problem.task or data.source"
+            )
         images, labels, positions = _load()
         chosen = slice(start, end)
         pixels = _fit(images[chosen], task)

@@ -49,7 +49,7 @@ def columns_of(task: Task, source: str) -> Columns:
     """The columns of a task about series. Raises SourceError for another task."""
     if task.kind != "series":
         raise SourceError(
-            f"found the task {task.name}, which is about {task.kind}s; expected forecasting for {source}; "
+            f"found the task {task.name}, of the kind {task.kind}; expected forecasting for {source}; "
             "change problem.task or data.source"
         )
     fields = task.fields()

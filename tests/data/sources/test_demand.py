@@ -191,7 +191,7 @@ def test_another_task_is_refused(digits_task):
     with pytest.raises(SourceError) as caught:
         source().read_day(date(2021, 1, 1), digits_task)
     assert str(caught.value) == (
-        "found the task image_classification, which is about images; expected forecasting for demand; change "
+        "found the task image_classification, of the kind image; expected forecasting for demand; change "
         "problem.task or data.source"
     )
 

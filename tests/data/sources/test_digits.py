@@ -102,3 +102,14 @@ def test_too_few_are_held_back(digits_task):
 def test_there_are_only_so_many_digits():
     with pytest.raises(ValueError, match="first_records \\+ live_records at most 1797, the digits there are"):
         source(first_records=1500, live_records=500)
+
+
+def test_another_task_is_refused():
+    from dl_pipelines.tasks.forecasting import Forecasting
+
+    with pytest.raises(SourceError) as caught:
+        source().read_day(date(2026, 1, 1), Forecasting(Forecasting.Params()))
+    assert str(caught.value) == (
+        "found the task forecasting, of the kind series; expected image_classification for digits; change "
+        "problem.task or data.source"
+    )

@@ -401,7 +401,7 @@ def test_nested_values_are_refused(tmp_path):
 
 def test_another_task_is_refused(at, digits_task):
     assert refusal(at(LINES), digits_task) == (
-        "found the task image_classification, which is about images; expected forecasting for series_files; change "
+        "found the task image_classification, of the kind image; expected forecasting for series_files; change "
         "problem.task or data.source"
     )
 
