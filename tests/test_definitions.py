@@ -175,7 +175,8 @@ def test_a_wrong_brief_says_what_is_wrong(home, briefs):
         definitions.defs()
     assert str(refused.value).splitlines() == [
         f"{path}:12: training.epochs: found 0; expected greater than or equal to 1",
-        f"{path}:2: data.source.name: found 'digit'; expected one of digits, image_folder (did you mean 'digits'?)",
+        f"{path}:2: data.source.name: found 'digit'; expected one of demand, digits, image_folder, series_files, sql, "
+        "statsmodels_series (did you mean 'digits'?)",
     ]
 
 

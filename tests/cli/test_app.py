@@ -154,7 +154,11 @@ def test_wrong_days_of_a_backfill(dlp, brief, tmp_path, first, last, said):
             {"architecture": {"family": "resnet"}},
             "architecture.family.name: found 'resnet'; expected one of cnn",
         ),
-        ({"data": {"source": "digit"}}, "expected one of digits, image_folder (did you mean 'digits'?)"),
+        (
+            {"data": {"source": "digit"}},
+            "expected one of demand, digits, image_folder, series_files, sql, statsmodels_series (did you "
+            "mean 'digits'?)",
+        ),
     ],
 )
 def test_what_does_not_exist_is_answered_with_what_does(dlp, tmp_path, changed: dict[str, Any], said):
