@@ -124,7 +124,8 @@ def test_a_wrong_field(added: str, message: str | None):
         (", params: {classes: [a, b]}", "", "b.yaml:3: problem.task.params.classes: found nothing; expected this "
                                             "field, which has no default"),
         ("source: digits", "source: digit", "b.yaml:5: data.source.name: found 'digit'; expected one of demand, "
-                                            "digits, image_folder, series_files, sql, statsmodels_series (did you mean 'digits'?)"),
+                                            "digits, image_folder, series_files, sql, statsmodels_series (did you mean "
+                                            "'digits'?)"),
         ("source: digits", "source: {name: digits, params: {first_records: 1500}}",
          "b.yaml:5: data.source.params: expected first_records + live_records at most 1797, the digits there are"),
         ("source: digits", "source: digits\n  augmentation: {offline: [noise, rotate]}",
