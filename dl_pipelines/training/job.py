@@ -8,6 +8,7 @@ from typing import Any
 
 from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, TaskRef, Training
 from dl_pipelines.store import durable
+from dl_pipelines.tasks.base import Rows
 
 RESULT = "result.json"
 PROGRESS = "progress.jsonl"
@@ -45,6 +46,14 @@ class Job:
                   "augmentation": AugmentationPlan}  # fmt: skip
         made = {name: model.model_validate(plain[name]) for name, model in models.items()}
         return cls(folder=path.parent, statistics=plain["statistics"], **made)
+
+
+def write_rows(folder: Path, split: str, rows: Rows) -> None:
+    """The rows of a split as the workers read them, by mapping into memory."""
+    import numpy as np
+
+    for name, value in (("inputs", rows.inputs), ("targets", rows.targets), ("ids", rows.ids.astype(str))):
+        np.save(folder / f"{split}_{name}.npy", value, allow_pickle=False)
 
 
 @dataclass(frozen=True)

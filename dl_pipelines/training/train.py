@@ -15,7 +15,7 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Rows, Task
-from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
+from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job, write_rows
 from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
 from dl_pipelines.training.warm import START, copy_weights, earlier_model
 
@@ -91,7 +91,7 @@ def _prepare(
     statistics = task.fit(table, splits_of(window, table, data, task) == "train")
     _check(rows, distributed)
     for split, found in rows.items():
-        _write_rows(draft.work, split, found)
+        write_rows(draft.work, split, found)
     if WARM_START in draft.parents:
         shutil.copyfile(draft.parents[WARM_START].verify().file("weights.safetensors"), draft.work / START)
     job = Job(draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation, statistics)
@@ -106,13 +106,6 @@ def _check(rows: Mapping[str, Rows], distributed: Distributed) -> None:
             f"found {len(rows['train'])} train records; expected at least {least} for {distributed.workers} worker(s); "
             "bring more records, or set distributed.workers lower"
         )
-
-
-def _write_rows(folder: Path, split: str, rows: Rows) -> None:
-    import numpy as np
-
-    for name, value in (("inputs", rows.inputs), ("targets", rows.targets), ("ids", rows.ids.astype(str))):
-        np.save(folder / f"{split}_{name}.npy", value, allow_pickle=False)
 
 
 def _launch(job: Job, launcher: Launcher, workspace: Workspace) -> None:
@@ -178,7 +171,8 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     result, supervised = durable.read_json(job.folder / RESULT), durable.read_json(job.folder / OUTCOME)
     shutil.copyfile(job.folder / FINAL, draft.file("weights.safetensors"))
     weights = load_file(draft.file("weights.safetensors"))
-    network = FAMILIES.make(job.family).network(task, job.statistics)
+    recipe = FAMILIES.make(job.family).recipe(task, job.statistics, job.training)
+    network = recipe.network
     network.load_state_dict(weights)
     parameters, curves = count_parameters(network), [_without_seconds(line) for line in result["curves"]]
     draft.write_json("curves.json", curves)
@@ -187,6 +181,7 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     draft.write_json("model.json", {
         "family": job.family.model_dump(mode="json"), "task": job.task.model_dump(mode="json"),
         "parameters": parameters, "statistics": job.statistics,
+        "objectives": [objective.name for phase in recipe.phases for objective in phase.objectives],
         "communicator": result["communicator"], "workers": result["workers"], **started,
     })  # fmt: skip
     finite = all(bool(value.isfinite().all()) for value in weights.values())
