@@ -7,19 +7,14 @@ one that stands alone, for Dagster.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dl_pipelines.evaluation.svg import BOTTOM, RIGHT, TOP, WIDTH, Plane, dot, drawing, label, safe
-from dl_pipelines.evaluation.wording import in_unit, number
+from dl_pipelines.evaluation.bars import BROAD, Picture, Show, baselines, marked, short, words
+from dl_pipelines.evaluation.svg import WIDTH, Plane, dot, drawing, label
+from dl_pipelines.evaluation.wording import number
 from dl_pipelines.tasks.base import Metric
 
-Picture = tuple[str, str]
-"""What it shows, and the SVG element."""
-Show = Callable[[Any], str]
-BROAD = 500
-"""Pixels across of a forecast."""
-MOST_BARS = 12
 STYLE = (
     "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#1c1e21}.middle{text-anchor:middle}"
     ".end{text-anchor:end}.axis-name{fill:#62676d}.title{font-weight:600;font-size:13px}.small{font-size:11px}"
@@ -70,7 +65,7 @@ def _forecast(example: Mapping[str, Any], simulated: bool) -> Picture:
     low, high = example.get("low"), example.get("high")
     lines = [past, example["actual"], ahead, low or [], high or []]
     plane = Plane((before[0] if past else 0, after[-1]), _ends(value for line in lines for value in line), BROAD, 210)
-    name = f"{example['item']}, {len(ahead)} steps from {example['origin']}{_of(simulated)}"
+    name = f"{example['item']}, {len(ahead)} steps from {example['origin']}{marked(simulated)}"
     dates = [*example["history_dates"], *example["dates"]]
     parts = [*plane.grid(number), *plane.names({plane.x[0]: dates[0], 0: example["origin"], plane.x[1]: dates[-1]}, "")]
     if low and high:
@@ -85,7 +80,9 @@ def _forecast(example: Mapping[str, Any], simulated: bool) -> Picture:
     if low and high:
         start, end = example["interval"]
         keys.append(("band band-0", f"{number(round(100 * (end - start), 6))}%"))
-    return name, drawing([label(8, 14, _short(name, 44), "title"), *parts, *plane.legend(keys)], BROAD, 210, name)
+    return name, drawing(
+        [label(8, 14, short(name, 60), "title"), *parts, *plane.legend(keys, below=True)], BROAD, 210, name
+    )
 
 
 def by_horizon(details: Mapping[str, Any], metrics: Mapping[str, Metric], simulated: bool = False) -> list[Picture]:
@@ -100,11 +97,11 @@ def by_horizon(details: Mapping[str, Any], metrics: Mapping[str, Metric], simula
 def _steps(name: str, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], simulated: bool) -> Picture:
     steps = [row["step"] for row in rows]
     value, low, high = ([row[name][key] if name in row else None for row in rows] for key in ("value", "low", "high"))
-    about, show = _about(name, metrics)
-    ends = _ends([*low, *high, *value], zero=metrics[name].better == "lower" if name in metrics else False)
-    plane, title = Plane((steps[0], steps[-1]), ends), f"{about} by steps ahead{_of(simulated)}"
+    said, show = words(name, metrics)
+    ends = _ends([*low, *high, *value], *_limits(name, metrics))
+    plane, title = Plane((steps[0], steps[-1]), ends), f"{said}{marked(simulated)}"
     ticks = {at: str(at) for at in (steps[0], steps[len(steps) // 2], steps[-1])}
-    parts = [label(8, 14, _short(title, 50), "title"), *plane.grid(show), *plane.names(ticks, "steps ahead")]
+    parts = [label(8, 14, short(title, 44), "title"), *plane.grid(show), *plane.names(ticks, "steps ahead")]
     parts += [plane.band(steps, low, high, "band-0"), plane.line(steps, value, "stroke-0")]
     parts += [
         dot(plane.place(at, float(found)), "series-0", f"{at} ahead: {show(found)}")
@@ -122,109 +119,37 @@ def backtest(details: Mapping[str, Any], metrics: Mapping[str, Metric], simulate
     if all({"actual", "forecast"} <= row.keys() for row in rows):
         lines = {"stroke-ink": [row["actual"] for row in rows], "stroke-0": [row["forecast"] for row in rows]}
         keys = [("series-ink", "actual"), ("series-0", "forecast")]
-        found.append(_over_time(f"Total by origin{_of(simulated)}", rows, lines, number, keys, zero=False))
+        found.append(_over_time(f"Total of the horizon{marked(simulated)}", rows, lines, number, keys, (False, None)))
     for name in [name for name in rows[0] if name in metrics]:
-        about, show = _about(name, metrics)
-        zero = metrics[name].better == "lower"
+        said, show = words(name, metrics)
         values = {"stroke-0": [row.get(name) for row in rows]}
-        found.append(_over_time(f"{about} by origin{_of(simulated)}", rows, values, show, [], zero))
+        found.append(_over_time(f"{said}{marked(simulated)}", rows, values, show, [], _limits(name, metrics)))
     return found
 
 
 def _over_time(
     title: str, rows: Sequence[Mapping[str, Any]], lines: Mapping[str, Sequence[float | None]], show: Show,
-    keys: Sequence[tuple[str, str]], zero: bool,
+    keys: Sequence[tuple[str, str]], limits: tuple[bool, float | None],
 ) -> Picture:  # fmt: skip
     places, last = range(len(rows)), len(rows) - 1
-    plane = Plane((0, last), _ends((value for line in lines.values() for value in line), zero))
-    parts = [label(8, 14, _short(title, 30 if keys else 50), "title"), *plane.grid(show)]
-    parts += plane.names({0: rows[0]["date"], last: rows[-1]["date"]}, "origin")
+    plane = Plane((0, last), _ends((value for line in lines.values() for value in line), *limits))
+    parts = [label(8, 14, short(title, 44), "title"), *plane.grid(show)]
+    parts += plane.names({0: rows[0]["date"], last: rows[-1]["date"]}, "" if keys else "origin")
     parts += [plane.line(places, line, kind) for kind, line in lines.items()]
-    return title, drawing([*parts, *plane.legend(keys)], WIDTH, plane.height, title)
+    return title, drawing([*parts, *plane.legend(keys, below=True)], WIDTH, plane.height, title)
 
 
-def baselines(against: Mapping[str, Any], metrics: Mapping[str, Metric], simulated: bool = False) -> list[Picture]:
-    """Bars with whiskers of each metric: this model, what it has to beat, and the floor where there is one."""
-    found: list[Picture] = []
-    for name in against.get("metrics") or []:
-        rows = [row for row in against["rows"] if row["metric"] == name]
-        if not rows:
-            continue
-        about, show = _about(name, metrics)
-        listed = [("this model", rows[0]["ours"], "chosen")]
-        listed += [(_said(row["baseline"]), row["theirs"], "") for row in rows]
-        title = f"{about}: this model and its baselines{_of(simulated)}"
-        found.append((title, bars(title, listed[:MOST_BARS], show)))
-    return found
+def _limits(name: str, metrics: Mapping[str, Metric]) -> tuple[bool, float | None]:
+    """Of a metric's axis: whether it starts at 0 (errors), and where it ends at the latest (shares that are good)."""
+    better = metrics[name].better if name in metrics else "lower"
+    return better == "lower", 1.0 if better == "higher" and metrics[name].unit == "share" else None
 
 
-def bars(title: str, rows: Sequence[tuple[str, Mapping[str, float], str]], show: Show) -> str:
-    """Bars from 0 with the interval of each as a whisker: name, estimate, class."""
-    left, height = 150, TOP + 26 * len(rows) + 12
-    most = max((max(row["high"], row["value"]) for _, row, _ in rows), default=0) or 1
-    scale = (BROAD - left - 130) / most
-    parts = [label(8, 14, _short(title, 70), "title")]
-    for place, (name, row, kind) in enumerate(rows):
-        y = TOP + 14 + 26 * place
-        width, low, high = (max(0.0, row[key]) * scale for key in ("value", "low", "high"))
-        told = f"{show(row['value'])} [{show(row['low'])}, {show(row['high'])}]"
-        parts += [
-            label(left - 8, y + 4, _short(name, 22), "end"),
-            f'<rect class="bar {kind}" x="{left}" y="{y - 8}" width="{max(1.0, width):.1f}" height="16" rx="2">'
-            f"<title>{safe(name)}: {safe(told)}</title></rect>",
-            f'<path class="whisker" d="M{left + low:.1f} {y}H{left + high:.1f}M{left + low:.1f} {y - 4}v8'
-            f'M{left + high:.1f} {y - 4}v8"/>',
-            label(left + max(width, high) + 6, y + 4, told, "small"),
-        ]
-    return drawing(parts, BROAD, height, title)
-
-
-def effects(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], show: Show) -> str:
-    """Points with their intervals on both sides of 0: name, estimate."""
-    left, height = 150, TOP + 26 * len(rows) + BOTTOM
-    most = max((abs(row[key]) for _, row in rows for key in ("value", "low", "high")), default=0) or 1
-    middle, scale = left + (BROAD - left - RIGHT) / 2, (BROAD - left - 2 * RIGHT) / 2 / most
-    parts = [
-        label(8, 14, _short(title, 70), "title"),
-        f'<path class="limit" d="M{middle:.1f} {TOP}V{height - BOTTOM + 4}"/>',
-        *(label(middle + at * scale, height - BOTTOM + 18, show(at), "middle") for at in (-most, 0.0, most)),
-    ]
-    for place, (name, row) in enumerate(rows):
-        y = TOP + 14 + 26 * place
-        low, high = middle + row["low"] * scale, middle + row["high"] * scale
-        told = f"{name}: {show(row['value'])} [{show(row['low'])}, {show(row['high'])}]"
-        parts += [
-            label(left - 8, y + 4, _short(name, 22), "end"),
-            f'<path class="whisker" d="M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8"/>',
-            dot((middle + row["value"] * scale, y), "series-0", told).replace('r="2.5"', 'r="4.5"'),
-        ]
-    return drawing(parts, BROAD, height, title)
-
-
-def _about(name: str, metrics: Mapping[str, Metric]) -> tuple[str, Show]:
-    """A metric's name for people, and how its values are written."""
-    unit = metrics[name].unit if name in metrics else ""
-    return (metrics[name].label if name in metrics else name), lambda value: in_unit(value, unit)
-
-
-def _ends(values: Iterable[float | None], zero: bool = False) -> tuple[float, float]:
-    """The least and the largest value with some room, or from 0 on."""
+def _ends(values: Iterable[float | None], zero: bool = False, most: float | None = None) -> tuple[float, float]:
+    """The least and the largest value with some room, or from 0 on, or up to `most`."""
     there = [value for value in values if value is not None]
     if not there:
         return 0.0, 1.0
     low, high = (min(0.0, *there), max(there)) if zero else (min(there), max(there))
     room = 0.04 * (high - low) or abs(high) * 0.04 or 1.0
-    return (low if zero else low - room), high + room
-
-
-def _of(simulated: bool) -> str:
-    return " (simulated)" if simulated else ""
-
-
-def _said(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _short(text: str, most: int) -> str:
-    """The end stays: it says whether data is simulated."""
-    return text if len(text) <= most else f"{text[: most // 2 - 2]} ... {text[-(most // 2 - 2) :]}"
+    return (low if zero else low - room), high + room if most is None else min(most, high + room)

@@ -81,13 +81,13 @@ class Plane:
         """A dashed line from left to right."""
         return f'<path class="limit" d="M{LEFT} {self.place(self.x[0], y)[1]:.1f}H{self.width - RIGHT:g}"/>'
 
-    def legend(self, named: Sequence[tuple[str, str]]) -> list[str]:
-        """What the colours mean, from the right end of the title's line."""
-        parts, x = [], self.width - RIGHT
+    def legend(self, named: Sequence[tuple[str, str]], below: bool = False) -> list[str]:
+        """What the colours mean, up to the right end of the title's line or of the last one."""
+        parts, x, y = [], self.width - RIGHT, self.height - 4 if below else 14
         for kind, name in reversed(named):
             x -= 6.2 * len(name)
-            parts.append(label(x, 14, name, "small"))
-            parts.append(f'<rect class="{kind}" x="{x - 13:.1f}" y="6" width="9" height="9" rx="2"/>')
+            parts.append(label(x, y, name, "small"))
+            parts.append(f'<rect class="{kind}" x="{x - 13:.1f}" y="{y - 8:g}" width="9" height="9" rx="2"/>')
             x -= 24
         return parts
 
@@ -146,7 +146,7 @@ def label(x: float, y: float, text: str, kind: str) -> str:
 
 
 def safe(value: object) -> str:
-    """A value as text that can stand in markup."""
+    """A value as text that can stand in markup; what can't be printed, which XML forbids, is a question mark."""
     from html import escape
 
-    return escape(str(value), quote=True)
+    return escape("".join(letter if letter.isprintable() else "?" for letter in str(value)), quote=True)

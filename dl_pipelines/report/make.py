@@ -8,7 +8,8 @@ from typing import Any
 from dl_pipelines.brief import Brief
 from dl_pipelines.report import scoring
 from dl_pipelines.report.assemble import FilledReport, assemble
-from dl_pipelines.report.collect import Collected, Facts, collect, read
+from dl_pipelines.report.collect import Collected, collect, read
+from dl_pipelines.report.facts import Facts
 from dl_pipelines.report.render import headline, to_html, to_markdown
 from dl_pipelines.report.sections import all_cells, all_extras
 from dl_pipelines.report.template import TEMPLATES, framework, parse

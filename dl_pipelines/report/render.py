@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, number, plural
-from dl_pipelines.report import charts
+from dl_pipelines.report import charts, evaluated
 from dl_pipelines.report.assemble import FilledReport, FilledRow
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval
-from dl_pipelines.report.collect import ON_DEMAND, Facts, digest_of
+from dl_pipelines.report.collect import MODEL, ON_DEMAND
+from dl_pipelines.report.facts import Facts, digest_of
+from dl_pipelines.report.sections.against import unbeaten
 from dl_pipelines.report.template import TEMPLATES, Filled
 from dl_pipelines.store.digest import SHORT
 
@@ -28,8 +30,9 @@ def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str
     """report.html: one file, no script, nothing loaded from elsewhere."""
     context = _context(facts, report, plain)
     drawn = {
-        2: [charts.ablation(facts)], 4: [charts.training_curves(facts)],
-        6: [charts.confusion(facts), *charts.evaluated(facts)], 7: [charts.ledger(facts)], 9: [charts.drift(facts)],
+        2: [evaluated.ablation(facts)], 4: [charts.training_curves(facts)],
+        6: [evaluated.confusion(facts), *evaluated.pictured(facts)],
+        7: [charts.ledger(facts)], 9: [charts.drift(facts)],
     }  # fmt: skip
     context["charts"] = {number_: [chart for chart in found if chart] for number_, found in drawn.items()}
     return _environment(escape=True).get_template("report.html.j2").render(**context)
@@ -54,6 +57,7 @@ def _context(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> di
         "verdict": plain["verdict"],
         "headline": headline(plain["verdict"]),
         "targets": [_target(facts, target) for target in plain["verdict"]["targets"]],
+        "unbeaten": unbeaten(facts),
         "lineage": lineage(facts),
         "gates": list(_gates(facts)),
         "ledger": charts.ledger_rows(facts),
@@ -110,9 +114,8 @@ def lineage(facts: Facts) -> list[dict[str, Any]]:
             line.append({"stage": stage, "digest": digest, "note": f"{several}{documents[-1].day}"})
         else:
             line.append({"stage": stage, "digest": None, "note": _why(facts, stage)})
-    order = ("training_window", "trained_model", "evaluation", "compressed_model", "triton_repository",
-             "prediction_log", "drift_report")  # fmt: skip
-    for stage in (*order, *(name for name in ON_DEMAND if name in facts.documents)):
+    there = (name for name in ON_DEMAND if name in facts.documents)
+    for stage in ("training_window", *MODEL, *there):
         found = facts.documents.get(stage)
         note = _seconds(found.files["outcome.json"]["seconds"]) if found else _why(facts, stage)
         line.append({"stage": stage, "digest": found.short if found else None, "note": note})

@@ -9,7 +9,7 @@ from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
 from dl_pipelines.evaluation.slices import GATED_ROWS
 from dl_pipelines.evaluation.wording import in_unit, number
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, made, not_measured
-from dl_pipelines.report.collect import REPORT, Facts, pointer
+from dl_pipelines.report.facts import REPORT, Facts, pointer
 
 MET, MISSED, BLOCKED = "met", "missed", "blocked"
 _LEDGER_FIGURE = {"latency_p50_ms": "latency_p50_ms", "size_mb": "size_mb"}

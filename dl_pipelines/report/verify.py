@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dl_pipelines.report.cells import NOT_APPLICABLE, NOT_MEASURED, OPERATIONS, Source
-from dl_pipelines.report.collect import BRIEF, LIBRARY, REPORT, digest_of, follow
+from dl_pipelines.report.facts import BRIEF, LIBRARY, REPORT, digest_of, follow
 from dl_pipelines.report.template import Block, Document, Section, Table, placeholders
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import MANIFEST, OUTCOME, Artifact

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dl_pipelines.report.collect import Document, Facts
+from dl_pipelines.report.facts import Document, Facts
 from dl_pipelines.report.render import headline
 from dl_pipelines.report.verdict import BLOCKED, MET, MISSED, judge
 from dl_pipelines.tasks.classification import METRICS

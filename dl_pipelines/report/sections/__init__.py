@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dl_pipelines.report.cells import Cell, Extra
-from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.facts import Facts
 from dl_pipelines.report.sections import (
     architecture,
     compression,

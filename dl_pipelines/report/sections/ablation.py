@@ -6,7 +6,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, plural
 from dl_pipelines.report.cells import Cell, Extra, Found, interval, not_measured, told
-from dl_pipelines.report.collect import Facts, pointer
+from dl_pipelines.report.facts import Facts, pointer
 
 STAGE = "augmentation_ablation"
 TITLE = "What each augmentation is worth"

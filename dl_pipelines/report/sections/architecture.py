@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dl_pipelines.report.cells import Cell, Extra, Found, made, not_applicable, told
-from dl_pipelines.report.collect import REPORT, Facts, library, pointer
+from dl_pipelines.report.facts import REPORT, Facts, library, pointer
 
 _ROWS = {"CONV": "Convolutional", "POOL": "Pooling", "DENSE": "Dense/FC", "DROP": "Dropout", "BN": "Batch Norm"}
 _FIELDS = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from dl_pipelines.evaluation.wording import number, percent
+from dl_pipelines.evaluation.wording import in_unit, number
 from dl_pipelines.report.cells import Cell, Found, interval, not_applicable, not_measured, told
-from dl_pipelines.report.collect import Facts, pointer
+from dl_pipelines.report.facts import Facts, pointer
 
 _LEDGER = "outcome.json#/measured/ledger"
 _KINDS = {
@@ -77,8 +78,8 @@ def _estimate(facts: Facts, position: int, name: str, unit: str, show: Any) -> C
 
 def _loss(facts: Facts, position: int) -> Cell:
     unit = facts.metrics[facts.primary].unit
-    cell = _estimate(facts, position, "loss", unit, percent)
-    return cell.noted(f"of {facts.primary}, paired, validation rows")
+    cell = _estimate(facts, position, "loss", unit, lambda value: in_unit(value, unit))
+    return replace(cell, whole=True).noted(f"of {facts.primary}, paired, validation rows")
 
 
 def _mixed(facts: Facts) -> dict[str, Cell]:

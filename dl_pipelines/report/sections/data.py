@@ -6,7 +6,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import number, percent, plural
 from dl_pipelines.report.cells import NOT_APPLICABLE, Cell, Extra, Found, made, not_applicable, told
-from dl_pipelines.report.collect import REPORT, Facts, library, pointer
+from dl_pipelines.report.facts import REPORT, Facts, library, pointer
 from dl_pipelines.report.sections.ablation import ablation
 
 _COUNTS = ("clean", "records", "quarantined", "duplicates", "unreadable")
@@ -37,7 +37,9 @@ def _sources(facts: Facts) -> dict[str, Cell]:
         )
     }  # fmt: skip
     if facts.simulated:
-        volume, about["DATA_TYPES"] = volume.noted("(simulated)"), about["DATA_TYPES"].noted("(simulated)")
+        volume = volume.noted("(simulated)")
+        if "simulated" not in about["DATA_TYPES"].text:
+            about["DATA_TYPES"] = about["DATA_TYPES"].noted("(simulated)")
     return {"RAW_VOLUME": volume, **about}
 
 

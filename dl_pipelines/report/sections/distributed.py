@@ -7,7 +7,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import number, plural
 from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, told
-from dl_pipelines.report.collect import Facts, library
+from dl_pipelines.report.facts import Facts, library
 
 _MEASURED = "outcome.json#/measured"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit
 from dl_pipelines.report.cells import Cell, Extra, Found, interval, not_applicable, not_measured
-from dl_pipelines.report.collect import REPORT, Facts, pointer
+from dl_pipelines.report.facts import REPORT, Facts, pointer
 from dl_pipelines.report.sections.against import against
 from dl_pipelines.tasks.base import Metric
 

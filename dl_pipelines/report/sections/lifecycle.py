@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dl_pipelines.evaluation.wording import number, percent, plural
 from dl_pipelines.report.cells import Cell, not_applicable, not_measured, told
-from dl_pipelines.report.collect import REPORT, Facts, library
+from dl_pipelines.report.facts import REPORT, Facts, library
 from dl_pipelines.report.sections.opening import said
 
 _COLUMNS = ("FREQ", "TRIGGER", "PROCESS", "VAL", "ROLLBACK")

@@ -6,7 +6,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import number, percent
 from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, told
-from dl_pipelines.report.collect import REPORT, Facts, library
+from dl_pipelines.report.facts import REPORT, Facts, library
 
 _COLUMNS = ("METRICS", "THRESH", "FREQ", "RESPONSE", "ESCALATE")
 
@@ -77,14 +77,13 @@ def _drift(facts: Facts) -> tuple[Cell, ...]:
 
 
 def _features(windows: list[dict[str, Any]]) -> dict[str, float]:
-    """Thresholds by feature, of the first window that was decided."""
+    """Thresholds by feature, of the first window that decided on each: residuals wait for labels."""
+    found: dict[str, float] = {}
     for window in windows:
-        found = {
-            item["name"]: item["threshold"] for item in window.get("features", []) if item.get("threshold") is not None
-        }
-        if found:
-            return found
-    return {}
+        for item in window.get("features", []):
+            if item.get("threshold") is not None:
+                found.setdefault(item["name"], item["threshold"])
+    return found
 
 
 def _quality(facts: Facts) -> tuple[Cell, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, number, percent, plural
 from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
-from dl_pipelines.report.collect import BRIEF, Facts, library
+from dl_pipelines.report.facts import BRIEF, Facts, library
 
 _ORDER = {"served": 0, "compressed": 1, "trained": 2}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dl_pipelines.evaluation.wording import number
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured
-from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.facts import Facts
 from dl_pipelines.report.sections.evaluation import estimate
 from dl_pipelines.report.sections.opening import said
 

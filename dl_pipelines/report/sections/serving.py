@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dl_pipelines.evaluation.wording import number, percent, plural
 from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
-from dl_pipelines.report.collect import Facts, library
+from dl_pipelines.report.facts import Facts, library
 
 _LATENCY = "outcome.json#/measured/latency"
 

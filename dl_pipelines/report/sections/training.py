@@ -6,7 +6,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.wording import number
 from dl_pipelines.report.cells import Cell, Found, made, not_measured, told
-from dl_pipelines.report.collect import Facts
+from dl_pipelines.report.facts import Facts
 
 _ASKED = {"LR": "learning_rate", "BATCH": "batch_size", "EPOCH": "epochs", "OPT": "optimizer"}
 _UNITS = {"BATCH": "records a worker and step", "EPOCH": "epochs"}
