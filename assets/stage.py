@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -14,6 +15,7 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from resources import results
 from resources.attempt import attempt
+from resources.events import together
 from resources.instance import POOL
 from resources.lost import mark
 from resources.workspaces import Finished, WorkspaceResource
@@ -40,6 +42,8 @@ class Step:
 
 
 Make = Callable[[Step], Artifact]
+MakeDays = Callable[[Step, Sequence[date]], Iterator[tuple[date, Artifact | StageSkipped]]]
+"""Many days at once; the step is that of the first of them."""
 Deps = Sequence[str | tuple[str, dg.PartitionMapping]]
 NONE: Mapping[str, str] = {}
 
@@ -54,6 +58,7 @@ def stage_asset(
     stage: str,
     make: Make,
     *,
+    make_days: MakeDays | None = None,
     partitions: dg.PartitionsDefinition,
     deps: Deps = (),
     blocking: Mapping[str, str] = NONE,
@@ -63,16 +68,16 @@ def stage_asset(
 ) -> dg.AssetsDefinition:
     """The asset of one stage of one brief; `blocking` and `warning` are its gates with what each is about.
 
-    Days run together in one run, models one partition a run.
+    A stage that the brief's task has not is no dependency. Days run together in one run, models one partition a run.
     """
     key, about = key_of(brief, stage), {**blocking, **warning}
     declared = {name: name in blocking for name in about}
-    daily = isinstance(partitions, dg.DailyPartitionsDefinition)
+    daily, left_out = isinstance(partitions, dg.DailyPartitionsDefinition), catalog.task_of(brief).not_applicable
 
     @dg.asset(
         key=key,
         group_name=brief.project,
-        deps=[_dep(brief, dep) for dep in deps],
+        deps=[_dep(brief, dep) for dep in deps if _name(dep) not in left_out],
         partitions_def=partitions,
         check_specs=[
             dg.AssetCheckSpec(name, asset=key, blocking=blocks, partitions_def=partitions, description=about[name])
@@ -87,11 +92,17 @@ def stage_asset(
     )
     def compute(context: dg.AssetExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]):
         mark(context.instance, context.run)
-        keys = context.partition_keys
-        made = {name: _make(context, workspaces, brief, stage, make, name) for name in keys}
-        yield from _results(context, key, declared, made)
+        work = _Work(context, workspaces, workspaces.open(brief.project, context.log.info), brief, stage)
+        parts = [Partition.parse(name) for name in context.partition_keys]
+        made = work.together(make_days, parts) if make_days and len(parts) > 1 else work.one_by_one(make, parts)
+        with together(context.instance):
+            yield from _results(context, key, declared, made)
 
     return compute
+
+
+def _name(dep: str | tuple[str, dg.PartitionMapping]) -> str:
+    return dep if isinstance(dep, str) else dep[0]
 
 
 def _dep(brief: Brief, dep: str | tuple[str, dg.PartitionMapping]) -> dg.AssetDep:
@@ -100,28 +111,57 @@ def _dep(brief: Brief, dep: str | tuple[str, dg.PartitionMapping]) -> dg.AssetDe
     return dg.AssetDep(key_of(brief, dep[0]), partition_mapping=dep[1])
 
 
-def _make(
-    context: dg.AssetExecutionContext, workspaces: Any, brief: Brief, stage: str, make: Make, name: str
-) -> Artifact | StageSkipped:
-    """One partition: its artifact, or why there is nothing to do. Raises dg.Failure with the library's words."""
-    partition, started = Partition.parse(name), time.monotonic()
-    workspace: Workspace = workspaces.open(brief.project, context.log.info)
-    workspaces.watcher.started(stage, partition)
-    before = len(workspace.made)
+@dataclass(frozen=True)
+class _Work:
+    """One step of a run: partitions of one stage; whoever watches is told of each."""
 
-    def work() -> Artifact:
-        seen = catalog.brief_of(workspace.home, brief, partition.experiment)
-        return make(Step(context, workspace, partition, seen, catalog.task_of(seen)))
+    context: dg.AssetExecutionContext
+    workspaces: Any
+    workspace: Workspace
+    brief: Brief
+    stage: str
 
-    found = attempt(work)
-    seconds = time.monotonic() - started
-    if isinstance(found, StageSkipped):
-        context.log.warning(f"{partition.key} is skipped: {found.reason}")
-        workspaces.watcher.finished(Finished(stage, partition, seconds, skipped=found.reason))
-    else:
-        made = found.digest in {item.digest for item in workspace.made[before:]}
-        workspaces.watcher.finished(Finished(stage, partition, seconds, found, made))
-    return found
+    def step(self, partition: Partition) -> Step:
+        """What to compute a partition with."""
+        seen = catalog.brief_of(self.workspace.home, self.brief, partition.experiment)
+        return Step(self.context, self.workspace, partition, seen, catalog.task_of(seen))
+
+    def one_by_one(self, make: Make, parts: Sequence[Partition]) -> dict[str, Artifact | StageSkipped]:
+        """Each partition's artifact, or why there is nothing to do. Raises dg.Failure with the library's words."""
+        made, told = {}, set[str]()
+        for partition in parts:
+            self.workspaces.watcher.started(self.stage, partition)
+            started = time.monotonic()
+            made[partition.key] = attempt(lambda partition=partition: make(self.step(partition)))
+            self._tell(partition, made[partition.key], time.monotonic() - started, len(parts), told)
+        return made
+
+    def together(self, make: MakeDays, parts: Sequence[Partition]) -> dict[str, Artifact | StageSkipped]:
+        """The same for many days at once."""
+        made, told = {}, set[str]()
+        self.workspaces.watcher.started(self.stage, parts[0])
+        outcomes = attempt(lambda: make(self.step(parts[0]), [partition.day for partition in parts]))
+        assert not isinstance(outcomes, StageSkipped), "each day is skipped by itself"
+        while True:
+            started = time.monotonic()
+            found = attempt(lambda: next(outcomes, None))
+            if found is None:
+                return made
+            assert not isinstance(found, StageSkipped), "each day is skipped by itself"
+            partition = Partition(found[0])
+            made[partition.key] = found[1]
+            self._tell(partition, found[1], time.monotonic() - started, len(parts), told)
+
+    def _tell(
+        self, partition: Partition, found: Artifact | StageSkipped, seconds: float, among: int, told: set[str]
+    ) -> None:
+        end: dict[str, Any] = {"stage": self.stage, "partition": partition, "seconds": seconds, "among": among}
+        if isinstance(found, StageSkipped):
+            self.context.log.warning(f"{partition.key} is skipped: {found.reason}")
+            self.workspaces.watcher.finished(Finished(**end, skipped=found.reason))
+        else:
+            told |= {item.digest for item in self.workspace.made[len(told) :]}
+            self.workspaces.watcher.finished(Finished(**end, artifact=found, made=found.digest in told))
 
 
 def _results(

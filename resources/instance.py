@@ -16,6 +16,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dl_pipelines.store import durable
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.home import DATABASE_URL, Home
+from resources.events import BATCH, event_log
 
 DAGSTER_URL = "DLP_DAGSTER_DATABASE_URL"
 """Set by us for Dagster, which reads it by name: the URL with its password is never written to a file."""
@@ -74,7 +75,7 @@ def prepare(home: Home) -> Home:
     path, text = home.dagster / "dagster.yaml", yaml.safe_dump(settings(), sort_keys=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         durable.write_text(path, text)
-    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    os.environ.update(BATCH, DAGSTER_HOME=str(home.dagster))
     if on_postgres():
         os.environ[DAGSTER_URL] = dagster_url()
     return home
@@ -84,7 +85,8 @@ def prepare(home: Home) -> Home:
 def open_instance(home: Home) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of a home, for runs in this process. Raises as `prepare` does."""
     prepare(home)
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=_SILENT)) as instance:
+    overrides = _SILENT if on_postgres() else {**_SILENT, **event_log(home.dagster)}
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=overrides)) as instance:
         free_slots(instance)
         yield instance
 

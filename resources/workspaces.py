@@ -23,6 +23,14 @@ class Finished:
     artifact: Artifact | None = None
     made: bool = False
     skipped: str | None = None
+    among: int = 1
+    """Partitions that the same run is about."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a blocking gate did not pass."""
+        gates = self.artifact.gates if self.artifact else []
+        return any(gate.blocking and gate.passed is not True for gate in gates)
 
 
 class Watcher(Protocol):

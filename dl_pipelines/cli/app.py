@@ -244,42 +244,39 @@ def backfill(
     first: Annotated[str, typer.Option("--from", help="YYYY-MM-DD")],
     last: Annotated[str, typer.Option("--to", help="YYYY-MM-DD")],
     experiment: Annotated[list[str] | None, typer.Option(help="One or several; default: base")] = None,
+    every: Annotated[int, typer.Option(help="Days from one model to the next")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be made, and how long it takes")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train and report models of past days; moves no traffic. A day without records is skipped."""
+    """Train and report models of past days; moves no traffic. What is finished is passed over, so it may go on."""
     from dl_pipelines import catalog
 
     brief = catalog.load_brief(file)
     with _output(as_json) as put:
-        from assets.partitions import source_days
-        from dl_pipelines.cli.report import answer, backfill_table, exit_code
-        from dl_pipelines.cli.run import Interrupted, line, snapshot
+        from dl_pipelines.cli.backfill import chosen_days, plan_backfill
+        from dl_pipelines.cli.report import answer, backfill_code, backfill_table, plan_table
+        from dl_pipelines.cli.run import Interrupted, fill, line, snapshot
         from dl_pipelines.cli.screen import Screen, console
 
         start, end = _day(first, "--from"), _day(last, "--to")
         assert start and end
-        there = source_days(brief)
-        days = [found for found in there if start <= found <= end]
-        if not days:
-            near = f"from {there[0]} to {there[-1]}" if there else "none"
-            raise ValueError(
-                f"found no records of {brief.project} from {start} to {end}; expected days with records ({near}), "
-                "--from before --to"
-            )
-        place, names = _home(home).prepare(), experiment or ["base"]
-        for name in names:
-            catalog.brief_of(place, brief, name)
+        place, days = _home(home).prepare(), chosen_days(brief, start, end, every)
+        asked = plan_backfill(place, brief, days, experiment or ["base"])
+        for item in plan_table(asked):
+            console().print(item)
+        if plan:
+            put(asked.plain())
+            return
         snapshot(place, brief)
         try:
             with Screen(console()) as screen, line(place, brief, screen, [], False) as ready:
-                tags = {"dlp/backfill": f"{start}:{end}"}
-                runs = [ready.run(found, name, tags=tags) for found in days for name in names]
+                runs = fill(ready, asked, {"dlp/backfill": f"{start}:{end}"})
         except Interrupted:
             raise KeyboardInterrupt from None
         console().print(backfill_table(runs))
         put({"runs": [answer(place, brief, ran) for ran in runs]})
-    raise typer.Exit(max((exit_code(ran) for ran in runs), key=lambda code: (code in (1, 2), code)))
+    raise typer.Exit(backfill_code(runs))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from dl_pipelines.store.workspace import Partition, Workspace
 
 if TYPE_CHECKING:
     from dl_pipelines.brief import Brief
+    from dl_pipelines.cli.backfill import Backfill
     from dl_pipelines.cli.run import Ran
 
 _CODES = {"met": 0, "missed": 3}
@@ -109,6 +110,35 @@ def backfill_table(runs: list[Ran]) -> Table:
         why = "; ".join(f"{item.stage}: {item.message}" for item in ran.failures)
         rows.append((ran.partition.key, trained, verdict["verdict"] if verdict else "none", why))
     return plain_table("backfill (no traffic was moved)", ("partition", "model", "targets", "failed"), rows)
+
+
+def backfill_code(runs: list[Ran]) -> int:
+    """The exit code of a backfill: a fault of ours or of the input before a target that was missed."""
+    return max((exit_code(ran) for ran in runs), key=lambda code: (code in (1, 2), code))
+
+
+def plan_table(asked: Backfill) -> list[Table | str]:
+    """What a backfill is going to do, in a few lines."""
+    missing, work = asked.missing, asked.work
+    told: list[Table | str] = [
+        f"{len(asked.partitions)} models: {len(asked.finished)} finished, {len(missing)} to train"
+    ]
+    if missing:
+        told.append(f"to train: {_some([item.key for item in missing])}")
+    if work:
+        told.append(f"to bring in: {len(work)} of {len(asked.days)} days of data, {_some([str(day) for day in work])}")
+    else:
+        told.append(f"all {len(asked.days)} days of data are there")
+    if missing and asked.seconds is None:
+        told.append("how long it takes is not known: no model was trained in this home yet")
+    elif missing and asked.seconds is not None:
+        took = f"{asked.seconds:.0f} s a model, as the last ones took"
+        told.append(f"about {timedelta(seconds=round(asked.seconds * len(missing)))}: {took}")
+    return told
+
+
+def _some(found: list[str]) -> str:
+    return ", ".join(found) if len(found) <= 6 else f"{', '.join(found[:3])} ... {found[-1]}"
 
 
 def find_report(home: Home, project: str, day: date | None, experiment: str) -> Path:

@@ -24,7 +24,10 @@ from assets.project import DATA, MODEL, WINDOW, names, project_assets
 from assets.stage import key_of
 from dl_pipelines import catalog
 from dl_pipelines.brief import BASE, Brief, experiment_name, parse_settings
+from dl_pipelines.cli.backfill import Backfill, settle_model
+from dl_pipelines.data.plan import plan_days, settle_days
 from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.stages import daily_stages
 from dl_pipelines.data.window import window_days
 from dl_pipelines.serving.server import running
 from dl_pipelines.store import durable
@@ -154,33 +157,69 @@ class Line:
     watcher: Watcher
 
     def run(
-        self, day: date, experiment: str = BASE, until: str | None = None, tags: Mapping[str, str] | None = None
-    ) -> Ran:
-        """Everything that the partition needs, up to `until`. Raises Interrupted; a failed stage is in the answer."""
+        self, day: date, experiment: str = BASE, until: str | None = None, tags: Mapping[str, str] | None = None,
+        days: Sequence[date] | None = None,
+    ) -> Ran:  # fmt: skip
+        """Everything that the partition needs, up to `until`. Raises Interrupted; a failed stage is in the answer.
+
+        `days` are brought in first, by default those of its window.
+        """
         partition, stop = Partition(day, experiment), last_stage(until)
         self.instance.add_dynamic_partitions(experiments_name(self.brief), sorted({BASE, experiment}))
         ran, before = Ran(partition), len(self.ends)
-        try:
-            self._stages(ran, stop, dict(tags or {}))
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt) as error:
-            raise Interrupted from error
+        if days is None:
+            days = window_days(source_days(self.brief), day, self.brief.data.window_days)
+        with _interruptible():
+            self._stages(ran, stop, days, dict(tags or {}))
         ran.stages = self.ends[before:]
         ran.report = next((end.artifact for end in ran.stages if end.stage == REPORT), None)
+        if ran.report and not ran.failures:
+            settle_model(self.home, self.brief, partition)
         return ran
 
-    def _stages(self, ran: Ran, stop: int, tags: dict[str, str]) -> None:
+    def bring_in(self, days: Sequence[date], tags: Mapping[str, str] | None = None) -> Ran:
+        """The data stages of these days, in one run where no day between them is left out. Raises Interrupted."""
+        ran, before = Ran(Partition(max(days))), len(self.ends)
+        with _interruptible():
+            self._days(ran, self._wanted(DATA, len(STAGES)), days, dict(tags or {}))
+        ran.stages = self.ends[before:]
+        return ran
+
+    def finished(self, partition: Partition) -> Ran:
+        """What is there of a partition whose report is there; nothing is run."""
+        workspace, stages = Workspace(self.home, self.brief.project), self._wanted((*WINDOW, *MODEL), len(STAGES))
+        places = [(stage, partition.daily if stage in names(WINDOW) else partition) for stage in stages]
+        ends = [Finished(stage, place, 0.0, workspace.get(stage, place)) for stage, place in places]
+        return Ran(partition, ends, report=ends[-1].artifact)
+
+    def _wanted(self, stages: Sequence[Any], stop: int) -> list[str]:
+        """Names of those of some stages that the task has and that are not behind the position `stop`."""
         left_out = catalog.task_of(self.brief).not_applicable
-        wanted, day = [name for name in STAGES[: stop + 1] if name not in left_out], ran.partition.day
-        data = [name for name in names(DATA) if name in wanted]
-        for first, last in contiguous(window_days(source_days(self.brief), day, self.brief.data.window_days)):
-            self._one(ran, data, None, {**tags, **dict(zip(RANGE, (str(first), str(last)), strict=True))})
-        if not ran.failures and (window := [name for name in names(WINDOW) if name in wanted]):
-            self._one(ran, window, str(day), tags)
-        if not ran.failures and (model := [name for name in names(MODEL) if name in wanted]):
+        return [name for name in names(tuple(stages)) if name not in left_out and STAGES.index(name) <= stop]
+
+    def _stages(self, ran: Ran, stop: int, days: Sequence[date], tags: dict[str, str]) -> None:
+        if days:
+            self._days(ran, self._wanted(DATA, stop), days, tags)
+        if not ran.failures and (window := self._wanted(WINDOW, stop)):
+            self._one(ran, window, str(ran.partition.day), tags)
+        if not ran.failures and (model := self._wanted(MODEL, stop)):
             self._one(ran, model, ran.partition.key, tags)
-            if ran.failures and REPORT in wanted:
+            if ran.failures and REPORT in model:
                 # The report also says what could not be made, and why.
                 self._one(Ran(ran.partition), [REPORT], ran.partition.key, tags)
+
+    def _days(self, ran: Ran, stages: list[str], days: Sequence[date], tags: dict[str, str]) -> None:
+        """The data stages of the days that need work; those that are right are left alone."""
+        workspace, task = Workspace(self.home, self.brief.project), catalog.task_of(self.brief)
+        self.watcher.started(stages[0], Partition(max(days)))
+        self.watcher.progress(Progress(stages[0], f"looking at {len(days)} days"))
+        plan = plan_days(workspace, self.brief.data, task, days)
+        for first, last in contiguous(list(plan.work)):
+            self._one(ran, stages, None, {**tags, **dict(zip(RANGE, (str(first), str(last)), strict=True))})
+        if stages == list(daily_stages(task)):
+            settle_days(workspace, self.brief.data, task, plan.work)
+        self.ends += [Finished(stage, Partition(day), 0.0, artifacts[stage])
+                      for stage in stages for day, artifacts in plan.right.items()]  # fmt: skip
 
     def _one(self, ran: Ran, stages: list[str], partition: str | None, tags: dict[str, str]) -> None:
         self._wait(stages[0], ran.partition)
@@ -207,6 +246,15 @@ class Line:
                 told = True
             time.sleep(WAIT_SECONDS)
             reap(self.instance)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as Interrupted, wherever it comes."""
+    try:
+        yield
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt) as error:
+        raise Interrupted from error
 
 
 def interrupted(result: ExecutionResult) -> bool:
@@ -248,6 +296,24 @@ def failures(result: ExecutionResult) -> Iterator[Failed]:
             while cause and cause.cause:
                 cause = cause.cause
             yield Failed(stage, (cause.message.strip() if cause else "no reason was given"), True)
+
+
+def fill(line: Line, asked: Backfill, tags: Mapping[str, str]) -> list[Ran]:
+    """Bring the data in once, then make the models that are missing, each day after the one before it.
+
+    A model may start from the one before it: the order is kept. Raises Interrupted.
+    """
+    refused = line.bring_in(asked.days, tags).failures if asked.missing and asked.work else []
+    runs = []
+    for partition in asked.partitions:
+        if partition in asked.finished:
+            runs.append(line.finished(partition))
+        else:
+            ran = line.run(partition.day, str(partition.experiment), tags=tags, days=())
+            if ran.failures:
+                ran.failures[:0] = refused  # its window says that a day is missing, these say why
+            runs.append(ran)
+    return runs
 
 
 def retraining(home: Home, brief: Brief, partition: Partition) -> Any:

@@ -16,6 +16,8 @@ from rich.text import Text
 
 from dl_pipelines.store.workspace import Partition, Progress
 
+LISTED = 31
+"""A run about more days than these tells how many it made, and each that failed."""
 COLOURS = {"met": "green", "missed": "yellow", "blocked": "red"}
 
 
@@ -69,7 +71,7 @@ class Screen:
         """See resources.workspaces.Watcher."""
         said = summary(end)
         self._bars.update(self._line(end.stage), description=said, total=1, completed=1)
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and (end.among <= LISTED or end.failed):
             self.console.print(f"{end.stage} {end.partition.key}: {said} ({end.seconds:.1f} s)", markup=False)
 
 

@@ -5,30 +5,35 @@ The suite is generated from the task's schema and the brief's `data.validation`;
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data
-from dl_pipelines.data.cleaning import Cleaned, Known, clean, facts, field_of
+from dl_pipelines.data import earlier
+from dl_pipelines.data.cleaning import Cleaned, Known, clean, facts
+from dl_pipelines.data.expecting import validate_days
+from dl_pipelines.data.raw import PICTURED, Outcome, arriving
 from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.samples import reasons_table, show_records
 from dl_pipelines.data.sources.base import Quarantined
-from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft, Gate
+from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft, Gate, StageSkipped
+from dl_pipelines.store.many import side_by_side
 from dl_pipelines.store.records import read_records, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import IN_SET, NOT_NULL, Expectation, Task
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
-    from great_expectations.core import ExpectationValidationResult
 
 STAGE = "validated_data"
 VERSION = 2
 """Raised when the same records would be judged otherwise."""
+TOGETHER_BYTES = 200_000_000
+"""Records that are judged at once are held in memory: a range of days is cut where they would be more."""
 
 
 def expectations(data: Data, task: Task) -> list[Expectation]:
@@ -70,41 +75,173 @@ def warnings_of(data: Data, task: Task) -> dict[str, str]:
 
 
 def make_validated_data(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
-    """Clean records (`records.lance`), `quarantine.json`, `quality.json`, `expectations.json`, and Data Docs.
+    """The same for one day. Raises StageSkipped on a day without records, else as make_validated_days."""
+    ((_, outcome),) = make_validated_days(workspace, [partition.day], data, task)
+    if isinstance(outcome, StageSkipped):
+        raise outcome
+    return outcome
 
-    Earlier days count only by the records that this day repeats; a day that the source no longer has does not count.
-    Raises ArtifactError when the day's raw data is missing, damaged, of another schema or has no passing report,
-    StageSkipped on a day without records.
+
+def make_validated_days(
+    workspace: Workspace, days: Sequence[date], data: Data, task: Task
+) -> Iterator[tuple[date, Outcome]]:
+    """Clean records (`records.lance`), `quarantine.json`, `quality.json`, `expectations.json` of each day; Data Docs.
+
+    Great Expectations runs once for all days that have to be judged; a day's artifact is the same as if it were judged
+    alone, after the days before it. Earlier days count only by the records that a day repeats; a day that the source
+    no longer has does not count, nor one that failed.
+    Raises ArtifactError when a day's raw data is missing, damaged, of another schema or has no passing report.
     """
-    source = SOURCES.make(data.source)
-    source.require_day(partition.day, data.start)
-    raw = workspace.get("raw_data", partition.daily).require_gates()
-    arrived = read_records(raw)
-    if not arrived.schema.equals(task.arrow_schema()):
-        raise ArtifactError(
-            f"found records of {partition.key} with another schema than the task's ({_differs(arrived, task)}): the "
-            "brief has changed since they were read; run raw_data again"
-        )
-    days = [day for day in source.days(data.start) if day < partition.day]
-    earlier = met_earlier(workspace, days, arrived, task)
+    there, arrived, skipped = arriving(SOURCES.make(data.source), data, days)
+    for block in _blocks(workspace, there, arrived, task):
+        known = earlier.before(workspace, [day for day in there if day < block[0].day], task)
+        judged = _judge(workspace, block, known, data, task)
 
-    def build(draft: Draft) -> None:
-        from filelock import FileLock
+        def make(item: _Arrived, judged: Mapping[date, _Judged] = judged) -> Artifact:
+            return _make(workspace, item, judged[item.day], data, task)
 
-        unreadable = [Quarantined(**item) for item in raw.read_json("quarantine.json")]
-        cleaned = clean(arrived, task, earlier)
-        write_records(draft, cleaned.table)
-        workspace.progress(STAGE, f"{arrived.num_rows} records against Great Expectations")
-        docs = workspace.home.docs / workspace.project / "great_expectations"
-        with FileLock(workspace.home.locks / f"great_expectations-{workspace.project}.lock"):  # its files are shared
-            results = validate(facts(arrived, task, cleaned), expectations(data, task), docs, partition.key)
-        _write(draft, arrived.num_rows, unreadable, cleaned, results, data)
-        draft.show(data_docs=str(docs / "gx/uncommitted/data_docs/local_site/index.html"))
-        draft.show(**show_records(cleaned.table, task))
+        for item, artifact in zip(block, side_by_side(make, block), strict=True):
+            yield item.day, artifact
+    yield from skipped
 
+
+@dataclass(frozen=True)
+class _Arrived:
+    """A day as it arrived."""
+
+    day: date
+    raw: Artifact
+    table: pa.Table
+
+
+@dataclass
+class _Judged:
+    """What a day is when these records were there before: its artifact if there is one, else what to make it of."""
+
+    met: dict[str, Known]
+    found: Artifact | None
+    clean: pa.Table
+    cleaned: Cleaned | None = None
+    unreadable: Sequence[Quarantined] = ()
+    results: Sequence[dict[str, Any]] = ()
+    passes: bool = True
+    """Taken for granted until it is judged."""
+    pictured: bool = True
+
+
+def _blocks(
+    workspace: Workspace, there: Sequence[date], arrived: Sequence[date], task: Task
+) -> Iterator[list[_Arrived]]:
+    """The days as they arrived, cut where a day of the source lies between that isn't asked for, and for memory."""
+
+    def read(day: date) -> _Arrived:
+        raw = workspace.get("raw_data", Partition(day)).require_gates()
+        table = read_records(raw)
+        if not table.schema.equals(task.arrow_schema()):
+            raise ArtifactError(
+                f"found records of {day} with another schema than the task's ({_differs(table, task)}): the "
+                "brief has changed since they were read; run raw_data again"
+            )
+        return _Arrived(day, raw, table)
+
+    follows = dict(pairwise(there))
+    block: list[_Arrived] = []
+    for item in side_by_side(read, arrived):
+        held = sum(other.table.nbytes for other in block)
+        if block and (follows[block[-1].day] != item.day or held + item.table.nbytes > TOGETHER_BYTES):
+            yield block
+            block = []
+        block.append(item)
+    if block:
+        yield block
+
+
+def _judge(
+    workspace: Workspace, block: Sequence[_Arrived], known: earlier.Earlier, data: Data, task: Task
+) -> dict[date, _Judged]:
+    """Each day after those before it. Whether a day failed decides what later days repeat: those are judged again."""
+    judged: dict[date, _Judged] = {}
+    while True:
+        index, unjudged = earlier.Earlier(known), []
+        for item in block:
+            met = index.met(item.table)
+            if item.day not in judged or judged[item.day].met != met:
+                judged[item.day] = _look(workspace, item, met, data, task)
+                unjudged += [item] if judged[item.day].found is None else []
+            if judged[item.day].passes:
+                index.add(item.day.isoformat(), item.day, judged[item.day].clean, task)
+        if not unjudged:
+            break
+        _expect(workspace, unjudged, judged, data, task)
+    for item in block[:-PICTURED]:
+        judged[item.day].pictured = False
+    return judged
+
+
+def _look(workspace: Workspace, item: _Arrived, met: dict[str, Known], data: Data, task: Task) -> _Judged:
+    found = workspace.known(STAGE, Partition(item.day), **_inputs(item, met, data, task))
+    if found is not None:
+        return _Judged(met, found, earlier.records_of(found, task), passes=earlier.passes(found))
+    unreadable = [Quarantined(**plain) for plain in item.raw.read_json("quarantine.json")]
+    cleaned = clean(item.table, task, met)
+    return _Judged(met, None, cleaned.table, cleaned, unreadable)
+
+
+def _inputs(item: _Arrived, met: Mapping[str, Known], data: Data, task: Task) -> dict[str, Any]:
+    """What decides about a day's artifact."""
     settings = {"validation": data.validation.model_dump(mode="json"), "task": [str(item) for item in task.fields()],
-                "earlier": {sha256: list(known) for sha256, known in earlier.items()}}  # fmt: skip
-    return workspace.make(STAGE, partition.daily, build, settings=settings, parents={"raw_data": raw}, version=VERSION)
+                "earlier": earlier.plain(met)}  # fmt: skip
+    return {"settings": settings, "parents": {"raw_data": item.raw}, "version": VERSION}
+
+
+def _docs(workspace: Workspace) -> Path:
+    return workspace.home.docs / workspace.project / "great_expectations"
+
+
+def _expect(
+    workspace: Workspace, items: Sequence[_Arrived], judged: Mapping[date, _Judged], data: Data, task: Task
+) -> None:
+    """Judge days by Great Expectations, all in one run."""
+    from filelock import FileLock
+
+    frames, records = {}, 0
+    for item in items:
+        cleaned = judged[item.day].cleaned
+        assert cleaned is not None
+        frames[item.day.isoformat()] = facts(item.table, task, cleaned)
+        records += item.table.num_rows
+    first, last = items[0].day.isoformat(), items[-1].day.isoformat()
+    days = f" of {len(items)} days" if len(items) > 1 else ""
+    workspace.progress(STAGE, f"{records} records{days} against Great Expectations")
+    name = first if len(items) == 1 else f"{first}_{last}"
+    with FileLock(workspace.home.locks / f"great_expectations-{workspace.project}.lock"):  # its files are shared
+        results = validate_days(frames, expectations(data, task), _docs(workspace), name)
+    for item in items:
+        there = judged[item.day]
+        there.results = results[item.day.isoformat()]
+        failed = [result for result in there.results if result["blocking"] and not result["success"]]
+        there.passes = not failed and _share(item, there)[0] <= data.validation.max_quarantined
+
+
+def _share(item: _Arrived, judged: _Judged) -> tuple[float, float]:
+    """Which share of all that arrived is quarantined, and which is clean."""
+    assert judged.cleaned is not None
+    records = item.table.num_rows + len(judged.unreadable)
+    kept_out = len(judged.unreadable) + len(judged.cleaned.quarantined)
+    return kept_out / records, judged.clean.num_rows / records
+
+
+def _make(workspace: Workspace, item: _Arrived, judged: _Judged, data: Data, task: Task) -> Artifact:
+    def build(draft: Draft) -> None:
+        cleaned = judged.cleaned
+        assert cleaned is not None, "what was found is not made"
+        write_records(draft, cleaned.table)
+        _write(draft, item, judged, cleaned, data)
+        draft.show(data_docs=str(_docs(workspace) / "gx/uncommitted/data_docs/local_site/index.html"))
+        if judged.pictured:
+            draft.show(**show_records(cleaned.table, task))
+
+    return workspace.make(STAGE, Partition(item.day), build, **_inputs(item, judged.met, data, task))
 
 
 def _differs(table: pa.Table, task: Task) -> str:
@@ -114,38 +251,10 @@ def _differs(table: pa.Table, task: Task) -> str:
     )
 
 
-def met_earlier(workspace: Workspace, days: Iterable[date], arrived: pa.Table, task: Task) -> dict[str, Known]:
-    """Clean records of these earlier days that have the content or the id of one that arrived, by sha256."""
-    contents, ids = set(arrived["sha256"].to_pylist()), set(arrived["id"].to_pylist())
-    met: dict[str, Known] = {}
-    for before in sorted(days):
-        artifact = workspace.find(STAGE, Partition(before))
-        if artifact is None or any(gate.passed is not True for gate in artifact.gates):
-            continue
-        for sha256, (name, target) in _contents(artifact.digest, artifact, field_of(task, "target").name).items():
-            if sha256 in contents or name in ids:
-                met.setdefault(sha256, Known(name, target, before.isoformat()))
-    return dict(sorted(met.items()))
-
-
-_REMEMBERED: dict[str, dict[str, tuple[str, Any]]] = {}
-
-
-def _contents(digest: str, artifact: Artifact, target: str) -> dict[str, tuple[str, Any]]:
-    """Id and target of each record by its sha256; kept in memory, as every later day asks for it."""
-    if digest not in _REMEMBERED:
-        table = read_records(artifact, columns=["sha256", "id", target])
-        columns = (table[name].to_pylist() for name in ("sha256", "id", target))
-        _REMEMBERED[digest] = {sha256: (name, value) for sha256, name, value in zip(*columns, strict=True)}
-    return _REMEMBERED[digest]
-
-
-def _write(
-    draft: Draft, arrived: int, unreadable: list[Quarantined], cleaned: Cleaned, results: list[dict], data: Data
-) -> None:
-    records, limit = arrived + len(unreadable), data.validation.max_quarantined
+def _write(draft: Draft, item: _Arrived, judged: _Judged, cleaned: Cleaned, data: Data) -> None:
+    unreadable, results, limit = judged.unreadable, judged.results, data.validation.max_quarantined
+    records, (share, score) = item.table.num_rows + len(unreadable), _share(item, judged)
     quarantined = [*unreadable, *cleaned.quarantined]
-    share, score = len(quarantined) / records, cleaned.table.num_rows / records
     draft.write_json("quarantine.json", [item.plain() for item in quarantined])
     draft.write_json("expectations.json", results)
     draft.write_json("quality.json", {
@@ -165,53 +274,3 @@ def _write(
                failed=sum(not item["success"] for item in results))  # fmt: skip
     if quarantined:
         draft.show(quarantine={"md": reasons_table(quarantined)})
-
-
-def validate(frame: pd.DataFrame, suite: list[Expectation], docs: Path, name: str) -> list[dict[str, Any]]:
-    """Run Great Expectations on a table of facts and render its Data Docs below `docs`; one plain dict a result."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    docs.mkdir(parents=True, exist_ok=True)
-    context = gx.get_context(mode="file", project_root_dir=docs)
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    rules = [
-        getattr(gx.expectations, item.kind)(**item.arguments, notes=item.sentence, meta={"name": item.name})
-        for item in suite
-    ]
-    expected = context.suites.add_or_update(gx.ExpectationSuite(name=name, expectations=rules))
-    source = context.data_sources.add_or_update_pandas("records")
-    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("day")
-    definition = gx.ValidationDefinition(name=name, data=batch, suite=expected)
-    checkpoint = gx.Checkpoint(
-        name=name,
-        validation_definitions=[context.validation_definitions.add_or_update(definition)],
-        actions=[UpdateDataDocsAction(name="data_docs")],
-        result_format="SUMMARY",
-    )
-    run = context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": frame})
-    sentences = {item.name: item for item in suite}
-    plain = []
-    for result in next(iter(run.run_results.values())).results:
-        assert result.expectation_config and result.expectation_config.meta
-        item = sentences[result.expectation_config.meta["name"]]
-        plain.append({"name": item.name, "expectation": item.kind, "sentence": item.sentence,
-                      "column": item.arguments.get("column"), "kwargs": dict(item.arguments),
-                      "success": bool(result.success), "blocking": item.blocking,
-                      "observed": _observed(result)})  # fmt: skip
-    return plain
-
-
-def _observed(checked: ExpectationValidationResult) -> str:
-    faults = (checked.exception_info or {}).values()
-    raised = [fault["exception_message"] for fault in faults if isinstance(fault, dict) and fault["raised_exception"]]
-    if raised:
-        return f"no result: {raised[0]}"
-    result = checked.result
-    if "observed_value" in result:
-        return str(result["observed_value"])
-    unexpected = int(result.get("unexpected_count", 0))
-    examples = ", ".join(str(item)[:40] for item in result.get("partial_unexpected_list", [])[:3])
-    return f"{unexpected} of {result.get('element_count', 0)} otherwise" + (f" ({examples})" if examples else "")

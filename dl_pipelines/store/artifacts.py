@@ -55,6 +55,8 @@ class Artifact:
     parents: Mapping[str, str]
     files: Mapping[str, str]
     contents: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What it was asked with: `settings` of the stage, `version`, `day`."""
 
     @classmethod
     def open(cls, path: Path) -> Artifact:
@@ -77,7 +79,8 @@ class Artifact:
                 f"found a manifest in {path} that was changed after it was written; expected digest "
                 f"{digest}; remove the folder and run {manifest.get('stage', 'the stage')} again"
             )
-        return cls(path, manifest["stage"], digest, manifest["parents"], manifest["files"], manifest["contents"])
+        names = ("parents", "files", "contents", "settings")
+        return cls(path, manifest["stage"], digest, *(manifest[name] for name in names))
 
     @property
     def short(self) -> str:
@@ -179,11 +182,11 @@ class Draft:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write plain data. Raises ValueError on NaN: a value that could not be measured is absent with a reason."""
-        durable.write_json(self.file(name), value)
+        durable.put_json(self.file(name), value)
 
     def write_text(self, name: str, text: str) -> None:
         """Write UTF-8 text."""
-        durable.write_text(self.file(name), text)
+        durable.put_text(self.file(name), text)
 
     def content(self, folder: str, digest: str) -> None:
         """Declare that `folder` holds data whose bytes differ from write to write: `digest` is of its content."""
@@ -232,8 +235,8 @@ class Draft:
             "seconds": round(seconds, 3),
             "made_at": made_at,
         }
-        durable.write_json(self.path / OUTCOME, outcome)
-        durable.write_json(self.path / MANIFEST, {**manifest, "digest": digest})
+        durable.put_json(self.path / OUTCOME, outcome)
+        durable.put_json(self.path / MANIFEST, {**manifest, "digest": digest})
         durable.flush_tree(self.path)
         target = folder / digest[:SHORT]
         if target.exists() and not _sound(target):

@@ -68,9 +68,25 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def put_text(path: Path, text: str) -> None:
+    """Write UTF-8 text into a folder that is flushed as a whole before it gets its name; see flush_tree."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _step("write", path)
+    path.write_bytes(text.encode())
+
+
+def put_json(path: Path, value: Any) -> None:
+    """The same for JSON; see write_json."""
+    put_text(path, _json(value))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by indented JSON with sorted keys, all or nothing. Raises ValueError on NaN or infinity."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

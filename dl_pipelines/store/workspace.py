@@ -90,9 +90,7 @@ class Workspace:
         """
         from filelock import FileLock
 
-        asked = {"settings": dict(settings), "version": version, "day": partition.day.isoformat()}
-        key = digest_json([self.project, stage, asked, {name: item.digest for name, item in parents.items()}])[:SHORT]
-        memo = self.home.index / self.project / stage / "keys" / f"{key}.json"
+        asked, key, memo = self._key(stage, partition, settings, parents, version)
         self.home.locks.mkdir(parents=True, exist_ok=True)
         with FileLock(self.lock(stage, key)):
             artifact = self._known(stage, memo)
@@ -102,6 +100,25 @@ class Workspace:
                 durable.write_json(memo, {"artifact": artifact.short})
             self.point(stage, partition, artifact)  # within the lock: retention sees it pointed at, or being made
         return artifact
+
+    def known(
+        self, stage: str, partition: Partition, *, settings: Mapping[str, Any], parents: Mapping[str, Artifact],
+        version: int = 1,
+    ) -> Artifact | None:  # fmt: skip
+        """What `make` would find for these inputs, None when it would build; nothing is pointed at it."""
+        return self._known(stage, self._key(stage, partition, settings, parents, version)[2])
+
+    def _key(
+        self,
+        stage: str,
+        partition: Partition,
+        settings: Mapping[str, Any],
+        parents: Mapping[str, Artifact],
+        version: int,
+    ) -> tuple[dict[str, Any], str, Path]:
+        asked = {"settings": dict(settings), "version": version, "day": partition.day.isoformat()}
+        key = digest_json([self.project, stage, asked, {name: item.digest for name, item in parents.items()}])[:SHORT]
+        return asked, key, self.home.index / self.project / stage / "keys" / f"{key}.json"
 
     def lock(self, stage: str, key: str) -> Path:
         """The lock that is held while `make` works on the inputs with this key."""
@@ -154,12 +171,17 @@ class Workspace:
         if not pointer.exists() or durable.read_json(pointer) != value:
             durable.write_json(pointer, value)
 
+    def pointed(self, stage: str, partition: Partition) -> str | None:
+        """The folder's name of the artifact that a partition means, None when it means none; it isn't opened."""
+        try:
+            return durable.read_json(self._pointer(stage, partition))["artifact"]
+        except FileNotFoundError:
+            return None
+
     def find(self, stage: str, partition: Partition) -> Artifact | None:
         """The artifact of a partition, or None when the stage has not run for it. Raises ArtifactError if damaged."""
-        pointer = self._pointer(stage, partition)
-        if not pointer.exists():
-            return None
-        return Artifact.open(self._folder(stage) / durable.read_json(pointer)["artifact"])
+        name = self.pointed(stage, partition)
+        return None if name is None else Artifact.open(self._folder(stage) / name)
 
     def get(self, stage: str, partition: Partition) -> Artifact:
         """The artifact of a partition. Raises ArtifactError when the stage has not run for it."""
