@@ -7,6 +7,7 @@ one that stands alone, for Dagster.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,17 +16,17 @@ from dl_pipelines.evaluation.svg import WIDTH, Plane, dot, drawing, label
 from dl_pipelines.evaluation.wording import number
 from dl_pipelines.tasks.base import Metric
 
-STYLE = (
-    "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#1c1e21}.middle{text-anchor:middle}"
-    ".end{text-anchor:end}.axis-name{fill:#62676d}.title{font-weight:600;font-size:13px}.small{font-size:11px}"
-    ".grid{stroke:#dfe1e4;fill:none}.line{fill:none;stroke-width:2}"
-    ".limit{stroke:#1c1e21;stroke-dasharray:4 3;fill:none}"
-    ".whisker{stroke:#1c1e21;fill:none;stroke-width:1.2}.stroke-0{stroke:#2563b8}.stroke-1{stroke:#c2561a}"
-    ".series-0,.band-0{fill:#2563b8}.series-1,.band-1{fill:#c2561a}.band{fill-opacity:.18}.stroke-ink{stroke:#1c1e21}"
-    ".series-ink{fill:#1c1e21}.stroke-past{stroke:#9aa1a9}.series-past{fill:#9aa1a9}.bar{fill:#62676d;fill-opacity:.4}"
-    ".bar.chosen{fill:#2563b8;fill-opacity:1}"
-)
-"""The report's light colours, for a picture that no page's style sheet reaches."""
+STYLE = {
+    "": "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#1c1e21}",
+    "middle": "text-anchor:middle", "end": "text-anchor:end", "axis-name": "fill:#62676d",
+    "title": "font-weight:600;font-size:13px", "small": "font-size:11px", "grid": "stroke:#dfe1e4;fill:none",
+    "line": "fill:none;stroke-width:2", "limit": "stroke:#1c1e21;stroke-dasharray:4 3;fill:none",
+    "whisker": "stroke:#1c1e21;fill:none;stroke-width:1.2", "band": "fill-opacity:.18", "bar": "fill:#b9bcc0",
+    "bar.chosen": "fill:#2563b8", "stroke-0": "stroke:#2563b8", "series-0": "fill:#2563b8", "band-0": "fill:#2563b8",
+    "stroke-ink": "stroke:#1c1e21", "series-ink": "fill:#1c1e21", "stroke-past": "stroke:#9aa1a9",
+    "series-past": "fill:#9aa1a9",
+}  # fmt: skip
+"""The report's light colours by class, for a picture that no page's style sheet reaches."""
 
 
 def markdown(pictures: Iterable[Picture]) -> str:
@@ -37,8 +38,13 @@ _PLAIN = str.maketrans(dict.fromkeys("[]()\\`<>\n", " "))
 
 
 def _uri(drawn: str) -> str:
-    alone = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    alone = alone.replace(">", f"><style>{STYLE}</style>", 1)
+    """Without what only shows when it is pointed at: an image isn't."""
+    bare = re.sub("<title>.*?</title>", "", drawn)
+    used = {kind for kinds in re.findall('class="([^"]*)"', bare) for kind in kinds.split()}
+    rules = [f".{kind}{{{rule}}}" if kind else rule for kind, rule in STYLE.items()
+             if not kind or kind.split(".")[-1] in used]  # fmt: skip
+    alone = bare.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    alone = alone.replace(">", f"><style>{''.join(rules)}</style>", 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()}"
 
 
@@ -48,7 +54,8 @@ def shown(
     """For `draft.show`: Markdown by name, for each kind of picture whose data is there."""
     kinds = {
         "forecasts": forecasts(details, simulated),
-        "errors": [*by_horizon(details, metrics, simulated), *backtest(details, metrics, simulated)],
+        "by_horizon": by_horizon(details, metrics, simulated),
+        "backtest": backtest(details, metrics, simulated),
         "baselines": baselines(against or {}, metrics, simulated),
     }
     return {name: {"md": markdown(pictures)} for name, pictures in kinds.items() if pictures}

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dl_pipelines import catalog
 from dl_pipelines.brief import Brief
 from dl_pipelines.data.batches import window_rows
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
@@ -17,6 +18,7 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.records import write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
+from tests.report import series as series_line
 
 
 @pytest.fixture
@@ -93,3 +95,21 @@ def whole(line: Workspace, partition: Partition, brief: Brief, task: Task) -> Wo
     logged(line, partition, brief, task)
     watched(line, partition)
     return line
+
+
+@pytest.fixture(scope="session")
+def series_brief() -> Brief:
+    """Of a forecasting task."""
+    return series_line.make_brief()
+
+
+@pytest.fixture(scope="session")
+def series_task(series_brief: Brief) -> Task:
+    """Its task."""
+    return catalog.task_of(series_brief)
+
+
+@pytest.fixture(scope="session")
+def series(tmp_path_factory: pytest.TempPathFactory, series_brief: Brief, series_task: Task):
+    """A forecasting line up to the evaluation, and its partition; tests add to it, and change nothing."""
+    return series_line.make_line(tmp_path_factory.mktemp("series"), series_brief, series_task)

@@ -1,26 +1,13 @@
 import pytest
 
-from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.evaluation.wording import percent
 from dl_pipelines.report.cells import Found, interval, made, not_measured
 
 SOURCE = {"stage": "evaluation", "digest": "0" * 64, "field": "metrics.json#/x"}
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (65834, "65,834"), (0.265952, "0.266"), (0.0270025, "0.027"), (4666.31, "4,666"), (3.0, "3"), (0, "0"),
-        (0.00001834, "0.0000183"), (1.29531, "1.295"), (-0.5, "-0.5"), ("adamw", "adamw"),
-    ],
-)  # fmt: skip
-def test_numbers_are_short_and_have_no_exponent(value, text):
-    assert number(value) == text
-
-
-def test_shares_are_told_in_percent():
-    assert [percent(value) for value in (0.99359, 1.0, 0.1, 0.0005)] == ["99.36", "100", "10", "0.05"]
+def test_an_interval_is_not_torn_by_a_line_break():
     assert interval({"low": 0.9808, "high": 1.0}, percent) == "[98.08,\N{NO-BREAK SPACE}100]"
-    assert (plural(1, "day"), plural(1017, "day")) == ("1 day", "1,017 days")
 
 
 @pytest.mark.parametrize(

@@ -57,3 +57,18 @@ def test_a_missing_target_leaves_no_lone_unit_in_the_opening():
 def test_escaped_bars_are_read_back():
     (section,) = parse("### 1. One\n\n| **A** | **B** |\n|---|---|\n| x | a \\| b |\n").sections
     assert section.parts == [Table(["A", "B"], [("x", ["a | b"])])]
+
+
+def test_a_target_that_says_it_all_replaces_the_words_behind_it():
+    text = "targeting [ACCURACY_TARGET]% accuracy, [LATENCY_TARGET]ms inference latency"
+    cells = {
+        "ACCURACY_TARGET": Cell(0.05, text="MAPE at most 5%", whole=True), "LATENCY_TARGET": Cell(10, text="10"),
+    }  # fmt: skip
+    assert fill(text, cells).text == "targeting MAPE at most 5%, 10ms inference latency"
+
+
+def test_tables_of_ours_are_not_the_templates():
+    markdown = "### 1. One\n\n| **A** |\n|---|\n| x |\n\n#### Ours\n\n| **B** |\n|---|\n| y |\n\n### 2. Two\n"
+    one, two = parse(markdown).sections
+    assert one.parts == [Table(["A"], [("x", [])])]
+    assert two.title == "Two"
