@@ -14,17 +14,19 @@ import pyarrow as pa
 import pytest
 
 from dl_pipelines.brief.sections import Data
+from dl_pipelines.data import earlier, validation
 from dl_pipelines.data.augmentation import make_augmented_dataset
 from dl_pipelines.data.cleaning import clean, facts
 from dl_pipelines.data.expecting import validate_days
-from dl_pipelines.data.raw import make_raw_data
+from dl_pipelines.data.raw import make_raw_data, make_raw_days
 from dl_pipelines.data.sources.digits import Digits
-from dl_pipelines.data.validation import expectations, gates_of, make_validated_data
+from dl_pipelines.data.validation import expectations, gates_of, make_validated_data, make_validated_days
 from dl_pipelines.data.window import make_training_window
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_json
+from dl_pipelines.store.home import Home
 from dl_pipelines.store.records import read_records, write_records
-from dl_pipelines.store.workspace import Partition
+from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.image_classification import ImageClassification
 
 DAY, SECOND = Partition(date(2026, 3, 1)), Partition(date(2026, 3, 2))
@@ -299,3 +301,43 @@ def test_one_record(home, tmp_path, paint, data_of, animals):
     with pytest.raises(ArtifactError, match="found enough_records: at least 2 clean records: found 1;"):
         data = data_of(tmp_path / "one", validation={"min_records": 2})
         make_validated_data(home, DAY, data, animals).require_gates()
+
+
+def meeting(folder: Path, paint) -> list[date]:
+    """Six days of which some repeat others: the second fails, so that the third repeats nothing; the fifth repeats it."""
+    days = [date(2026, 3, number) for number in range(1, 7)]
+    contents = [[1, 2, 3], [4, 5, 1], [4, 6, 7], [8, 9, 10], [4, 11, 12], [13, 14, 10]]
+    for day, seeds in zip(days, contents, strict=True):
+        for place, seed in enumerate(seeds):
+            paint(folder / ("cat", "dog", "owl")[place] / f"{day}-{place}.png", seed, day)
+    return days
+
+
+def test_days_that_are_judged_together_are_as_if_each_was_judged_alone(tmp_path, paint, data_of, animals, monkeypatch):
+    days = meeting(tmp_path / "images", paint)
+    data = data_of(tmp_path / "images", validation={"max_duplicates": 0, "max_quarantined": 0.4})
+    alone, together = (Workspace(Home(tmp_path / name).prepare(), "animals") for name in ("alone", "together"))
+    for day in days:
+        make_raw_data(alone, Partition(day), data, animals)
+    expected = [make_validated_data(alone, Partition(day), data, animals) for day in days]
+    list(make_raw_days(together, days, data, animals))
+    asked = []
+
+    def counted(frames, *rest):
+        asked.append(list(frames))
+        return validate_days(frames, *rest)
+
+    monkeypatch.setattr(validation, "validate_days", counted)
+    found = dict(make_validated_days(together, [*days, date(2026, 4, 1)], data, animals))
+    assert str(found.pop(date(2026, 4, 1)).reason).startswith("no records arrived on 2026-04-01")
+    assert [item.digest for item in found.values()] == [item.digest for item in expected]
+    assert [earlier.passes(item) for item in found.values()] == [True, False, True, True, False, False]
+    assert found[days[2]].read_json("quarantine.json") == []
+    assert found[days[4]].read_json("quarantine.json")[0]["reason"] == f"repeats cat/{days[2]}-0.png of {days[2]}"
+    names = [day.isoformat() for day in days]
+    assert asked == [names, ["2026-03-03", "2026-03-05"]], "once for all, and again what a failed day had to do with"
+    del asked[:]
+    assert [item.digest for _, item in make_validated_days(together, days, data, animals)] == [
+        item.digest for item in expected
+    ]
+    assert asked == [], "what is there is found"
