@@ -150,14 +150,16 @@ class Mixup(OfSeries):
         """See BatchTransform."""
         import numpy as np
 
-        made, wanted, order = inputs.copy(), targets.copy(), np.argsort(keys, kind="stable")
+        wanted, order = targets.copy(), np.argsort(keys, kind="stable")
         partner = np.empty(len(keys), np.int64)
         partner[order] = np.roll(order, -1)
-        share, level = self._shares(keys), (targets[:, SCALE] / targets[partner, SCALE])[:, None]
-        made[:, :, TARGET] = _mixed(inputs[:, :, TARGET], inputs[partner, :, TARGET] * level, share)
-        for column in range(TARGET + 1, inputs.shape[2]):
-            if column not in self.codes:
-                made[:, :, column] = _mixed(inputs[:, :, column], inputs[partner, :, column], share)
+        share = self._shares(keys).astype(inputs.dtype)
+        level = (targets[:, SCALE] / targets[partner, SCALE])[:, None]
+        other = inputs[partner]
+        other[:, :, TARGET] *= level
+        made = _mixed(inputs, other, share[:, :, None])
+        for column in {0, *self.codes}:
+            made[:, :, column] = inputs[:, :, column]
         wanted[:, :-EXTRA] = _mixed(targets[:, :-EXTRA], targets[partner, :-EXTRA] * level, share)
         wanted[:, MASE] = _mixed(targets[:, MASE], targets[partner, MASE] * level[:, 0], share[:, 0])
         return made, wanted
