@@ -158,8 +158,9 @@ def _counts(panel: Panel, ratio: np.ndarray, task: Forecasting) -> dict[str, dic
     """Of each column: cells between an item's first and last record, missing ones, those beyond the limits."""
     import numpy as np
 
-    target = np.isfinite(panel.values).any(axis=2)
-    living = (target.cumsum(axis=1) > 0) & (target[:, ::-1].cumsum(axis=1)[:, ::-1] > 0)
+    there = np.asarray(np.isfinite(panel.values).any(axis=2))
+    begun, going = there.cumsum(axis=1) > 0, np.flip(np.flip(there, 1).cumsum(axis=1), 1) > 0
+    living = begun & going
     found: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(panel.columns):
         values = panel.values[..., place]
@@ -179,7 +180,7 @@ def described(statistics: Mapping[str, Any], task: Forecasting) -> dict[str, str
     """The statistics in words. See Task.described."""
     given, counts = task.params, statistics["counts"]
     missing = "; ".join(
-        f"{name}: {about['missing']:,} of {about['cells']:,} cells, {_FILLED[about['missing_by']]}"
+        f"{name}: {about['missing']:,} of {about['cells']:,} cells, {FILLED[about['missing_by']]}"
         for name, about in counts.items()
     )
     outliers = "; ".join(
@@ -205,7 +206,7 @@ def described(statistics: Mapping[str, Any], task: Forecasting) -> dict[str, str
     }
 
 
-_FILLED = {
+FILLED = {
     "drop": "windows with one are not trained on", "seasonal": "filled by the window's seasonal mean",
     "interpolate": "interpolated", "model": "filled by a regression on seasonal mean and neighbours",
 }  # fmt: skip

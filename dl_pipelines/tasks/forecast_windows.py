@@ -43,6 +43,8 @@ def windows(panel: Panel, task: Forecasting, training: bool) -> Rows:
     places = origins + given.history
     enough = known[:, places] - known[:, places - given.history] >= min(LEAST_KNOWN * given.season, given.history)
     enough &= known[:, np.minimum(places + given.horizon, target.shape[1])] > known[:, places]
+    if training:
+        enough &= _complete(panel, values, places, task)
     row, item = np.nonzero(enough.T)  # by origin, then item
     at = places[row]
     frames = _frames(panel, values, item, at, given.history, given.horizon)
@@ -69,6 +71,21 @@ def _origins(panel: Panel, task: Forecasting, stride: int) -> np.ndarray:
     inside = (places >= first) & (places + given.horizon - 1 <= last)
     inside &= chosen[places + given.horizon] > chosen[places]
     return places[inside & (panel.days[places] // given.step_days % stride == 0)]
+
+
+def _complete(panel: Panel, values: np.ndarray, places: np.ndarray, task: Forecasting) -> np.ndarray:
+    """Whether each item's window at each place has every value of the columns whose strategy is `drop`, bool."""
+    import numpy as np
+
+    given, fine = task.params, np.ones((len(values), len(places)), bool)
+    for position, name in enumerate(panel.columns):
+        if task.missing(name) != "drop":
+            continue
+        gaps = np.pad(np.cumsum(~np.isfinite(values[..., position]), axis=1), ((0, 0), (1, 0)))
+        known = name not in (given.target, *given.observed)
+        ends = places + given.horizon if known else places
+        fine &= gaps[:, ends] == gaps[:, places - given.history]
+    return fine
 
 
 def _frames(

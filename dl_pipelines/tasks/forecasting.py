@@ -50,12 +50,17 @@ class Forecasting(Task):
 
         target: str = ParamField(default="value", min_length=1, description="the column that is forecast")
         horizon: int = ParamField(default=28, ge=1, le=366)
-        history: int = ParamField(default=84, ge=2, le=2000, description="steps before the origin that a model sees")
+        history: int = ParamField(
+            default=56, ge=2, le=2000, description="steps before the origin that a model sees; default eight seasons"
+        )
         season: int = ParamField(default=7, ge=1, le=366, description="steps of the shortest season")
         step_days: int = ParamField(default=1, ge=1, le=31)
         known: tuple[str, ...] = ParamField(default=(), description="columns whose future is known: prices, promotions")
         observed: tuple[str, ...] = ParamField(default=(), description="columns that are known up to the origin only")
         categories: tuple[str, ...] = ParamField(default=(), description="text columns, known in the future as well")
+        censored_by: str | None = ParamField(
+            default=None, description="an observed column that is 1 where the target was cut off, as by a stock-out"
+        )
         country: str | None = ParamField(default=None, description="ISO code whose public holidays are a feature")
         negative: bool = ParamField(default=False, description="whether the target may be below zero")
         quantiles: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -69,12 +74,21 @@ class Forecasting(Task):
             default_factory=dict, description="by column; default: winsorise for the target, keep for the others"
         )
 
+        @model_validator(mode="before")
+        @classmethod
+        def _whole_seasons(cls, value: Any) -> Any:
+            if isinstance(value, dict) and "history" not in value and isinstance(value.get("season"), int):
+                return {**value, "history": 8 * value["season"]}
+            return value
+
         @model_validator(mode="after")
         def _consistent(self) -> Forecasting.Params:
             names = [self.target, *self.known, *self.observed, *self.categories]
             taken = {"id", "date", "event_time", "group", "sha256", "uri", "day", "item", "parent", "copy"}
             if len(set(names)) != len(names) or taken & set(names):
                 raise ValueError(f"column names that differ, none of {', '.join(sorted(taken))}")
+            if self.censored_by is not None and self.censored_by not in self.observed:
+                raise ValueError(f"censored_by: one of observed ({', '.join(self.observed) or 'none'})")
             if self.history % self.season:
                 raise ValueError(f"history: a multiple of season ({self.season})")
             unknown = sorted((set(self.missing) | set(self.outliers)) - set(names))
@@ -150,7 +164,7 @@ class Forecasting(Task):
         target, low = self.params.target, None if self.params.negative else 0
         found = [
             Expectation(f"has_{name}", BETWEEN, {"column": f"has_{name}", "min_value": 1, "max_value": 1, **most},
-                        f"{name} is there; what is missing is {self.missing(name)}d", blocking=False)
+                        f"{name} is there; what is missing: {forecast_fit.FILLED[self.missing(name)]}", blocking=False)
             for name in self.columns
         ]  # fmt: skip
         if low is not None:

@@ -1,0 +1,279 @@
+"""From a raw frame to what an encoder of series takes: filled, limited, encoded, scaled. Everything fitted is inside.
+
+The same module trains and serves, so that a client sends raw recent history and what is known of the future. Fitted
+statistics are buffers under `statistics.`; they come from `tasks/forecast_fit.py`. N rows, H steps of history, F of the
+horizon, L = H + F, C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from dl_pipelines.tasks.forecasting import Forecasting
+
+HARMONICS = 6
+YEAR = 365.25
+AROUND = (-2, -1, 0, 1, 2)
+"""Days around a step whose holidays it knows."""
+HOLIDAY_SIZE = 4
+UNKNOWN_SHARE = 0.02
+"""Of the rows in training whose item is hidden, so that a new item has a vector that was trained."""
+LEAST = 0.02
+"""The base of a forecast is at least so large, in units of the window's level."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame as numbers: `history` [N, H, A], `future` [N, F, B], `static` [N, S], `level` [N, 1, 1] in units.
+
+    `base` [N, F] is the seasonal profile of the window in units of its level.
+    """
+
+    history: torch.Tensor
+    future: torch.Tensor
+    static: torch.Tensor
+    level: torch.Tensor
+    base: torch.Tensor
+
+
+class Statistics(nn.Module):
+    """The fitted numbers, as buffers."""
+
+    def __init__(self, statistics: Mapping[str, Any], task: Forecasting):
+        super().__init__()
+        given, items = task.params, statistics["items"]
+
+        def keep(name: str, values: Any) -> None:
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32))
+
+        keep("codes", items["codes"] or [-1])
+        keep("level", statistics["level"])
+        for place, name in enumerate(self.numbers(task)):
+            about, limits = statistics["numbers"][name], statistics["limits"][name]
+            count = len(items["codes"])
+            keep(f"mean_{place}", [about["mean"], *about["by_item"]])
+            keep(f"spread_{place}", about["spread"])
+            keep(f"low_{place}", [limits["all"][0], *(limits["low"] or [limits["all"][0]] * count)])
+            keep(f"high_{place}", [limits["all"][1], *(limits["high"] or [limits["all"][1]] * count)])
+            keep(f"fill_{place}", statistics["imputation"].get(name, [1.0, 0.0, 0.0]))
+        for place, name in enumerate(given.categories):
+            keep(f"words_{place}", statistics["words"][name] or [-1])
+        first, kinds = _calendar(statistics)
+        keep("first_day", first)
+        self.register_buffer("kinds", torch.as_tensor(kinds, dtype=torch.int64))
+
+    @staticmethod
+    def numbers(task: Forecasting) -> tuple[str, ...]:
+        """Columns that are numbers, in the frame's order."""
+        given = task.params
+        return (given.target, *given.observed, *given.known)
+
+    def of(self, name: str) -> torch.Tensor:
+        """A buffer."""
+        return self.get_buffer(name)
+
+
+def _calendar(statistics: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """The first day, and the kind of holiday (0: none) of it and each day after."""
+    days, kinds = statistics["holidays"]["days"], statistics["holidays"]["kinds"]
+    if not days:
+        return 0, [0] * (2 * max(AROUND) + 1)
+    first = days[0] + min(AROUND)
+    found = [0] * (days[-1] + max(AROUND) - first + 1)
+    for day, kind in zip(days, kinds, strict=True):
+        found[day - first] = kind
+    return first, found
+
+
+class Front(nn.Module):
+    """frame float32 [N, L, C] -> Seen. `item_size` is the length of an item's vector."""
+
+    def __init__(self, task: Forecasting, statistics: Mapping[str, Any], item_size: int):
+        super().__init__()
+        self.given, self.statistics = task.params, Statistics(statistics, task)
+        self.numbers = Statistics.numbers(task)
+        self.fills = [task.missing(name) for name in self.numbers]
+        self.flagged = [task.outliers(name) == "flag" for name in self.numbers]
+        self.limited = [task.outliers(name) in ("clip", "winsorise") for name in self.numbers]
+        self.items = nn.Embedding(len(statistics["items"]["codes"]) + 1, item_size)
+        nn.init.normal_(self.items.weight, std=0.05)
+        self.words = nn.ModuleList(
+            nn.Embedding(len(statistics["words"][name]) + 1, 4) for name in self.given.categories
+        )
+        kinds = len(statistics["holidays"]["names"])
+        self.holidays = nn.Embedding(kinds + 1, HOLIDAY_SIZE, padding_idx=0) if kinds else None
+        calendar = self.given.season + 2 * HARMONICS + (HOLIDAY_SIZE * len(AROUND) if kinds else 0) + 1
+        known = len(self.given.known) + 4 * len(self.given.categories)
+        observed = len(self.given.observed) + sum(self.flagged)
+        self.history_size = 3 + observed + known + calendar
+        self.future_size = 2 + known + calendar
+        self.static_size = item_size + 3
+
+    def forward(self, frame: torch.Tensor) -> Seen:
+        """See the class."""
+        steps, given = given_steps(self.given), self.given
+        item = self._item(frame)
+        flags, numbers = [], []
+        level = base = ratio = known = None
+        frame = self._uncensored(frame)
+        for place in range(len(self.numbers)):
+            whole = place > len(given.observed)  # known of the future too
+            values = frame[:, :, 2 + place] if whole else frame[:, : steps[0], 2 + place]
+            filled = self._fill(values, place, item)
+            low, high = self._bounds(place, item)
+            if place == 0:
+                level = filled.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+                ratio = filled / level
+                if self.flagged[0]:
+                    flags.append(((ratio < low) | (ratio > high)).to(ratio.dtype))
+                if self.limited[0]:
+                    ratio = torch.minimum(torch.maximum(ratio, low), high)
+                known = torch.isfinite(values).to(ratio.dtype)
+                base = self._profile(ratio)
+                continue
+            if self.flagged[place]:
+                flags.append(((filled < low) | (filled > high)).to(filled.dtype)[:, : steps[0]])
+            if self.limited[place]:
+                filled = torch.minimum(torch.maximum(filled, low), high)
+            mean, spread = self.statistics.of(f"mean_{place}")[item], self.statistics.of(f"spread_{place}")
+            numbers.append(((filled - mean[:, None]) / spread).clamp(-8, 8))
+        assert level is not None and base is not None and ratio is not None and known is not None
+        calendar, words = self._days(frame[:, :, 0]), [self._word(frame, place) for place in range(len(self.words))]
+        observed = [*(column[:, :, None] for column in numbers[: len(given.observed)]),
+                    *(flag[:, :, None] for flag in flags)]  # fmt: skip
+        ahead = torch.cat([calendar, *(column[:, :, None] for column in numbers[len(given.observed) :]), *words], dim=2)
+        past = [(ratio - 1)[:, :, None], _log(ratio)[:, :, None], known[:, :, None]]
+        step = torch.linspace(0, 1, steps[1], device=frame.device)[None, :, None].expand(len(frame), -1, 1)
+        future = torch.cat([ahead[:, steps[0] :], _log(base)[:, :, None], step], dim=2)
+        recent = ratio[:, -given.season :].mean(dim=1, keepdim=True)
+        month = ratio[:, -min(4 * given.season, given.history) :].mean(dim=1, keepdim=True)
+        static = torch.cat([self.items(item), _log(recent), _log(month), self._newness(level, item)], dim=1)
+        history = torch.cat([*past, *observed, ahead[:, : steps[0]]], dim=2)
+        return Seen(history, future, static, level[:, :, None], base)
+
+    def _uncensored(self, frame: torch.Tensor) -> torch.Tensor:
+        """What was cut off (a stock-out) says little of what was asked for: it counts as missing."""
+        if self.given.censored_by is None:
+            return frame
+        cut = frame[:, :, 3 + self.given.observed.index(self.given.censored_by)] > 0.5
+        target = torch.where(cut, torch.full_like(frame[:, :, 2], float("nan")), frame[:, :, 2])
+        return torch.cat([frame[:, :, :2], target[:, :, None], frame[:, :, 3:]], dim=2)
+
+    def _item(self, frame: torch.Tensor) -> torch.Tensor:
+        """The place of each row's item among the known ones, from 1; 0 for an unknown one, and for some in training."""
+        place = _place(frame[:, -1, 1:2], self.statistics.of("codes"))
+        if self.training:
+            hidden = torch.rand(len(frame), device=frame.device) < UNKNOWN_SHARE
+            place = torch.where(hidden, torch.zeros_like(place), place)
+        return place
+
+    def _word(self, frame: torch.Tensor, place: int) -> torch.Tensor:
+        column = 2 + len(self.numbers) + place
+        values = frame[:, :, column : column + 1]
+        return self.words[place](_place(values, self.statistics.of(f"words_{place}")))
+
+    def _bounds(self, place: int, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        low, high = self.statistics.of(f"low_{place}")[item], self.statistics.of(f"high_{place}")[item]
+        return low[:, None], high[:, None]
+
+    def _newness(self, level: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        """How far the window's level is from the item's own in training (log, bounded)."""
+        usual = self.statistics.of("mean_0")[item][:, None].abs().clamp_min(1e-6)
+        return torch.log(level / usual).clamp(-3, 3)
+
+    def _profile(self, ratio: torch.Tensor) -> torch.Tensor:
+        """The window's seasonal mean, later seasons counting more, at each step of the horizon [N, F]."""
+        steps, season = given_steps(self.given), self.given.season
+        folded = ratio.reshape(len(ratio), steps[0] // season, season)
+        weight = torch.exp(torch.linspace(-1.5, 0, steps[0] // season, device=ratio.device))
+        profile = (folded * (weight / weight.sum())[None, :, None]).sum(dim=1)
+        times = -(-steps[1] // season)
+        return profile.repeat(1, times)[:, : steps[1]].clamp_min(LEAST)
+
+    def _fill(self, values: torch.Tensor, place: int, item: torch.Tensor) -> torch.Tensor:
+        """[N, T] with a number for each missing value, as the column's strategy says."""
+        known = torch.isfinite(values)
+        some = torch.where(known, values, torch.zeros_like(values))
+        count = known.sum(dim=1, keepdim=True)
+        usual = self.statistics.of(f"mean_{place}")[item][:, None]
+        mean = torch.where(count > 0, some.sum(dim=1, keepdim=True) / count.clamp_min(1), usual)
+        how = self.fills[place]
+        if how == "drop":
+            return torch.where(known, values, mean)
+        seasonal = self._seasonal(some, known, mean)
+        if how == "seasonal":
+            return torch.where(known, values, seasonal)
+        between = _interpolated(some, known, mean)
+        if how == "interpolate":
+            return torch.where(known, values, between)
+        weights = self.statistics.of(f"fill_{place}")
+        return torch.where(known, values, weights[0] * seasonal + weights[1] * between + weights[2])
+
+    def _seasonal(self, some: torch.Tensor, known: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """The mean of the known values at the same place of the season, else of the row."""
+        season, length = self.given.season, some.shape[1]
+        times = -(-length // season)
+        pad = times * season - length
+        folded = nn.functional.pad(some, (0, pad)).reshape(len(some), times, season)
+        there = nn.functional.pad(known.to(some.dtype), (0, pad)).reshape(len(some), times, season)
+        count = there.sum(dim=1)
+        profile = torch.where(count > 0, folded.sum(dim=1) / count.clamp_min(1), mean)
+        return profile.repeat(1, times)[:, :length]
+
+    def _days(self, day: torch.Tensor) -> torch.Tensor:
+        """Place in the season, harmonics of the year, holidays around, the years since training began: [N, L, K]."""
+        place = torch.remainder(torch.floor(day / self.given.step_days), self.given.season)
+        hot = (place[:, :, None] == torch.arange(self.given.season, device=day.device)).to(day.dtype)
+        turn = torch.remainder(day, YEAR)[:, :, None] * (2 * torch.pi / YEAR)
+        turns = turn * torch.arange(1, HARMONICS + 1, device=day.device)
+        parts = [hot, torch.sin(turns), torch.cos(turns), torch.zeros_like(turn)]
+        if self.holidays is not None:
+            kinds, first = self.statistics.of("kinds"), self.statistics.of("first_day")
+            for shift in AROUND:
+                at = (day + shift - first).clamp(0, len(kinds) - 1).to(torch.int64)
+                parts.append(self.holidays(kinds[at]))
+        return torch.cat(parts, dim=2)
+
+
+def given_steps(given: Any) -> tuple[int, int]:
+    """History and horizon."""
+    return given.history, given.horizon
+
+
+def _place(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Place from 1 of each value [..., 1] among the known ones [K], int64 [...]; 0 where it is none of them."""
+    numbers = torch.arange(1, len(known) + 1, device=values.device)
+    return ((values == known).to(torch.int64) * numbers).sum(dim=-1)
+
+
+def _interpolated(some: torch.Tensor, known: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Between the nearest known values on both sides, the nearest one at the ends, the mean where there is none."""
+    length = some.shape[1]
+    at = torch.arange(length, device=some.device)
+    before = _highest_so_far(torch.where(known, at, -1))
+    after = length - 1 - _highest_so_far(torch.where(known, length - 1 - at, -1).flip(1)).flip(1)
+    left = torch.where(before >= 0, before, after).clamp(0, length - 1)
+    right = torch.where(after < length, after, before).clamp(0, length - 1)
+    first, second = some.gather(1, left), some.gather(1, right)
+    share = (at - left) / (right - left).clamp_min(1)
+    found = first + (second - first) * share.clamp(0, 1)
+    return torch.where(known.any(dim=1, keepdim=True), found, mean)
+
+
+def _highest_so_far(values: torch.Tensor) -> torch.Tensor:
+    """The largest of the values [N, T] up to each place; by doubling steps, since ONNX has no running maximum."""
+    step = 1
+    while step < values.shape[1]:
+        values = torch.maximum(values, nn.functional.pad(values[:, :-step], (step, 0), value=-1))
+        step *= 2
+    return values
+
+
+def _log(ratio: torch.Tensor) -> torch.Tensor:
+    return torch.log(ratio.clamp_min(0) + 0.05)
