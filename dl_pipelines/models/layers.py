@@ -24,7 +24,7 @@ PURPOSES = {
 }
 """What a kind of layer is for."""
 _WORDS = (
-    ("Attention", "Attention"), ("LSTM", "Recurrent"), ("GRU", "Recurrent"), ("RNN", "Recurrent"),
+    ("LSTM", "Recurrent"), ("GRU", "Recurrent"), ("RNN", "Recurrent"),
     ("Embedding", "Embedding"), ("Conv", "Convolutional"), ("Pool", "Pooling"), ("Linear", "Dense/FC"),
     ("Dropout", "Dropout"), ("BatchNorm", "Batch Norm"), ("LayerNorm", "Layer Norm"), ("RMSNorm", "Layer Norm"),
     ("GroupNorm", "Layer Norm"), ("InstanceNorm", "Layer Norm"),
@@ -57,7 +57,8 @@ def layer_table(module: torch.nn.Module) -> list[dict[str, Any]]:
                            "parameters": _count(alone, seen), "activation": []}  # fmt: skip
     return [
         {**row, "configuration": "; ".join(dict.fromkeys(row["configuration"])),
-         "activation": ", ".join(dict.fromkeys(row["activation"])) or "none", "purpose": PURPOSES[kind]}
+         "activation": ", ".join(sorted(dict.fromkeys(row["activation"]), key=IN_FORWARD.__eq__)) or "none",
+         "purpose": PURPOSES[kind]}
         for kind, row in rows.items()
     ]  # fmt: skip
 
@@ -85,10 +86,10 @@ def _layers(module: torch.nn.Module, parent: Any = None) -> Iterator[tuple[torch
 
 
 def _kind(layer: torch.nn.Module) -> str | None:
-    name = type(layer).__name__
-    if name.endswith("MultiheadAttention"):
+    name, children = type(layer).__name__, [type(child).__name__ for child in layer.children()]
+    if "Atten" in name and children and all("Linear" in child for child in children):
         return "Attention"
-    if list(layer.children()):
+    if children:
         return None
     return next((kind for word, kind in _WORDS if word in name), None)
 
@@ -111,7 +112,9 @@ def _activation(kind: str, after: list[tuple[torch.nn.Module, Any]], parent: Any
 def _configuration(layer: Any) -> str:
     name, kind = type(layer).__name__, _kind(layer)
     if kind == "Attention":
-        return f"{layer.embed_dim} wide, {layer.num_heads} heads"
+        wide = getattr(layer, "embed_dim", None) or max(child.out_features for child in layer.children())
+        heads = getattr(layer, "num_heads", 1)
+        return f"{wide} wide, {heads} head{'s' if heads > 1 else ''}"
     if kind == "Recurrent":
         layers = getattr(layer, "num_layers", 1)
         both = ", both directions" if getattr(layer, "bidirectional", False) else ""

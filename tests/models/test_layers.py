@@ -68,3 +68,23 @@ def test_a_shared_parameter_counts_once():
     network = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     network[1].weight = network[0].weight
     assert sum(row["parameters"] for row in layer_table(network)) == count_parameters(network) == 15
+
+
+class Attend(nn.Module):
+    """An attention of a family's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(3, 8), nn.Linear(5, 8), nn.Linear(5, 8)
+
+
+def test_an_attention_of_a_familys_own_is_one_too():
+    (row,) = layer_table(nn.Sequential(Attend()))
+    assert (row["type"], row["count"], row["configuration"]) == ("Attention", 1, "8 wide, 1 head")
+    assert row["parameters"] == 3 * 8 + 2 * 5 * 8 + 3 * 8
+
+
+def test_what_no_module_names_is_said_last():
+    bare = nn.Module()
+    bare.first, bare.second = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    assert layer_table(bare)[0]["activation"] == f"GELU, {IN_FORWARD}"
