@@ -17,15 +17,17 @@ def compare(
     task: Task, ours: np.ndarray, others: Mapping[str, np.ndarray], targets: np.ndarray, resamples: int,
     confidence: float, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """`rows`: for each baseline and metric the estimates `ours`, `theirs`, `difference` (ours - theirs) and `ratio`.
+    """`rows`: of each baseline and metric `ours`, `theirs`, `difference` (ours - theirs), `ratio`.
 
-    A ratio above 1 says that ours is better, whatever the metric's direction (their error by ours); it is absent where
-    it is divided by 0. Each is about the same resamples. `metrics` are those worth a picture: the primary one, and
-    those that the report has a place for. `must_beat` are the task's baselines; an oracle is none.
+    In the task's order; estimates, on the same resamples. A ratio above 1 says that ours is better, whatever the
+    metric's direction (their error by ours); it is absent where it is divided by 0. `metrics` are those worth a
+    picture: the primary one, and those that the report has a place for. `must_beat` are the task's baselines; an
+    oracle is none.
     """
     found, value = [], task.measure(ours, targets)
     drawn = task.resampled(ours, targets, resamples, seed)
-    for baseline, outputs in others.items():
+    for baseline in sorted(others, key=[*task.baselines, *others].index):
+        outputs = others[baseline]
         their_value, their_drawn = task.measure(outputs, targets), task.resampled(outputs, targets, resamples, seed)
         for name, metric in task.metrics.items():
             if name not in value or name not in their_value:

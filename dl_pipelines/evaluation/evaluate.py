@@ -1,4 +1,4 @@
-"""`evaluation`: metrics with intervals on train, validation and test rows, slices, confusion, calibration."""
+"""`evaluation`: metrics with intervals on train, validation and test rows, slices, calibration, against baselines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.data.batches import window_rows
+from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.evaluation.against import compare, gates
+from dl_pipelines.evaluation.baselines import load_outputs
 from dl_pipelines.evaluation.metrics import Estimate, with_intervals
+from dl_pipelines.evaluation.pictures import shown
 from dl_pipelines.evaluation.slices import slice_table
 from dl_pipelines.evaluation.test_reads import count_test_reads, record_test_read
 from dl_pipelines.models.restore import load_served
@@ -25,12 +29,17 @@ BATCH = 256
 def make_evaluation(
     workspace: Workspace, partition: Partition, evaluation: Evaluation, data: Data, task: Task
 ) -> Artifact:
-    """`metrics.json`, `rows.json`, `confusion.json`, `calibration.json`, `slices.json`, `outputs_validation.npy`.
+    """`metrics.json`, `rows.json`, `calibration.json`, `details.json`, `slices.json`, `outputs_validation.npy`.
 
-    The look at the test rows is recorded. Raises ArtifactError when the model or the window has no passing report.
+    Beside them `confusion.json` of a task with labels, `against.json` of one with baselines (see against.compare). The
+    look at the test rows is recorded. Raises ArtifactError when the model, the window or the baselines have no
+    passing report.
     """
     window = workspace.get("training_window", partition.daily).require_gates()
     trained = workspace.get("trained_model", partition).require_gates()
+    parents = {"training_window": window, "trained_model": trained}
+    if task.baselines:
+        parents["baselines"] = workspace.get("baselines", partition).require_gates()
 
     def build(draft: Draft) -> None:
         import numpy as np
@@ -48,7 +57,8 @@ def make_evaluation(
         if task.signature().labels:
             draft.write_json("confusion.json", confusion(task, outputs["test"], rows["test"]))
         draft.write_json("calibration.json", task.reliability(outputs["test"], rows["test"].targets))
-        draft.write_json("details.json", task.details(outputs["test"], rows["test"], *given))
+        details = task.details(outputs["test"], rows["test"], *given)
+        draft.write_json("details.json", details)
         draft.write_json("slices.json", slice_table(task, outputs["test"], rows["test"], *given))
         np.save(draft.file("outputs_validation.npy"), outputs["validation"], allow_pickle=False)
         draft.measure(test_reads=count_test_reads(workspace), resamples=evaluation.resamples)
@@ -56,10 +66,19 @@ def make_evaluation(
         total = sum(map(len, rows.values()))
         draft.gate(Gate("finite_outputs", finite, f"answers to {total} rows", blocking=True))
         _gate_thresholds(draft, evaluation, metrics["test"], task)
+        against = {}
+        if task.baselines:
+            others = load_outputs(parents["baselines"], "test")
+            against = compare(task, outputs["test"], others, rows["test"].targets, *given)
+            draft.write_json("against.json", against)
+            for gate in gates(task, against):
+                draft.gate(gate)
         _show(draft, metrics, task)
+        if details or against:
+            simulated = bool(SOURCES.make(data.source).describe().get("simulated"))
+            draft.show(**shown(details, against, task.metrics, simulated))
 
     settings = {**evaluation.model_dump(mode="json"), "split": data.split.model_dump(mode="json")}
-    parents = {"training_window": window, "trained_model": trained}
     return workspace.make(STAGE, partition, build, settings=settings, parents=parents)
 
 

@@ -61,7 +61,7 @@ class ImageClassification(Task):
     family = "cnn"
     primary = "accuracy"
     metrics = classification.METRICS
-    not_applicable: ClassVar[Mapping[str, str]] = {}
+    not_applicable: ClassVar[Mapping[str, str]] = {"baselines": "image_classification registers none"}
 
     class Params(BaseParams):
         """Class names in the order of their labels; the size in pixels that a record has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def make_table(task: Forecasting, values: np.ndarray | None = None) -> pa.Table:
                     "value": None if np.isnan(known) else known, "promotion": promoted[item, day], "stock_out": 0.0,
                     "kind": "a" if item < 2 else "b", "sha256": f"{item}-{day}", "uri": "made:0",
                 })  # fmt: skip
-    columns = {name: [row[name] for row in plain] for name in plain[0]}
+    columns: dict[str, Any] = {name: [row[name] for row in plain] for name in plain[0]}
     columns["event_time"] = np.array(columns["event_time"], "datetime64[us]")
     return pa.table({name: pa.array(columns[name]).cast(kind) for name, kind in zip(
         task.arrow_schema().names, task.arrow_schema().types, strict=True)})  # fmt: skip

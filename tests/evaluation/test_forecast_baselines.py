@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from statsmodels.tsa.holtwinters import SimpleExpSmoothing
 from dl_pipelines.evaluation import forecast_baselines, forecast_boosting
 from dl_pipelines.evaluation.forecast_baselines import MODELS, ets_roll, fill, naive_roll, theta_roll
 from dl_pipelines.evaluation.forecast_features import Features
-from dl_pipelines.tasks.base import Rows
+from dl_pipelines.tasks.base import Rows, SplitName
 from dl_pipelines.tasks.series import ORIGIN
 from tests.evaluation import forecasts
 
@@ -85,10 +86,10 @@ def test_ets_is_statsmodels_on_the_values_before(zeros: bool, season: int):
     kinds = [{**kind, "initialization_method": "heuristic",
               **({"seasonal_periods": 4} if season == 4 else {"seasonal": None})} for kind in MODELS
              if (kind["error"] == "add") == zeros]  # fmt: skip
-    fitted = [ETSModel(y[:until], **kind).fit(disp=False) for kind in kinds]
+    fitted: list[Any] = [ETSModel(y[:until], **kind).fit(disp=False) for kind in kinds]
     best = int(np.argmin([one.aicc for one in fitted]))
     assert points[until] == pytest.approx(fitted[best].forecast(6), rel=1e-6)
-    later = ETSModel(y[:187], **kinds[best]).smooth(fitted[best].params)
+    later: Any = ETSModel(y[:187], **kinds[best]).smooth(fitted[best].params)
     assert points[187] == pytest.approx(later.forecast(6), rel=1e-6)
 
 
@@ -164,7 +165,7 @@ def test_an_item_of_which_nothing_was_known_has_the_naive_forecast(answers, spli
 
 
 def test_no_rows_have_no_answers(task, table, split):
-    none = {"test": split[1]["test"].take(np.zeros(0, int))}
+    none: dict[SplitName, Rows] = {"test": split[1]["test"].take(np.zeros(0, int))}
     assert forecast_baselines.seasonal_naive(task, table, split[0], none)["test"].shape == (0, 3, 4)
 
 
@@ -195,7 +196,6 @@ def test_a_year_ago_is_never_later_than_the_origin(task, table, monkeypatch: pyt
 
 def test_rows_keep_their_order_whatever_it_is(task, table, split, answers):
     rows = split[1]["test"]
-    backwards = {"test": rows.take(np.arange(len(rows))[::-1])}
-    assert isinstance(backwards["test"], Rows)
+    backwards: dict[SplitName, Rows] = {"test": rows.take(np.arange(len(rows))[::-1])}
     found = forecast_baselines.theta(task, table, split[0], backwards)["test"]
     assert (found[::-1] == answers["theta"]["test"]).all()
