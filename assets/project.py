@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._utils.warnings import disable_dagster_warnings
 
 from assets.augmented_dataset import augmented_dataset
+from assets.baselines import baselines
 from assets.compressed_model import compressed_model
 from assets.drift_report import drift_report
 from assets.evaluation import evaluation
@@ -26,6 +27,7 @@ DATA: tuple[Stage, ...] = (raw_data, validated_data, augmented_dataset)
 WINDOW = (training_window,)
 MODEL = (
     trained_model,
+    baselines,
     evaluation,
     compressed_model,
     triton_repository,
