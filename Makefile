@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo test check format ui bench soak lock clean
 BIN := .venv/bin
 MINUTES ?= 10
+BRIEF ?= briefs/digits.yaml
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +12,8 @@ help: ## List the commands
 setup: ## Environments, Horovod, Triton; seconds when nothing changed. TORCH_BACKEND=cpu: CPU builds
 	@bash scripts/setup.sh
 
-demo: setup ## The whole lifecycle of briefs/digits.yaml: verdict and report
-	@$(BIN)/dlp run briefs/digits.yaml; code=$$?; \
+demo: setup ## The whole lifecycle of a brief: verdict and report. BRIEF=briefs/demand.yaml
+	@$(BIN)/dlp run $(BRIEF); code=$$?; \
 	if [ $$code -eq 3 ]; then echo "A target was missed (exit code 3): the verdict above names it." >&2; fi; \
 	exit $$code
 
@@ -32,8 +33,10 @@ format: setup ## Put every file into the house format
 ui: setup ## Dagster's UI on 127.0.0.1, with the schedule and the sensors on
 	@$(BIN)/dlp ui
 
-bench: setup ## Speed and size against the issue's limits, one JSON object a line
+bench: ## Ours against limits and peers (installed first), one JSON object a line
+	@bash scripts/setup.sh bench
 	@$(BIN)/python -m benchmarks.main_job --json
+	@$(BIN)/python -m benchmarks.forecasting --json
 
 soak: setup ## A long run; MINUTES=10
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
@@ -42,5 +45,5 @@ lock: setup ## Resolve requirements*.in anew; ARGS=--upgrade for newer versions
 	@bash scripts/lock.sh $(ARGS)
 
 clean: ## Remove the environments and the tools' caches; never the home
-	@rm -rf .venv .venv-triton .venv.lock .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-triton .venv-bench .venv.lock .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.dlp/*' -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ import json
 import platform
 import random
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,15 +53,22 @@ def paired(name: str, ours: list[float], peer: list[float], unit: str, **conditi
     )
 
 
-def main(measure: Iterable[Comparison] | Iterator[Comparison], description: str) -> None:
-    """Run a benchmark: one JSON object a line with `--json`, else a sentence a line."""
+def main(parts: Mapping[str, Callable[[], Iterable[Comparison]]], description: str) -> None:
+    """Run a benchmark's parts, or those of `--only`: a JSON object a line with `--json`, else a sentence a line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    as_json = parser.parse_args().json
-    for item in measure:
-        machine = {"machine": platform.machine(), "python": platform.python_version()}
-        if as_json:
-            print(json.dumps({**asdict(item), "conditions": {**item.conditions, **machine}}), flush=True)
-        else:
-            than = f"peer {item.peer:g}" if item.peer is not None else f"limit {item.conditions['limit']:g}"
-            print(f"{item.name}: {item.ours:g} {item.unit} ({than}), ratio {item.ratio:g}", flush=True)
+    parser.add_argument("--only", action="append", choices=list(parts), help="a part of it; may be given again")
+    given = parser.parse_args()
+    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    for part in given.only or parts:
+        for item in parts[part]():
+            line = json.dumps({**asdict(item), "conditions": {**item.conditions, **machine}})
+            print(line if given.json else sentence(item), flush=True)
+
+
+def sentence(item: Comparison) -> str:
+    """A line as a person reads it; a limit is one of the figure itself without a peer, else one of the ratio."""
+    limit = item.conditions.get("limit", 1)
+    than, least = (f"limit {limit:g}", 1) if item.peer is None else (f"peer {item.peer:g}, at least {limit:g}", limit)
+    met = "met" if item.ratio >= least else "MISSED"
+    return f"{item.name}: {item.ours:g} {item.unit} ({than}), ratio {item.ratio:g}: {met}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -16,11 +17,10 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.command import ROOT, dlp
 from benchmarks.contract import Comparison, against_limit, main, paired
 
-ROOT = Path(__file__).parent.parent
 BRIEF = ROOT / "briefs" / "digits.yaml"
-DLP = Path(sys.executable).parent / "dlp"
 PAIRS = 5
 DEFINITIONS = """
 import sys, time
@@ -59,22 +59,6 @@ class Watch:
                         self.peak, self.name = megabytes, " ".join(process.cmdline()[:4])[:80]
                 except (OSError, StopIteration, psutil.Error):
                     continue
-
-
-def dlp(home: Path, brief: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
-    """Seconds and the JSON object of one `dlp run`. Raises RuntimeError when it neither met nor missed its targets."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [str(DLP), "run", str(brief), "--home", str(home), "--json", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode not in (0, 3):
-        raise RuntimeError(f"dlp run ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    return seconds, json.loads(done.stdout)
 
 
 def made(run: dict[str, Any]) -> list[str]:
@@ -147,13 +131,11 @@ def overhead(folder: Path) -> Iterator[Comparison]:
     yield paired("main_job.overhead", ours, peer, "s", limit=0.85, same_trained_model=same)
 
 
-def measure() -> Iterator[Comparison]:
-    """Every comparison of the main job."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        yield from definitions()
-        yield from first_and_second(Path(folder) / "home")
-        yield from overhead(Path(folder))
-
-
 if __name__ == "__main__":
-    main(measure(), __doc__ or "")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        parts = {
+            "definitions": definitions,
+            "run": functools.partial(first_and_second, Path(folder) / "home"),
+            "overhead": functools.partial(overhead, Path(folder)),
+        }
+        main(parts, __doc__ or "")

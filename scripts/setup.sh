@@ -2,6 +2,7 @@
 # Set everything up: .venv from the lock, Horovod from its sdist, Triton's venv. Idempotent: each part leaves
 # a stamp that holds the hash of what it was made from, and is skipped while that stays the same. Bytecode is compiled
 # here, once: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile its imports again (3 s a run).
+#   bench                as the argument: the benchmarks' peers too, in .venv-bench
 #   PYTHON=python3.11    the interpreter
 #   TORCH_BACKEND=cpu    CPU builds of torch and torchvision, from the index that uv knows for them
 set -euo pipefail
@@ -104,7 +105,19 @@ setup_triton() {
     echo "$want" >$stamp
 }
 
+setup_bench() { # No environment: packages on the path of a benchmark's peer, which runs in .venv.
+    local stamp=.venv-bench/.stamp-bench want
+    want=$(key requirements-bench.lock requirements.lock)
+    fresh $stamp "$want" && return
+    say "installing the benchmarks' peers into .venv-bench"
+    rm -rf .venv-bench
+    $uv pip install --quiet --compile-bytecode --require-hashes --no-deps --python .venv/bin/python \
+        --target .venv-bench -r requirements-bench.lock
+    echo "$want" >$stamp
+}
+
 setup_python
 setup_project
 setup_horovod
 setup_triton
+[ "${1:-}" != bench ] || setup_bench
