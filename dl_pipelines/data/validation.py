@@ -146,11 +146,12 @@ def _blocks(
 
     follows = dict(pairwise(there))
     block: list[_Arrived] = []
+    held = 0
     for item in side_by_side(read, arrived):
-        held = sum(other.table.nbytes for other in block)
-        if block and (follows[block[-1].day] != item.day or held + item.table.nbytes > TOGETHER_BYTES):
+        held += (size := item.table.nbytes)
+        if block and (follows[block[-1].day] != item.day or held > TOGETHER_BYTES):
             yield block
-            block = []
+            block, held = [], size
         block.append(item)
     if block:
         yield block
