@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 from dagster._utils.warnings import disable_dagster_warnings
 
+from assets.augmentation_ablation import augmentation_ablation
 from assets.augmented_dataset import augmented_dataset
 from assets.baselines import baselines
 from assets.compressed_model import compressed_model
@@ -29,6 +30,7 @@ MODEL = (
     trained_model,
     baselines,
     evaluation,
+    augmentation_ablation,
     compressed_model,
     triton_repository,
     prediction_log,
