@@ -202,7 +202,8 @@ def ets_roll(y: np.ndarray, until: int, season: int, horizon: int) -> np.ndarray
     if best is None:
         return naive_roll(y, until, season, horizon)
     kind, fitted = best
-    smoothed: Any = ETSModel(y, **kind).smooth(fitted.params)
+    followed = np.maximum(y, y[:until].min()) if error == "mul" else y  # a zero that came later has no logarithm
+    smoothed: Any = ETSModel(followed, **kind).smooth(fitted.params)
     states = np.asarray(smoothed.states)
     return _from_states(states, kind, float(getattr(fitted, "damping_trend", 1.0) or 1.0), season, horizon)
 

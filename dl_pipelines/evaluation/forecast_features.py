@@ -25,6 +25,8 @@ LAGS, CYCLES = 7, 4
 """Last values, and values of the same place in the last known seasons."""
 MEANS = (1, 4, 12)
 """Seasons that rolling means are taken over."""
+LEVEL = 4
+"""Seasons whose mean is the level that the target and its lags are divided by."""
 PLACE_CYCLES = 8
 """Seasons that the mean of a place in the season is taken over."""
 MOST = 250
@@ -41,14 +43,15 @@ class Features:
         self.task, self.panel, self.target = task, panel, panel.values[..., 0]
         self.categorical: list[int] = []
         season, history = task.params.season, task.params.history
-        lengths = dict.fromkeys([*(season * many for many in MEANS), history, 52 * season])
+        lengths = dict.fromkeys([*(season * many for many in (*MEANS, LEVEL)), history, 52 * season])
         self._means = {length: mean_before(self.target, length) for length in lengths}
         self._places = _means_of_places(self.target, season)
         whole = np.abs(np.nan_to_num(mean_before(self.target, self.target.shape[1])))
-        self._level = np.maximum(np.abs(np.nan_to_num(self._means[history])), np.maximum(1e-3 * whole, 1e-6))
+        recent = np.abs(self._means[season * LEVEL])
+        self._level = np.maximum(np.where(np.isfinite(recent), recent, whole), np.maximum(1e-3 * whole, 1e-6))
 
     def level(self, cells: Cells) -> np.ndarray:
-        """Mean of the history before the origin [n], above 0."""
+        """Mean of the last LEVEL seasons before the origin [n], above 0."""
         return self._level[cells[0], cells[1]]
 
     def ratio(self, cells: Cells) -> np.ndarray:
