@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data, Monitoring
 from dl_pipelines.monitoring.evidently_report import Compared, measure_drift
-from dl_pipelines.monitoring.features import live, reference, why_not
+from dl_pipelines.monitoring.features import INPUTS, Samples, live, reference, size_of, too_few, why_not
 from dl_pipelines.monitoring.thresholds import Sample, thresholds
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import digest_bytes
@@ -22,7 +22,6 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 STAGE = "drift_report"
@@ -37,8 +36,9 @@ def make_drift_report(
     """`report.json`: `windows` of the prediction log with their features, and the rows of the `reference`.
 
     A window has `name`, `records`, `decision` (alarm, quiet, undecided), `reason`, `page` (Evidently's, below the home;
-    its JSON lies beside it) and `features` (`name`, `statistic`, `value`, `threshold`, `drifted`). Under
-    `min_records` it is undecided. Gates: `drift_WINDOW`. A log without records gives no window and the reason.
+    its JSON lies beside it), `features` (`name`, `statistic`, `value`, `threshold`, `drifted`), and `clusters` where
+    rows depend on each other. Under `min_records` it is undecided. Gates: `drift_WINDOW`. A log without records gives
+    no window and the reason.
     Raises ArtifactError when a parent is missing or failed its gates, ValueError when its summaries are unknown.
     """
     parents = {
@@ -51,10 +51,9 @@ def make_drift_report(
         stage = _Stage(workspace, partition, monitoring, data, task, parents)
         table = read_records(parents["prediction_log"])
         windows = [stage.compare(name, rows) for name, rows in _windows(table)]
-        inputs, answers = stage.reference
         report = {
             "windows": windows,
-            "reference": {"inputs": inputs.rows, "answers": answers.rows},
+            "reference": {name: sample.rows for name, sample in stage.reference.items()},
             "false_alarms": monitoring.false_alarms,
             "resamples": monitoring.resamples,
         }
@@ -79,19 +78,21 @@ class _Stage:
     parents: Mapping[str, Artifact]
 
     @cached_property
-    def reference(self) -> tuple[Sample, Sample]:
-        """Of inputs and of answers."""
+    def reference(self) -> Samples:
+        """Of inputs, of answers, and of residuals for a task that has them."""
         window, compressed = self.parents["training_window"], self.parents["compressed_model"]
         return reference(self.workspace, window, compressed, self.data, self.task)
 
     def compare(self, name: str, rows: pa.Table) -> dict[str, Any]:
         """One window of the report."""
         count, least = rows.num_rows, self.monitoring.min_records
-        about = {"name": name, "records": count, "features": [], "left_out": {}, "page": None}
+        about: dict[str, Any] = {"name": name, "records": count, "features": [], "left_out": {}, "page": None}
         if count < least:
             return {**about, "decision": "undecided", "reason": f"{count} records; at least {least} are needed"}
         self.workspace.progress(STAGE, f"comparing the window {name}, {count} records")
-        compared, left_out = self._choose(live(rows, self.task), count)
+        found = live(rows, self.task)
+        about |= self._clusters(found)
+        compared, left_out = self._choose(found)
         if not compared:
             return {**about, "left_out": left_out, "decision": "undecided", "reason": "no feature can be compared"}
         page = self.workspace.home.docs / self.workspace.project / "evidently" / self.partition.slug
@@ -115,22 +116,31 @@ class _Stage:
             "page": page.relative_to(self.workspace.home.root).as_posix(),
         }
 
-    def _choose(self, found: Mapping[str, np.ndarray], count: int) -> tuple[list[Compared], dict[str, str]]:
+    def _clusters(self, found: Samples) -> dict[str, int]:
+        """How many clusters the rows of a window are, for a task whose rows depend on each other."""
+        clusters = size_of(self.reference[INPUTS], found[INPUTS]).clusters
+        return {} if clusters is None else {"clusters": clusters}
+
+    def _choose(self, found: Samples) -> tuple[list[Compared], dict[str, str]]:
         """Features with their thresholds for a window of this size; and those that can't be compared, with why."""
-        samples, left_out = [], dict[str, str]()
-        for sample in self.reference:
-            reasons = {name: why for name, values in sample.values.items() if (why := why_not(values, found.get(name)))}
-            left_out |= reasons
-            kept = {name: values for name, values in sample.values.items() if name not in reasons}
+        pairs, left_out = list[tuple[Sample, Sample]](), dict[str, str]()
+        for kind, sample in self.reference.items():
+            other = found[kind]
+            every = too_few(sample, other, self.monitoring.min_records)
+            for name, values in sample.values.items():
+                if why := every or why_not(values, other.values.get(name)):
+                    left_out[name] = why
+            kept = {name: values for name, values in sample.values.items() if name not in left_out}
             if kept:
-                samples.append(Sample(kept, {name: sample.statistics[name] for name in kept}))
-        if not samples:
+                pairs.append((Sample(kept, {name: sample.statistics[name] for name in kept}, sample.clusters), other))
+        if not pairs:
             return [], left_out
-        given = self.monitoring
-        limits = thresholds(tuple(samples), count, given.false_alarms, given.resamples, given.seed)
+        given, sizes = self.monitoring, [size_of(sample, other) for sample, other in pairs]
+        samples = [sample for sample, _ in pairs]
+        limits = thresholds(samples, sizes, given.false_alarms, given.resamples, given.seed)
         compared = [
-            Compared(name, sample.statistics[name], round(limits[name], DIGITS), values, found[name])
-            for sample in samples
+            Compared(name, sample.statistics[name], round(limits[name], DIGITS), values, other.values[name])
+            for sample, other in pairs
             for name, values in sample.values.items()
         ]
         return compared, left_out
@@ -162,6 +172,7 @@ def _gate(window: Mapping[str, Any]) -> Gate:
     passed = {"alarm": False, "quiet": True, "undecided": None}[window["decision"]]
     drifted = [item["name"] for item in window["features"] if item["drifted"]]
     facts = {"records": window["records"], "drifted": drifted, "features": len(window["features"])}
+    facts |= {name: window[name] for name in ("clusters",) if name in window}
     return Gate(f"drift_{plain_name(window['name'])}", passed, f"{window['decision']}: {window['reason']}", facts=facts)
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Augmentation, Data
+from dl_pipelines.store.digest import digest_bytes
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Rows, Task
 
@@ -44,6 +45,14 @@ class Day(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,19}$", description="part of the request ids, and of the day's check")
     records: int = Field(ge=1)
     shift: tuple[Augmentation, ...] = ()
+
+
+def request_id(day: str, name: str) -> str:
+    """`replay/DAY/NAME`; what would be longer than an id may be ends with a digest of the name instead."""
+    from dl_pipelines.serving.prediction_log import LONGEST_ID
+
+    whole = f"replay/{day}/{name}"
+    return whole if len(whole) <= LONGEST_ID else f"{whole[: LONGEST_ID - 17]}~{digest_bytes(name.encode())[:16]}"
 
 
 class Replay:
@@ -92,7 +101,7 @@ class Replay:
         answered = set(read_log(workspace)["request_id"].to_pylist())
         for day in self.params.days:
             rows = days[day.name]
-            ids = [f"replay/{day.name}/{name}" for name in rows.ids]
+            ids = [request_id(day.name, name) for name in rows.ids]
             left = np.array([place for place, name in enumerate(ids) if name not in answered], int)
             if len(left):
                 self._ask(workspace, task, data, day, rows.take(left), [ids[place] for place in left])

@@ -107,7 +107,7 @@ def _require_plain(name: str, label: Any) -> None:
         json.dumps(label, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise LabelError(
-            f"found a label of {name} that JSON can't hold ({error}); expected plain data, null where a value is missing"
+            f"found a label of {name} that JSON can't hold ({error}); expected plain data, null for what is missing"
         ) from error
 
 

@@ -64,14 +64,17 @@ def test_values_are_evidentlys_and_ours(report, line, live_inputs, partition, br
     told = json.loads((line.home.root / window["page"]).with_suffix(".json").read_text())
     theirs = {metric["config"]["column"]: metric for metric in told["metrics"]}
     failed = {test["metric_config"]["params"]["column"]: test["status"] == "FAIL" for test in told["tests"]}
-    inputs, answers = reference(
+    then = reference(
         line, line.get("training_window", partition.daily), line.get("compressed_model", partition), brief.data, task
     )
+    inputs, answers = then["inputs"], then["answers"]
+    assert set(then) == {"inputs", "answers"} and inputs.clusters is None
     assert content["reference"] == {"inputs": inputs.rows, "answers": answers.rows}
     assert (inputs.rows, answers.rows) == (713, 161)
     then = {**inputs.values, **answers.values}
     rows = read_records(line.get("prediction_log", partition))
     now = live(rows.filter(pa.array(np.array(rows["window"].to_pylist()) == "shifted")), task)
+    now = {**now["inputs"].values, **now["answers"].values}
     assert len(window["features"]) == 10
     for item in window["features"]:
         name, config = item["name"], theirs[item["name"]]["config"]

@@ -10,6 +10,7 @@ from dl_pipelines.monitoring.thresholds import (
     JENSEN_SHANNON,
     WASSERSTEIN,
     Sample,
+    Size,
     critical_place,
     jensen_shannon,
     least_resamples,
@@ -100,7 +101,7 @@ def test_thresholds_are_those_of_a_plain_loop():
     scores = np.array([(values - values.mean()) / values.std(ddof=1) for values in found.values()])
     critical = sorted(scores.max(axis=0))[96 - 1]  # ceil(101 x 0.95)
     expected = {name: values.mean() + critical * values.std(ddof=1) for name, values in found.items()}
-    assert thresholds((first, second), 40, 0.05, 100, 7) == pytest.approx(expected, rel=1e-7)
+    assert thresholds((first, second), (Size(40), Size(40)), 0.05, 100, 7) == pytest.approx(expected, rel=1e-7)
 
 
 def test_the_rate_of_false_alarms_is_the_one_that_was_asked_for(population):
@@ -109,7 +110,7 @@ def test_the_rate_of_false_alarms_is_the_one_that_was_asked_for(population):
     total = len(population["mean"])
     for number in range(references):
         reference = drawn(population, rng.integers(0, total, 700))
-        limits = {rate: thresholds((reference,), 250, rate, 500, number) for rate in alarms}
+        limits = {rate: thresholds((reference,), (Size(250),), rate, 500, number) for rate in alarms}
         for _ in range(windows // references):
             values = measured(reference, drawn(population, rng.integers(0, total, 250)))
             for rate in alarms:
@@ -122,7 +123,7 @@ def test_the_rate_of_false_alarms_is_the_one_that_was_asked_for(population):
 def test_a_shift_of_half_the_spread_alarms(population):
     rng, total = np.random.default_rng(3), len(population["mean"])
     reference = drawn(population, rng.integers(0, total, 700))
-    limits = thresholds((reference,), 250, 0.01, 500, 0)
+    limits = thresholds((reference,), (Size(250),), 0.01, 500, 0)
 
     def alarms(changed, times):
         windows = [drawn(changed, rng.integers(0, total, 250)) for _ in range(times)]
@@ -136,17 +137,17 @@ def test_a_shift_of_half_the_spread_alarms(population):
 
 def test_they_are_decided_by_the_seed_and_fall_with_the_size_of_the_window():
     sample = a_sample(np.random.default_rng(0))
-    first = thresholds((sample,), 250, 0.05, 200, 0)
-    assert thresholds((sample,), 250, 0.05, 200, 0) == first
-    assert thresholds((sample,), 250, 0.05, 200, 1) != first
-    larger = thresholds((sample,), 4000, 0.05, 200, 0)
+    first = thresholds((sample,), (Size(250),), 0.05, 200, 0)
+    assert thresholds((sample,), (Size(250),), 0.05, 200, 0) == first
+    assert thresholds((sample,), (Size(250),), 0.05, 200, 1) != first
+    larger = thresholds((sample,), (Size(4000),), 0.05, 200, 0)
     assert all(larger[name] < first[name] for name in first)
 
 
 def test_a_constant_feature_is_refused():
     sample = Sample({"same": np.ones(50), "any": np.arange(50.0)}, dict.fromkeys(("same", "any"), WASSERSTEIN))
     with pytest.raises(ValueError) as caught:
-        thresholds((sample,), 30, 0.05, 100, 0)
+        thresholds((sample,), (Size(30),), 0.05, 100, 0)
     assert str(caught.value) == "found the constant features same; expected only features that vary"
 
 
