@@ -49,6 +49,38 @@ def test_what_does_not_fit_stays_fresh_and_is_named():
     assert same({name: kept[name] for name in fresh}, network.state_dict())
 
 
+class Items(torch.nn.Module):
+    """A vector for each item, after one for all that are unknown."""
+
+    tables = {"vectors.weight": "codes"}
+
+    def __init__(self, codes):
+        super().__init__()
+        self.vectors = torch.nn.Embedding(len(codes) + 1, 3)
+        self.register_buffer("codes", torch.tensor(codes))
+
+
+@pytest.mark.parametrize("codes", [[11, 22, 33], [22, 99, 33], [5, 11, 22, 33, 44], [33]])
+def test_vectors_follow_their_items(codes):
+    before, network = torch.nn.Sequential(Items([11, 22, 33])), torch.nn.Sequential(Items(codes))
+    kept = network[0].vectors.weight.clone()
+    taken, fresh = copy_weights(network, before.state_dict())
+    assert (taken, fresh) == (["0.vectors.weight"], [])
+    assert network[0].codes.tolist() == codes
+    assert torch.equal(network[0].vectors.weight[0], before[0].vectors.weight[0])
+    for place, code in enumerate(codes, start=1):
+        wanted = before[0].vectors.weight[[11, 22, 33].index(code) + 1] if code in (11, 22, 33) else kept[place]
+        assert torch.equal(network[0].vectors.weight[place], wanted)
+
+
+def test_vectors_of_an_unknown_table_stay_fresh():
+    before, network = Items([11, 22]), Items([11, 22])
+    state = before.state_dict()
+    assert copy_weights(network, {"vectors.weight": state["vectors.weight"]}) == ([], ["vectors.weight"])
+    state["vectors.weight"] = torch.zeros(9, 3)
+    assert copy_weights(network, state) == ([], ["vectors.weight"])
+
+
 def test_a_warm_start_that_goes_on_is_bitwise_the_undisturbed_one(make_job):
     first, _ = run(make_job(name="first", training={"epochs": 1}))
 
