@@ -6,9 +6,9 @@ Torch is imported where a network is made, so that briefs are checked without it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Training
@@ -130,6 +130,12 @@ class PatchTransformer(Forecaster):
         layers: int = Field(default=2, ge=1, le=12)
         heads: int = Field(default=4, ge=1, le=16)
 
+        @model_validator(mode="after")
+        def _whole_heads(self) -> PatchTransformer.Params:
+            if self.hidden % self.heads:
+                raise ValueError(f"hidden: a multiple of heads ({self.heads})")
+            return self
+
     def encoder(self, front: Front, task: Any) -> Encoder:
         """See Forecaster."""
         from dl_pipelines.models import series_encoders
@@ -151,7 +157,7 @@ class Nhits(Forecaster):
         """Rates of pooling in steps, one stack each."""
 
         hidden: int = Field(default=128, ge=4, le=1024)
-        pools: tuple[int, ...] = Field(default=(14, 7, 1), min_length=1, max_length=8)
+        pools: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(14, 7, 1), min_length=1, max_length=8)
 
     def encoder(self, front: Front, task: Any) -> Encoder:
         """See Forecaster."""

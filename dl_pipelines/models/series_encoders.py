@@ -133,6 +133,7 @@ class Nhits(Encoder):
 
     def __init__(self, history: int, static: int, steps: int, horizon: int, hidden: int, pools: tuple[int, ...]):
         super().__init__()
+        pools = tuple(min(pool, steps) for pool in pools)
         self.size, self.horizon, self.pools = PARTS * len(pools), horizon, pools
         self.squeeze = nn.Linear(history, CHANNELS)
         self.knots = [max(1, horizon // pool) for pool in pools]

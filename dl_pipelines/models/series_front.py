@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dl_pipelines.tasks.forecast_fit import CUT
+
 if TYPE_CHECKING:
     from dl_pipelines.tasks.forecasting import Forecasting
 
@@ -25,14 +27,15 @@ HOLIDAY_SIZE = 4
 UNKNOWN_SHARE = 0.02
 """Of the rows in training whose item is hidden, so that a new item has a vector that was trained."""
 LEAST = 0.02
-"""The base of a forecast is at least so large, in units of the window's level."""
+"""The base of a forecast is at least so large, in units of the window's level, unless it may be negative."""
 
 
 @dataclass(frozen=True)
 class Seen:
     """A frame as numbers: `history` [N, H, A], `future` [N, F, B], `static` [N, S], `level` [N, 1, 1] in units.
 
-    `base` [N, F] is the seasonal profile of the window in units of its level.
+    `base` [N, F] is the seasonal profile of the window in units of its level. The level is the mean size of the filled
+    history.
     """
 
     history: torch.Tensor
@@ -49,11 +52,11 @@ class Statistics(nn.Module):
         super().__init__()
         given, items = task.params, statistics["items"]
 
-        def keep(name: str, values: Any) -> None:
-            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32))
+        def keep(name: str, values: Any, dtype: torch.dtype = torch.float32) -> None:
+            self.register_buffer(name, torch.as_tensor(values, dtype=dtype))
 
-        keep("codes", items["codes"] or [-1])
-        keep("level", statistics["level"])
+        # Whole numbers as such: the mean over workers that floating buffers are given would round them.
+        keep("codes", items["codes"] or [-1], torch.int64)
         for place, name in enumerate(self.numbers(task)):
             about, limits = statistics["numbers"][name], statistics["limits"][name]
             count = len(items["codes"])
@@ -63,10 +66,10 @@ class Statistics(nn.Module):
             keep(f"high_{place}", [limits["all"][1], *(limits["high"] or [limits["all"][1]] * count)])
             keep(f"fill_{place}", statistics["imputation"].get(name, [1.0, 0.0, 0.0]))
         for place, name in enumerate(given.categories):
-            keep(f"words_{place}", statistics["words"][name] or [-1])
+            keep(f"words_{place}", statistics["words"][name] or [-1], torch.int64)
         first, kinds = _calendar(statistics)
-        keep("first_day", first)
-        self.register_buffer("kinds", torch.as_tensor(kinds, dtype=torch.int64))
+        keep("first_day", first, torch.int64)
+        keep("kinds", kinds, torch.int64)
 
     @staticmethod
     def numbers(task: Forecasting) -> tuple[str, ...]:
@@ -106,6 +109,10 @@ class Front(nn.Module):
         self.words = nn.ModuleList(
             nn.Embedding(len(statistics["words"][name]) + 1, 4) for name in self.given.categories
         )
+        # For a warm start: vectors follow their items and words, also when others come or go between them.
+        self.tables = {"items.weight": "statistics.codes"} | {
+            f"words.{place}.weight": f"statistics.words_{place}" for place in range(len(self.given.categories))
+        }
         kinds = len(statistics["holidays"]["names"])
         self.holidays = nn.Embedding(kinds + 1, HOLIDAY_SIZE, padding_idx=0) if kinds else None
         calendar = self.given.season + 2 * HARMONICS + (HOLIDAY_SIZE * len(AROUND) if kinds else 0) + 1
@@ -148,12 +155,13 @@ class Front(nn.Module):
         observed = [*(column[:, :, None] for column in numbers[: len(given.observed)]),
                     *(flag[:, :, None] for flag in flags)]  # fmt: skip
         ahead = torch.cat([calendar, *(column[:, :, None] for column in numbers[len(given.observed) :]), *words], dim=2)
-        past = [(ratio - 1)[:, :, None], _log(ratio)[:, :, None], known[:, :, None]]
+        past = [(ratio - 1)[:, :, None], self._squashed(ratio)[:, :, None], known[:, :, None]]
         step = torch.linspace(0, 1, steps[1], device=frame.device)[None, :, None].expand(len(frame), -1, 1)
-        future = torch.cat([ahead[:, steps[0] :], _log(base)[:, :, None], step], dim=2)
+        future = torch.cat([ahead[:, steps[0] :], self._squashed(base)[:, :, None], step], dim=2)
         recent = ratio[:, -given.season :].mean(dim=1, keepdim=True)
         month = ratio[:, -min(4 * given.season, given.history) :].mean(dim=1, keepdim=True)
-        static = torch.cat([self.items(item), _log(recent), _log(month), self._newness(level, item)], dim=1)
+        about = [self._squashed(recent), self._squashed(month), self._newness(level, item)]
+        static = torch.cat([self.items(item), *about], dim=1)
         history = torch.cat([*past, *observed, ahead[:, : steps[0]]], dim=2)
         return Seen(history, future, static, level[:, :, None], base)
 
@@ -161,7 +169,7 @@ class Front(nn.Module):
         """What was cut off (a stock-out) says little of what was asked for: it counts as missing."""
         if self.given.censored_by is None:
             return frame
-        cut = frame[:, :, 3 + self.given.observed.index(self.given.censored_by)] > 0.5
+        cut = frame[:, :, 3 + self.given.observed.index(self.given.censored_by)] > CUT
         target = torch.where(cut, torch.full_like(frame[:, :, 2], float("nan")), frame[:, :, 2])
         return torch.cat([frame[:, :, :2], target[:, :, None], frame[:, :, 3:]], dim=2)
 
@@ -194,7 +202,12 @@ class Front(nn.Module):
         weight = torch.exp(torch.linspace(-1.5, 0, steps[0] // season, device=ratio.device))
         profile = (folded * (weight / weight.sum())[None, :, None]).sum(dim=1)
         times = -(-steps[1] // season)
-        return profile.repeat(1, times)[:, : steps[1]].clamp_min(LEAST)
+        profile = profile.repeat(1, times)[:, : steps[1]]
+        return profile if self.given.negative else profile.clamp_min(LEAST)
+
+    def _squashed(self, ratio: torch.Tensor) -> torch.Tensor:
+        """The logarithm, where there is one: a ratio that may be negative is bounded instead."""
+        return ratio.clamp(-8, 8) if self.given.negative else _log(ratio)
 
     def _fill(self, values: torch.Tensor, place: int, item: torch.Tensor) -> torch.Tensor:
         """[N, T] with a number for each missing value, as the column's strategy says."""
@@ -228,8 +241,10 @@ class Front(nn.Module):
 
     def _days(self, day: torch.Tensor) -> torch.Tensor:
         """Place in the season, harmonics of the year, holidays around, the years since training began: [N, L, K]."""
-        place = torch.remainder(torch.floor(day / self.given.step_days), self.given.season)
-        hot = (place[:, :, None] == torch.arange(self.given.season, device=day.device)).to(day.dtype)
+        # A runtime may multiply by the rounded 1 / divisor: half a step keeps whole numbers away from the jumps.
+        season, steps = self.given.season, torch.floor((day + 0.5) / self.given.step_days)
+        place = steps - season * torch.floor((steps + 0.5) / season)
+        hot = (place[:, :, None] == torch.arange(season, device=day.device)).to(day.dtype)
         turn = torch.remainder(day, YEAR)[:, :, None] * (2 * torch.pi / YEAR)
         turns = turn * torch.arange(1, HARMONICS + 1, device=day.device)
         parts = [hot, torch.sin(turns), torch.cos(turns), torch.zeros_like(turn)]
@@ -247,9 +262,12 @@ def given_steps(given: Any) -> tuple[int, int]:
 
 
 def _place(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Place from 1 of each value [..., 1] among the known ones [K], int64 [...]; 0 where it is none of them."""
+    """Place from 1 of each value [..., 1] among the known ones [K], int64 [...]; 0 where it is none of them.
+
+    Of known ones with the same code the last is meant.
+    """
     numbers = torch.arange(1, len(known) + 1, device=values.device)
-    return ((values == known).to(torch.int64) * numbers).sum(dim=-1)
+    return ((values == known).to(torch.int64) * numbers).amax(dim=-1)
 
 
 def _interpolated(some: torch.Tensor, known: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:

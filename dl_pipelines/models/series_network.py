@@ -102,7 +102,8 @@ class ForecastLoss(nn.Module):
             first = (mean - truth) ** 2
         else:
             rate = mean.clamp_min(1e-4)
-            first = 2 * (rate - truth * torch.log(rate) + torch.xlogy(truth, truth) - truth)
+            count = truth.clamp_min(0)
+            first = 2 * (rate - count * torch.log(rate) + torch.xlogy(count, count) - count)
         apart = truth[:, :, None] - found[:, :, 1:]
         second = torch.maximum(self.levels * apart, (self.levels - 1) * apart).mean(dim=2)
         weight = torch.sqrt(level) * known
@@ -113,23 +114,32 @@ def calibrate(network: SeriesNetwork, quantiles: tuple[float, ...], inputs: np.n
     """Set the calibration so that each quantile covers its share of the validation values.
 
     Split conformal prediction on a quantile's own scale (Romano, Patterson and Candes, 2019): the factor (or, where the
-    target may be negative, the distance in levels) that moves a quantile to its nominal coverage.
+    target may be negative, the distance in levels) that moves a quantile to its nominal coverage. What the quantile
+    before it covers already, it covers too, whatever its factor: they never cross.
     """
     network.eval()
     network.calibration.fill_(0.0 if network.negative else 1.0)
+    found, levels = [], []
     with torch.no_grad():
-        parts = [network(torch.from_numpy(np.array(inputs[at : at + BATCH]))).numpy()
-                 for at in range(0, len(inputs), BATCH)]  # fmt: skip
-    found, truth = np.concatenate(parts).astype(np.float64), targets[:, :-EXTRA].astype(np.float64)
-    level = targets[:, SCALE].astype(np.float64)[:, None]
+        for at in range(0, len(inputs), BATCH):
+            frames = torch.from_numpy(np.array(inputs[at : at + BATCH]))
+            found.append(network(frames).numpy().astype(np.float64))
+            if network.negative:
+                levels.append(network.front(frames).level[:, 0].numpy().astype(np.float64))
+    forecast, truth = np.concatenate(found), targets[:, :-EXTRA].astype(np.float64)
+    level = np.concatenate(levels) if levels else np.ones((len(truth), 1))
     known = np.isfinite(truth)
     if not known.any():
         return
+    before = np.full(truth.shape, -np.inf)
     for place, share in enumerate(quantiles):
-        mine = found[:, :, 1 + place]
+        mine = forecast[:, :, 1 + place]
         apart = (truth - mine) / level if network.negative else truth / np.maximum(mine, 1e-9)
+        apart = np.where(truth <= before, apart[known].min(), apart)
         moved = float(np.quantile(apart[known], share))
-        network.calibration[place] = moved if network.negative else min(max(moved, 0.1), 10.0)
+        moved = moved if network.negative else min(max(moved, 0.1), 10.0)
+        network.calibration[place] = moved
+        before = np.maximum(before, mine + moved * level if network.negative else mine * moved)
 
 
 def make_recipe(network: SeriesNetwork, task: Forecasting) -> Recipe:

@@ -25,6 +25,8 @@ WINSOR = (0.002, 0.998)
 """Quantiles of a value over the level before it, beyond which it is winsorised to them."""
 CLIP_DEVIATIONS = 6.0
 """Clipped beyond so many robust standard deviations (1.4826 MAD) of the same ratio from its median."""
+CUT = 0.5
+"""The target was cut off where the column `censored_by` is above this."""
 FEWEST = 50
 """Values that an item needs for limits of its own; with fewer it has those of all items."""
 
@@ -34,14 +36,12 @@ def fit(panel: Panel, task: Forecasting) -> dict[str, Any]:
     import numpy as np
 
     given, target = task.params, panel.values[..., 0]
-    ratio = target / _level_before(target, given.history)
+    ratio = target / _level_before(np.abs(target) if given.negative else target, given.history)
     numbers = [name for name in panel.columns if name not in given.categories]
     return {
         "first_day": int(panel.days[0]) if len(panel.days) else 0,
         "last_day": int(panel.days[-1]) if len(panel.days) else 0,
-        "items": {"names": list(panel.items), "codes": [code(name) for name in panel.items],
-                  "level": _rounded(_or(np.nanmean, target, axis=1, default=1.0))},
-        "level": _number(_or(np.nanmean, target, axis=None, default=1.0)),
+        "items": {"names": list(panel.items), "codes": [code(name) for name in panel.items]},
         "numbers": {name: _of_column(panel.values[..., place], task.missing(name))
                     for place, name in enumerate(numbers)},
         "words": {name: sorted(set(_known(panel.values[..., panel.columns.index(name)]).astype(int).tolist()))
@@ -85,7 +85,12 @@ def _limits(values: np.ndarray, strategy: str) -> dict[str, Any]:
             return (-1e9, 1e9)
         if strategy == "clip":
             middle = float(np.median(known))
-            spread = max(1.4826 * float(np.median(np.abs(known - middle))), 1e-6)
+            # Most values equal (a promotion, an item with many zeros): the MAD is 0, and the mean deviation stands in
+            # for it (Iglewicz and Hoaglin, 1993). All equal: nothing is known of how far others may be.
+            apart = np.abs(known - middle)
+            spread = 1.4826 * float(np.median(apart)) or 1.253314 * float(apart.mean())
+            if not spread:
+                return (-1e9, 1e9)
             return middle - CLIP_DEVIATIONS * spread, middle + CLIP_DEVIATIONS * spread
         low, high = np.quantile(known, WINSOR)
         return float(low), float(high)
@@ -155,7 +160,10 @@ def public_holidays(country: str, first: int, last: int) -> tuple[tuple[int, ...
 
 
 def _counts(panel: Panel, ratio: np.ndarray, task: Forecasting) -> dict[str, dict[str, Any]]:
-    """Of each column: cells between an item's first and last record, missing ones, those beyond the limits."""
+    """Of each column: cells between an item's first and last record, missing ones, those beyond the limits.
+
+    Of the target also those that were cut off.
+    """
     import numpy as np
 
     there = np.asarray(np.isfinite(panel.values).any(axis=2))
@@ -166,6 +174,9 @@ def _counts(panel: Panel, ratio: np.ndarray, task: Forecasting) -> dict[str, dic
         values = panel.values[..., place]
         about: dict[str, Any] = {"cells": int(living.sum()), "missing": int((living & ~np.isfinite(values)).sum()),
                                  "missing_by": task.missing(name)}  # fmt: skip
+        if name == task.params.target and task.params.censored_by is not None:
+            cut = panel.values[..., panel.columns.index(task.params.censored_by)] > CUT
+            about["censored"] = int((cut & np.isfinite(values)).sum())
         if name not in task.params.categories:
             judged = ratio if name == task.params.target else values
             limits = _limits(judged, task.outliers(name))
@@ -181,6 +192,11 @@ def described(statistics: Mapping[str, Any], task: Forecasting) -> dict[str, str
     given, counts = task.params, statistics["counts"]
     missing = "; ".join(
         f"{name}: {about['missing']:,} of {about['cells']:,} cells, {FILLED[about['missing_by']]}"
+        + (
+            f" (and {about['censored']:,} cut off, where {given.censored_by} is 1, which count as missing in a history)"
+            if "censored" in about
+            else ""
+        )
         for name, about in counts.items()
     )
     outliers = "; ".join(
@@ -208,7 +224,8 @@ def described(statistics: Mapping[str, Any], task: Forecasting) -> dict[str, str
 
 FILLED = {
     "drop": "windows with one are not trained on", "seasonal": "filled by the window's seasonal mean",
-    "interpolate": "interpolated", "model": "filled by a regression on seasonal mean and neighbours",
+    "interpolate": "interpolated", "unknown": "taken as an unknown word",
+    "model": "filled by a regression on seasonal mean and neighbours",
 }  # fmt: skip
 _TREATED = {
     "flag": "flagged to the model", "clip": f"clipped at {CLIP_DEVIATIONS:g} robust deviations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,9 @@ def _origins(panel: Panel, task: Forecasting, stride: int) -> np.ndarray:
     first, last = np.flatnonzero(panel.chosen)[[0, -1]] if panel.chosen.any() else (1, 0)
     inside = (places >= first) & (places + given.horizon - 1 <= last)
     inside &= chosen[places + given.horizon] > chosen[places]
+    others = np.asarray(np.isfinite(panel.values).any(axis=(0, 2))) & ~panel.chosen
+    others = np.concatenate([[0], np.cumsum(others)])
+    inside &= others[places + given.horizon] == others[places]
     return places[inside & (panel.days[places] // given.step_days % stride == 0)]
 
 
@@ -106,7 +110,10 @@ def _frames(
 
 
 def _targets(panel: Panel, target: np.ndarray, item: np.ndarray, at: np.ndarray, task: Forecasting) -> np.ndarray:
-    """The horizon's values, the day of the origin, the item, the scale of MASE, the level of the history."""
+    """The horizon's values, the day of the origin, the item, the scale of MASE, the level of the history.
+
+    The level is the mean of the known values, of their sizes where the target may be negative.
+    """
     import numpy as np
 
     given = task.params
@@ -119,8 +126,9 @@ def _targets(panel: Panel, target: np.ndarray, item: np.ndarray, at: np.ndarray,
     apart = np.abs(target - np.concatenate([np.full((len(target), given.season), np.nan), target], axis=1)[
         :, : target.shape[1]])  # fmt: skip
     found[:, -2] = mean_before(apart, target.shape[1])[item, at]
-    whole = np.abs(mean_before(target, target.shape[1])[item, at])
-    level = np.abs(mean_before(target, history)[item, at])
+    size = np.abs(target) if given.negative else target
+    whole = np.abs(mean_before(size, target.shape[1])[item, at])
+    level = np.abs(mean_before(size, history)[item, at])
     found[:, -1] = np.maximum(np.nan_to_num(level), np.maximum(LEAST_SCALE * np.nan_to_num(whole), 1e-6))
     return found.astype(np.float32)
 
@@ -140,9 +148,10 @@ def mean_before(values: np.ndarray, length: int) -> np.ndarray:
 def leaks(panel: Panel, table: pa.Table, splits: np.ndarray, task: Forecasting) -> list[str]:
     """Days that are in more than one split, and columns that tell of the target of a day that is not known yet.
 
-    A known column may not repeat the target of its own day or a later one, an observed one not that of a later day.
-    Judged on train records only, by the correlation of seasonal differences, so that a common trend or season, or a
-    target that is like its own past, is no leak.
+    An observed column may not repeat the target of a later day; a known one neither that of a later day nor of its own
+    or one before it within the horizon, which its future part would tell. Judged on train records only, by the
+    correlation of seasonal differences, so that a common trend or season is no leak; and a column that is at least as
+    like the target of a day that it may know has it from there: the target is like its own past.
     """
     import numpy as np
 
@@ -154,24 +163,43 @@ def leaks(panel: Panel, table: pa.Table, splits: np.ndarray, task: Forecasting) 
     given = task.params
     apart = panel.values[:, given.season :] - panel.values[:, : -given.season]
     trains = panel.chosen[given.season :]
-    apart = np.where(trains[None, :, None], apart, np.nan)
+    apart = _by_deviation(np.where(trains[None, :, None], apart, np.nan), panel.values)
     for position, name in enumerate(panel.columns[1 : 1 + len(given.observed) + len(given.known)], 1):
-        ahead = range(1 if name in given.observed else 0, given.horizon + 1)
-        worst = max(((_likeness(apart[..., position], apart[..., 0], step), step) for step in ahead), default=(0.0, 0))
-        if worst[0] >= TELLING:
-            when = f"{worst[1]} steps later" if worst[1] else "on the same day"
+        last = 0 if name in given.observed else -given.horizon  # the latest day of the target that it may tell of
+        worst, step = _most_like(apart, position, range(last + 1, given.horizon + 1))
+        if worst >= TELLING and worst > _most_like(apart, position, range(last - given.season, last + 1))[0]:
+            when = f"{abs(step)} steps {'later' if step > 0 else 'before, which is in the horizon'}"
             found.append(
-                f"found that {name} tells {given.target} {when} (correlation {worst[0]:.3f} of seasonal differences); "
-                f"expected a column that is known before the day; remove it from problem.task.params"
+                f"found that {name} tells {given.target} {when if step else 'on the same day'} (correlation "
+                f"{worst:.3f} of seasonal differences); expected a column that is known before the day; remove it from "
+                "problem.task.params"
             )
     return found
+
+
+def _by_deviation(apart: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Differences [items, days, columns] by their item's deviation; NaN where that is no more than rounding."""
+    import numpy as np
+
+    known, size = np.isfinite(apart), np.abs(np.where(np.isfinite(values), values, 0)).max(axis=1, initial=0)
+    count = np.maximum(known.sum(axis=1), 1)
+    mean = np.where(known, apart, 0).sum(axis=1) / count
+    spread = np.sqrt((np.where(known, apart - mean[:, None], 0) ** 2).sum(axis=1) / count)
+    return np.where((spread > 1e-9 * size)[:, None], apart / np.where(spread > 0, spread, 1)[:, None], np.nan)
+
+
+def _most_like(apart: np.ndarray, position: int, steps: range) -> tuple[float, int]:
+    """The largest likeness of a column with the target so many steps later (before, where below 0), and the step."""
+    return max((_likeness(apart[..., position], apart[..., 0], step), step) for step in steps)
 
 
 def _likeness(column: np.ndarray, target: np.ndarray, ahead: int) -> float:
     """Absolute correlation of a column with the target `ahead` steps later, over all items; 0 for too few pairs."""
     import numpy as np
 
-    first, later = column[:, : column.shape[1] - ahead], target[:, ahead:]
+    if ahead < 0:
+        return _likeness(target, column, -ahead)
+    first, later = column[:, : max(column.shape[1] - ahead, 0)], target[:, ahead:]
     known = np.isfinite(first) & np.isfinite(later)
     if known.sum() < LEAST_PAIRS:
         return 0.0
@@ -187,12 +215,16 @@ def too_short(days: np.ndarray, splits: np.ndarray, task: Forecasting) -> str | 
     for split in SPLITS:
         mine = days[splits == split]
         span = (int(mine.max()) - int(mine.min())) // given.step_days + 1 if len(mine) else 0
-        least = given.horizon + (LEAST_KNOWN * given.season if split == "train" else 0)
+        # Origins lie on a grid that is the same for any window: the first one may be almost a stride into the split.
+        stride = given.train_stride if split == "train" else given.stride
+        history = min(LEAST_KNOWN * given.season, given.history) if split == "train" else 0
+        least = given.horizon + stride - 1 + history
         if span < least:
-            told = f" and {LEAST_KNOWN} seasons of history" if split == "train" else ""
+            told = f", {history} of history" if history else ""
             return (
                 f"found {span} steps in the {split} split; expected at least {least} for a horizon of "
-                f"{given.horizon}{told}: bring more days, a shorter horizon or gap, or another data.split"
+                f"{given.horizon}{told} and an origin every {stride}: bring more days, a shorter horizon or gap, or "
+                "another data.split"
             )
     return None
 
@@ -209,7 +241,7 @@ def read_frame(path: Path, task: Forecasting) -> np.ndarray:
 
     given, names = task.params, task.signature().columns
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"found {path}: {error}; expected a CSV file with a header; give another") from error
@@ -217,7 +249,10 @@ def read_frame(path: Path, task: Forecasting) -> np.ndarray:
     absent = [name for name in wanted if not lines or name not in lines[0]]
     if absent:
         raise ValueError(f"found no column {', '.join(absent)} in {path}; expected the columns {', '.join(wanted)}")
-    lines.sort(key=lambda line: line["date"])
+    lines.sort(key=lambda line: _number(line, "day", path, task))
+    items = sorted({line["item"] or "" for line in lines} - {""})
+    if len(items) > 1:
+        raise ValueError(f"found {len(items)} items ({', '.join(items[:3])}) in {path}; expected the days of one item")
     total = given.history + given.horizon
     if len(lines) < given.horizon + 1:
         raise ValueError(f"found {len(lines)} lines in {path}; expected {total}: {given.history} of history and the "
@@ -231,7 +266,7 @@ def read_frame(path: Path, task: Forecasting) -> np.ndarray:
     found = [_number(line, "day", path, task) for line in lines]
     if found != frame[total - len(lines) :, 0].tolist():
         raise ValueError(f"found days that are not {step} apart in {path}; expected a line for each, with empty values")
-    frame[:, 1] = frame[-1, 1]
+    frame[:, 1] = code(items[0]) if items else np.nan
     frame[given.history :, 2 : 3 + len(given.observed)] = np.nan
     return frame
 
@@ -243,7 +278,10 @@ def _number(line: dict[str, str], name: str, path: Path, task: Forecasting) -> f
             return float((date.fromisoformat(text[:10]) - EPOCH).days)
         if name == "item" or name in task.params.categories:
             return float(code(text)) if text else float("nan")
-        return float(text) if text else float("nan")
+        number = float(text) if text else float("nan")
+        if math.isinf(number):
+            raise ValueError
+        return number
     except ValueError:
         raise ValueError(f"found {text!r} as {name} in {path}; expected a number, or a date as 2026-01-31") from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as ParamField
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Split, Validation
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Missing = Literal["drop", "seasonal", "interpolate", "model"]
 Outliers = Literal["keep", "flag", "clip", "winsorise"]
+MOST_HISTORY = 2000
+"""Steps."""
 CLOSE = 0.05
 """A compressed model's forecast agrees with the original's within this share of the original's level."""
 AGREEMENT = 0.95
@@ -51,7 +53,10 @@ class Forecasting(Task):
         target: str = ParamField(default="value", min_length=1, description="the column that is forecast")
         horizon: int = ParamField(default=28, ge=1, le=366)
         history: int = ParamField(
-            default=56, ge=2, le=2000, description="steps before the origin that a model sees; default eight seasons"
+            default=56,
+            ge=2,
+            le=MOST_HISTORY,
+            description="steps before the origin that a model sees; default eight seasons",
         )
         season: int = ParamField(default=7, ge=1, le=366, description="steps of the shortest season")
         step_days: int = ParamField(default=1, ge=1, le=31)
@@ -78,7 +83,18 @@ class Forecasting(Task):
         @classmethod
         def _whole_seasons(cls, value: Any) -> Any:
             if isinstance(value, dict) and "history" not in value and isinstance(value.get("season"), int):
-                return {**value, "history": 8 * value["season"]}
+                season = max(1, value["season"])
+                return {**value, "history": season * max(1, min(8, MOST_HISTORY // season))}
+            return value
+
+        @field_validator("country")
+        @classmethod
+        def _has_holidays(cls, value: str | None) -> str | None:
+            if value is not None:
+                try:
+                    forecast_fit.public_holidays(value, 2025, 2025)
+                except ValueError as error:
+                    raise ValueError("an ISO 3166 code that the package holidays knows, such as DE or US") from error
             return value
 
         @model_validator(mode="after")
@@ -94,6 +110,9 @@ class Forecasting(Task):
             unknown = sorted((set(self.missing) | set(self.outliers)) - set(names))
             if unknown:
                 raise ValueError(f"missing and outliers for columns of the task only ({', '.join(names)})")
+            for name in self.categories:
+                if self.missing.get(name, "drop") != "drop" or name in self.outliers:
+                    raise ValueError(f"nothing in outliers for the category {name}, and in missing only drop")
             levels = self.quantiles
             if list(levels) != sorted(set(levels)) or not levels or not 0 < levels[0] <= levels[-1] < 1:
                 raise ValueError("quantiles that rise, each above 0 and below 1")
@@ -110,8 +129,10 @@ class Forecasting(Task):
         given = self.params
         return (given.target, *given.observed, *given.known, *given.categories)
 
-    def missing(self, column: str) -> Missing:
-        """What happens to missing values of a column."""
+    def missing(self, column: str) -> Missing | Literal["unknown"]:
+        """What happens to missing values of a column; those of a category are a category of their own, `unknown`."""
+        if column in self.params.categories:
+            return self.params.missing.get(column, "unknown")
         return self.params.missing.get(column, "seasonal" if column == self.params.target else "interpolate")
 
     def outliers(self, column: str) -> Outliers:
@@ -266,8 +287,8 @@ class Forecasting(Task):
         return np.round(outputs[:, :, 1 + self.params.quantiles.index(0.5)].sum(axis=1))
 
     def answer(self, output: np.ndarray) -> dict[str, Any]:
-        """Lists over the horizon: `mean` and each quantile, as `q05`."""
-        names = ("mean", *(f"q{round(100 * level):02d}" for level in self.params.quantiles))
+        """Lists over the horizon: `mean` and each quantile, as `q05` (or `q02.5`)."""
+        names = ("mean", *(f"q{_percent(level)}" for level in self.params.quantiles))
         return {
             name: [round(float(value), 4) for value in column] for name, column in zip(names, output.T, strict=True)
         }
@@ -328,3 +349,9 @@ class Forecasting(Task):
     def read_input(self, path: str) -> np.ndarray:
         """A CSV with the days of one item as a frame. See forecast_windows.read_frame. Raises ValueError."""
         return forecast_windows.read_frame(Path(path), self)
+
+
+def _percent(level: float) -> str:
+    """A share as percent with two digits before the point, the others as far as there are any."""
+    whole, point, rest = f"{100 * level:.6g}".partition(".")
+    return f"{whole:0>2}{point}{rest}"

@@ -43,7 +43,10 @@ class Panel:
 def make_panel(
     table: pa.Table, chosen: np.ndarray | None, columns: Sequence[str], categories: Sequence[str], step: int
 ) -> Panel:
-    """A panel of records with `group`, `event_time` and the columns; of equal days of an item the last one counts."""
+    """A panel of records with `group`, `event_time` and the columns; of equal days of an item the last one counts.
+
+    An infinite value counts as none.
+    """
     import numpy as np
 
     names = np.array(table["group"].to_pylist(), dtype=object)
@@ -59,6 +62,7 @@ def make_panel(
             column = np.array([known.get(text, np.nan) for text in table[name].to_pylist()], np.float64)
         else:
             column = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+            column = np.where(np.isfinite(column), column, np.nan)
         values[item, place, position] = column
     wanted = np.zeros(count, bool)
     wanted[place if chosen is None else place[chosen]] = True
