@@ -113,10 +113,6 @@ class Front(nn.Module):
         self.tables = {"items.weight": "statistics.codes"} | {
             f"words.{place}.weight": f"statistics.words_{place}" for place in range(len(self.given.categories))
         }
-        # For a warm start: vectors follow their items and words, also when others come or go between them.
-        self.tables = {"items.weight": "statistics.codes"} | {
-            f"words.{place}.weight": f"statistics.words_{place}" for place in range(len(self.given.categories))
-        }
         kinds = len(statistics["holidays"]["names"])
         self.holidays = nn.Embedding(kinds + 1, HOLIDAY_SIZE, padding_idx=0) if kinds else None
         calendar = self.given.season + 2 * HARMONICS + (HOLIDAY_SIZE * len(AROUND) if kinds else 0) + 1
