@@ -304,7 +304,7 @@ def test_one_record(home, tmp_path, paint, data_of, animals):
 
 
 def meeting(folder: Path, paint) -> list[date]:
-    """Six days of which some repeat others: the second fails, so that the third repeats nothing; the fifth repeats it."""
+    """Six days: the second repeats the first and fails, so that the third repeats nothing; the fifth repeats that."""
     days = [date(2026, 3, number) for number in range(1, 7)]
     contents = [[1, 2, 3], [4, 5, 1], [4, 6, 7], [8, 9, 10], [4, 11, 12], [13, 14, 10]]
     for day, seeds in zip(days, contents, strict=True):
