@@ -3,9 +3,10 @@
 Days are in the brief's time zone. The experiments of a project are a dynamic partition, because a user makes them.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -18,6 +19,8 @@ UNKNOWN_START = date(2020, 1, 1)
 """First day of a source that can't be read now (a folder that isn't mounted): the definitions load all the same."""
 
 ALL_HISTORY_DAYS = 3650
+MANY = 5
+"""So many ranges of days are rather brought in by one run, which takes seconds to begin."""
 
 
 def source_days(brief: Brief) -> list[date]:
@@ -71,11 +74,20 @@ def window(brief: Brief) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=1 - length, allow_nonexistent_upstream_partitions=True)
 
 
-def contiguous(found: list[date]) -> list[tuple[date, date]]:
-    """Sorted days as ranges without a gap: a day without records is in none of them."""
+def contiguous(found: list[date], there: list[date]) -> list[tuple[date, date]]:
+    """Sorted days as ranges, one run each. A day without records is in none of them, unless there were MANY ranges.
+
+    Then a range goes on over days that are not `there` (closed Sundays, a weekly series): the stages skip them.
+    """
+    ranges = _joined(found, {day: day.toordinal() for day in found})
+    return ranges if len(ranges) < MANY else _joined(found, {day: place for place, day in enumerate(there)})
+
+
+def _joined(found: list[date], place: Mapping[date, int]) -> list[tuple[date, date]]:
+    """Ranges of days whose places follow each other."""
     ranges: list[tuple[date, date]] = []
     for day in found:
-        if ranges and day - ranges[-1][1] == timedelta(days=1):
+        if ranges and place[day] == place[ranges[-1][1]] + 1:
             ranges[-1] = (ranges[-1][0], day)
         else:
             ranges.append((day, day))

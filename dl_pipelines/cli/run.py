@@ -214,7 +214,7 @@ class Line:
         self.watcher.started(stages[0], Partition(max(days)))
         self.watcher.progress(Progress(stages[0], f"looking at {len(days)} days"))
         plan = plan_days(workspace, self.brief.data, task, days)
-        for first, last in contiguous(list(plan.work)):
+        for first, last in contiguous(list(plan.work), source_days(self.brief)):
             self._one(ran, stages, None, {**tags, **dict(zip(RANGE, (str(first), str(last)), strict=True))})
         if stages == list(daily_stages(task)):
             settle_days(workspace, self.brief.data, task, plan.work)

@@ -125,18 +125,27 @@ def test_a_source_is_looked_at_once_for_all_assets(little, monkeypatch):
 
 def test_ranges_have_no_gap():
     days = [date(2026, 1, number) for number in (1, 2, 5, 7, 8, 9)]
-    assert partitions.contiguous(days) == [(days[0], days[1]), (days[2], days[2]), (days[3], days[5])]
-    assert partitions.contiguous([]) == []
+    assert partitions.contiguous(days, days) == [(days[0], days[1]), (days[2], days[2]), (days[3], days[5])]
+    assert partitions.contiguous([], []) == []
+
+
+def test_many_ranges_go_on_over_days_without_records():
+    weeks = [date(2026, 1, 1) + timedelta(days=7 * number) for number in range(10)]
+    assert partitions.contiguous(weeks, weeks) == [(weeks[0], weeks[9])]
+    assert partitions.contiguous([*weeks[:4], *weeks[5:]], weeks) == [(weeks[0], weeks[3]), (weeks[5], weeks[9])]
 
 
 def test_ranges_are_the_fewest_that_hold_these_days_and_no_other():
     rng = random.Random(5)
     for _ in range(200):
-        chosen = sorted(
+        there = sorted(
             date(2024, 2, 20) + timedelta(days=number) for number in rng.sample(range(30), rng.randint(1, 30))
         )
-        ranges = partitions.contiguous(chosen)
+        chosen = sorted(rng.sample(there, rng.randint(1, len(there))))
+        ranges = partitions.contiguous(chosen, there)
         held = [first + timedelta(days=step) for first, last in ranges for step in range((last - first).days + 1)]
-        assert held == chosen
-        gaps = [later[0] - earlier[1] for earlier, later in pairwise(ranges)]
-        assert all(gap > timedelta(days=1) for gap in gaps)
+        many = sum(later - earlier > timedelta(days=1) for earlier, later in pairwise(chosen)) + 1 >= partitions.MANY
+        assert [day for day in held if day in there or not many] == chosen
+        for (_, last), (first, _) in pairwise(ranges):
+            between = [day for day in there if last < day < first]
+            assert between if many else first - last > timedelta(days=1)
