@@ -32,6 +32,8 @@ class EventLog(SqliteEventLogStorage):
 
     _open: dict[str, Any] | None = None
     _since = 0.0
+    _tables: frozenset[str] = frozenset()
+    _indexed = False
     _checks: list[EventLogEntry]
     """Evaluations of days that wait to be written; they are before anything else is read or written."""
 
@@ -54,6 +56,16 @@ class EventLog(SqliteEventLogStorage):
                 self._store_checks()
             self._commit()
             self._open = None
+
+    def has_table(self, table_name: str) -> bool:
+        """Tables don't vanish: Dagster would look for each event."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables |= {table_name}
+        return table_name in self._tables
+
+    def _has_asset_key_index_cols_on_connection(self, conn: Any) -> bool:
+        self._indexed = self._indexed or super()._has_asset_key_index_cols_on_connection(conn)
+        return self._indexed
 
     def store_event_batch(self, events: Any) -> None:
         """What Dagster plans and what it records of a range of days comes in batches of BATCH."""
