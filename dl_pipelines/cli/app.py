@@ -193,11 +193,15 @@ def brief_schema() -> None:
 
 @brief_app.command("new")
 @command
-def brief_new(name: str, folder: Annotated[Path, typer.Option(help="Where to write it")] = Path("briefs")) -> None:
+def brief_new(
+    name: str,
+    task: Annotated[str, typer.Option(help="What the model does")] = "image_classification",
+    folder: Annotated[Path, typer.Option(help="Where to write it")] = Path("briefs"),
+) -> None:
     """Write a small brief to start from; an existing file is never overwritten."""
     from dl_pipelines.cli.brief import new
 
-    typer.echo(f"wrote {new(name, folder)}; change it, then: dlp brief check {folder / name}.yaml")
+    typer.echo(f"wrote {new(name, folder, task)}; change it, then: dlp brief check {folder / name}.yaml")
 
 
 @app.command()

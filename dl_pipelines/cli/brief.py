@@ -1,4 +1,4 @@
-"""A brief's JSON Schema for editors, and a small brief to start from."""
+"""A brief's JSON Schema for editors, and a small brief of each task to start from."""
 
 from __future__ import annotations
 
@@ -14,22 +14,8 @@ _REFS = {
     "TechniqueRef": "technique", "TrafficRef": "traffic",
 }  # fmt: skip
 
-_NEW = """\
-# {name}: what the system must do, from which data, how accurate, how fast. `dlp brief schema` describes every field.
-project: {name}
-
-problem:
-  description: What is decided, and for whom.
-  task:
-    name: image_classification
-    params: {{classes: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], height: 8, width: 8, channels: 1}}
-  targets:
-    - {{metric: accuracy, op: ">=", value: 0.95, where: served}}
-    - {{metric: latency_p95_ms, op: "<=", value: 20, where: served}}
-
-data:
-  source: digits  # or: {{name: image_folder, params: {{path: A_FOLDER}}}} with a folder a class
-"""
+_STARTERS = Path(__file__).parent / "starters"
+"""A small brief for each task, by its name; `{name}` stands for the project's."""
 
 
 def schema() -> dict[str, Any]:
@@ -57,9 +43,17 @@ def _one_of(kind: Kind, definitions: dict[str, Any]) -> dict[str, Any]:
     return {"title": kind.kind, "anyOf": forms}
 
 
-def new(name: str, folder: Path) -> Path:
-    """Write `folder/NAME.yaml`, a valid brief. Raises BriefError for a bad name, ValueError when the file is there."""
-    path, text = folder / f"{name}.yaml", _NEW.format(name=name)
+def starters() -> list[str]:
+    """The tasks that a small brief is there for."""
+    return sorted(path.stem for path in _STARTERS.glob("*.yaml"))
+
+
+def new(name: str, folder: Path, task: str) -> Path:
+    """Write `folder/NAME.yaml`, a valid brief of a task. Raises BriefError (a bad name), ValueError (it is there)."""
+    if task not in starters():
+        raise ValueError(f"found --task {task!r}; expected one of {', '.join(starters())}")
+    path = folder / f"{name}.yaml"
+    text = (_STARTERS / f"{task}.yaml").read_text(encoding="utf-8").replace("{name}", name)
     catalog.read_brief(text, str(path))
     if path.exists():
         raise ValueError(f"found {path} already; expected a new name; nothing was overwritten")

@@ -16,6 +16,7 @@ from dl_pipelines.brief import BriefError
 from dl_pipelines.cli import brief as cli_brief
 
 ROOT = Path(__file__).parent.parent.parent
+TASK = "image_classification"
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +68,28 @@ def test_the_schema_asks_for_what_has_no_default(validator: Any, field: str):
     assert [error.message for error in validator.iter_errors(data)] == [f"{field!r} is a required property"]
 
 
-def test_a_new_brief_is_valid_and_described(validator: Any, tmp_path: Path):
-    path = cli_brief.new("mine", tmp_path / "briefs")
+@pytest.mark.parametrize("task", catalog.KINDS["task"].names)
+def test_a_new_brief_of_each_task_is_valid_and_described(validator: Any, tmp_path: Path, task: str):
+    path = cli_brief.new("mine", tmp_path / "briefs", task)
     assert path == tmp_path / "briefs" / "mine.yaml"
-    assert catalog.load_brief(path).project == "mine"
+    brief = catalog.load_brief(path)
+    assert (brief.project, brief.problem.task.name) == ("mine", task)
     assert validator.is_valid(yaml.safe_load(path.read_text()))
+    assert "{name}" not in path.read_text()
+
+
+def test_a_new_brief_is_of_a_task_that_there_is(tmp_path: Path):
+    with pytest.raises(ValueError) as caught:
+        cli_brief.new("mine", tmp_path, "../forecasting")
+    assert str(caught.value) == "found --task '../forecasting'; expected one of forecasting, image_classification"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_brief_overwrites_nothing(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("kept")
     with pytest.raises(ValueError) as caught:
-        cli_brief.new("mine", tmp_path)
+        cli_brief.new("mine", tmp_path, TASK)
     assert str(caught.value) == f"found {path} already; expected a new name; nothing was overwritten"
     assert path.read_text() == "kept"
 
@@ -86,5 +97,5 @@ def test_a_new_brief_overwrites_nothing(tmp_path: Path):
 @pytest.mark.parametrize("name", ["My Brief", "../up", "default", "a: b", ""])
 def test_a_new_brief_needs_a_name_that_a_project_may_have(tmp_path: Path, name: str):
     with pytest.raises(BriefError, match=r"project|valid YAML"):
-        cli_brief.new(name, tmp_path / "briefs")
+        cli_brief.new(name, tmp_path / "briefs", TASK)
     assert list(tmp_path.iterdir()) == []
