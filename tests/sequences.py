@@ -91,3 +91,31 @@ def onnx_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(onnx_bytes())
     return path
+
+
+def tiny_onnx(path: Path) -> Path:
+    """A graph by hand: the mean of the history where it is known, times a constant for each step and channel."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Slice", ["frame", "from", "to", "axes"], ["history"]),
+        helper.make_node("IsNaN", ["history"], ["absent"]),
+        helper.make_node("Where", ["absent", "zero", "history"], ["known"]),
+        helper.make_node("ReduceMean", ["known", "axis"], ["mean"], keepdims=1),
+        helper.make_node("Mul", ["mean", "shape"], ["forecast"]),
+    ]
+    shape = np.array([1, 0.6, 1.0, 1.4]) * np.linspace(0.98, 1.02, HORIZON)[:, None]
+    constants = {"from": np.array([0, 2]), "to": np.array([HISTORY, 3]), "axes": np.array([1, 2]),
+                 "axis": np.array([1]), "zero": np.float32(0), "shape": shape[None].astype(np.float32)}  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, ["batch", HISTORY + HORIZON, 4])],
+        [helper.make_tensor_value_info("forecast", TensorProto.FLOAT, ["batch", HORIZON, 1 + len(QUANTILES)])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
+    return path

@@ -122,7 +122,8 @@ def _unlike(serves: Artifact, other: Artifact) -> str | None:
 def _ends(artifact: Artifact) -> dict[str, list[str]]:
     place, labels = artifact.verify().file("model/config.pbtxt"), f"model/{config.LABELS}"
     found = artifact.file(labels).read_text(encoding="utf-8").splitlines() if labels in artifact.files else []
-    return {**config.ends(place.read_text(encoding="utf-8")), "labels": found}
+    columns = artifact.read_json("model.json").get("columns", [])
+    return {**config.ends(place.read_text(encoding="utf-8")), "labels": found, "columns": columns}
 
 
 def _nothing(task: Task, reason: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class _Stage:
         kept = parity.kept_rows(len(validation), serving)
         np.save(draft.file(parity.INPUTS), validation.inputs[:kept], allow_pickle=False)
         np.save(draft.file(parity.OUTPUTS), reference[:kept], allow_pickle=False)
-        about = {
+        about: dict[str, Any] = {
             "model": model,
             "runtime": runtime,
             "input": signature.inputs[0].name,
@@ -118,6 +118,8 @@ class _Stage:
             "tolerance": serving.parity_tolerance,
             "timeout_ms": serving.timeout_ms,
         }
+        if signature.columns:  # what a table's columns mean is not in its shape
+            about["columns"] = list(signature.columns)
         draft.write_json("model.json", about)
         return model
 

@@ -285,3 +285,11 @@ def test_a_day_before_the_start_has_no_records(dlp, tmp_path):
     said = dlp("run", path, "--date", "2026-01-01", "--home", tmp_path / "home")
     assert said.code == 2
     assert "expected a day with records (from 2026-01-02 to 2026-01-04)" in said.err
+
+
+def test_long_lists_of_an_answer_are_shortened():
+    from dl_pipelines.cli.app import _shortened
+
+    assert _shortened([1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+    assert _shortened([1.5, 2, 3, 4, 5, 6]) == "[1.5, 2, 3, ..., 6] (6 values)"
+    assert _shortened("a class") == "a class"
