@@ -22,6 +22,8 @@ from resources.workspaces import Finished, WorkspaceResource
 
 BACKFILL_TAGS = ("dlp/backfill", "dagster/backfill")
 """A run with one of these moves no traffic."""
+RETRAIN = "dlp/retrain"
+"""Tag of a daily run: the partition (`date|experiment`) of the model that is trained when it succeeded."""
 
 
 @dataclass(frozen=True)

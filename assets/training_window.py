@@ -3,11 +3,11 @@
 import dagster as dg
 
 from assets.partitions import Partitions, window
-from assets.stage import Step, stage_asset
+from assets.stage import RETRAIN, Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.catalog import task_of
 from dl_pipelines.data.stages import stored_stage
-from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.artifacts import Artifact, StageSkipped
 
 
 def training_window(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
@@ -16,6 +16,9 @@ def training_window(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition
     def make(step: Step) -> Artifact:
         from dl_pipelines.data.window import make_training_window
 
+        trained = step.context.run.tags.get(RETRAIN, step.partition.key).partition("|")[0]
+        if trained != step.partition.key:  # a run may bring in years of days before it
+            raise StageSkipped(f"this run is for a model of {trained}, which needs the window of that day only")
         return make_training_window(step.workspace, step.partition, step.brief.data, step.task)
 
     return stage_asset(

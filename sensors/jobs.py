@@ -9,7 +9,7 @@ from datetime import date
 import dagster as dg
 
 from assets.project import DATA, MODEL, WINDOW, names, stages_of
-from assets.stage import key_of
+from assets.stage import RETRAIN, key_of
 from dl_pipelines.brief import Brief
 from dl_pipelines.catalog import task_of
 from dl_pipelines.data.stages import stored_stage
@@ -17,8 +17,6 @@ from dl_pipelines.data.window import window_days
 from dl_pipelines.store.workspace import Workspace
 from resources.workspaces import WorkspaceResource
 
-RETRAIN = "dlp/retrain"
-"""Tag of a daily run: the partition (`date|experiment`) of the model that is trained when it succeeded."""
 PROJECT = "dlp/project"
 REASON = "dlp/reason"
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")

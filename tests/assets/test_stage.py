@@ -8,7 +8,7 @@ import pytest
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from assets.partitions import Partitions
-from assets.stage import BACKFILL_TAGS, Step, key_of, stage_asset
+from assets.stage import BACKFILL_TAGS, RETRAIN, Step, key_of, stage_asset
 from dl_pipelines import catalog
 from dl_pipelines.brief import Brief
 from dl_pipelines.cli.run import failures
@@ -105,6 +105,15 @@ def test_the_version_of_one_partition_is_its_digest(three_days, again):
     assert (version(item), item.metadata["digest"].value) == (artifact.digest, artifact.digest)
     assert [item["day"] for item in artifact.read_json("window.json")["days"]] == list(DAYS)
     assert evaluated(result, "training_window") == [("2026-01-03", "complete", True), ("2026-01-03", "no_leak", True)]
+
+
+def test_a_retraining_that_brings_in_many_days_makes_the_window_of_the_newest(three_days, again):
+    del three_days.ends[:]
+    assert three_days.run(["training_window"], "2026-01-01", "2026-01-03", **{RETRAIN: "2026-01-03|base"}).success
+    why = "this run is for a model of 2026-01-03, which needs the window of that day only"
+    assert [(end.partition.key, end.skipped) for end in three_days.ends] == [
+        ("2026-01-01", why), ("2026-01-02", why), ("2026-01-03", None),
+    ]  # fmt: skip
 
 
 def test_a_day_without_records_alone_is_not_materialised(three_days):
