@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 EPOCH = date(1970, 1, 1)
 HOLIDAY = {"none": 0, "before": 1, "holiday": 2}
+USUAL, STEP, MOST = 84, 0.02, 15
+"""A price is given as the step of its ratio to its median of so many days: one that does not change has no spread, and
+the library divides by it. Steps of 2 %, so many each way."""
 
 
 def write(folder: Path, task: Any, panel: Panel, rows: Rows, threads: int) -> None:
@@ -34,7 +37,7 @@ def write(folder: Path, task: Any, panel: Panel, rows: Rows, threads: int) -> No
     frame.to_parquet(folder / "series.parquet")
     future = [*given.known, "weekday", "week", "holiday"]
     about = {
-        "horizon": given.horizon, "history": given.history, "future": future, "past": list(given.observed),
+        "horizon": given.horizon, "future": future, "past": list(given.observed),
         "static": ["item", *given.categories], "categories": categories, "items": list(panel.items),
         "train_until": _text(panel.days[panel.chosen].max()),
         "origins": [_text(day) for day in np.unique(rows.targets[:, ORIGIN])], "threads": threads, "seed": 1,
@@ -62,16 +65,18 @@ def _frame(task: Any, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:
     days = [EPOCH + timedelta(days=int(day)) for day in panel.days]
     words = [panel.values[..., names.index(name)] for name in given.categories]
     free = _holidays(days, given.country)
+    numbers = {name: panel.values[..., names.index(name)] for name in (*given.observed, *given.known)}
+    censored = np.nan_to_num(numbers.get(given.censored_by, np.zeros(panel.values.shape[:2]))) > 0
+    switches = {name for name, value in numbers.items() if np.isin(value[np.isfinite(value)], (0.0, 1.0)).all()}
     parts, codes = [], [np.unique(word[np.isfinite(word)]) for word in words]
     for item, name in enumerate(panel.items):
         part = pd.DataFrame({"unique_id": name, "ds": pd.to_datetime(days)})
-        value = pd.Series(panel.values[item, :, 0])
+        value = pd.Series(np.where(censored[item], np.nan, panel.values[item, :, 0]))
         known = value.notna()
         part["y"] = value.fillna(_seasonal(value, given.season)).fillna(0.0).astype(np.float32)
         part["available_mask"] = known.astype(np.float32)
-        for column in (*given.observed, *given.known):
-            number = pd.Series(panel.values[item, :, names.index(column)])
-            part[column] = number.interpolate().ffill().bfill().fillna(0.0).astype(np.float32)
+        for column, number in numbers.items():
+            part[column] = _steps(number[item], column in switches)
         part["weekday"] = [day.weekday() for day in days]
         part["week"] = [min(day.timetuple().tm_yday // 7, 52) for day in days]
         part["holiday"] = free
@@ -83,6 +88,7 @@ def _frame(task: Any, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:
         parts.append(part.iloc[first:])  # the library's series begin where there is a value
     sizes = {column: len(code) for column, code in zip(given.categories, codes, strict=True)}
     return pd.concat(parts, ignore_index=True), {
+        **{name: 2 if name in switches else 2 * MOST + 1 for name in numbers},
         "weekday": 7, "week": 53, "holiday": len(HOLIDAY), "item": len(panel.items), **sizes,
     }  # fmt: skip
 
@@ -92,6 +98,18 @@ def _seasonal(value: pd.Series, season: int) -> pd.Series:
     import numpy as np
 
     return value.groupby(np.arange(len(value)) % season).ffill()
+
+
+def _steps(values: np.ndarray, switch: bool) -> np.ndarray:
+    """A number column [T] as the numbers of a category: a switch as it is, prices by their ratio to what is usual."""
+    import numpy as np
+    import pandas as pd
+
+    number = pd.Series(values).ffill().bfill().fillna(0.0)
+    if switch:
+        return number.to_numpy().astype(np.int64)
+    usual = number.rolling(USUAL, min_periods=1).median()
+    return np.clip(np.round(np.log(number / usual) / STEP), -MOST, MOST).to_numpy().astype(np.int64) + MOST
 
 
 def _holidays(days: list[date], country: str | None) -> list[int]:

@@ -2,8 +2,8 @@
 
 Run as `python -m benchmarks.forecast_peer FOLDER` with `.venv-bench` on PYTHONPATH; FOLDER holds `series.parquet` and
 `peer.json` (see forecast_data.py). Once it is ready it says `{"library": NAME}`, then answers each JSON line that it
-reads with one: `{"train": WINDOWS}` with `seconds` and `windows`, `{"forecast": FILE}` when FILE (.npy, float32
-[origins, items, horizon]) is there.
+reads with one: `{"train": WINDOWS, "history": DAYS}` with `seconds` and `windows`, `{"forecast": FILE}` when FILE
+(.npy, float32 [origins, items, horizon]) is there.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ BATCH = 128
 """Windows a step."""
 SERIES = 8
 """Series a step that they are drawn from: every window of each is unfolded, so that more of them take longer."""
-SCALER = "standard"
-"""Of each series, fitted on what is trained on. By window it fails: a price that does not change has no spread."""
+PAST = 364
+"""Days before an origin that it is given to forecast from."""
 SETTINGS: dict[str, Any] = {
     "encoder_hidden_size": 64,
     "encoder_n_layers": 1,
     "decoder_hidden_size": 64,
     "decoder_layers": 2,
     "learning_rate": 3e-3,
-    "scaler_type": "identity",
+    "scaler_type": "standard",
 }
 """The best of those tried on validation rows; see docs/log.md."""
 
@@ -53,13 +53,13 @@ class Peer:
         self.static = self.series.groupby("unique_id", as_index=False)[self.given["static"]].first()
         self.fitted: Any = None
 
-    def model(self, steps: int) -> Any:
+    def model(self, steps: int, history: int) -> Any:
         """An untrained model; its loss is the mean absolute error, which is what WAPE measures."""
         given = self.given
         return self.lstm(
             h=given["horizon"],
-            input_size=given["history"],
-            inference_input_size=given["history"],
+            input_size=history,
+            inference_input_size=history,
             futr_exog_list=given["future"],
             hist_exog_list=given["past"],
             stat_exog_list=given["static"],
@@ -79,11 +79,11 @@ class Peer:
             **SETTINGS,
         )
 
-    def train(self, windows: int) -> dict[str, Any]:
+    def train(self, windows: int, history: int) -> dict[str, Any]:
         """Fit on the days up to `train_until`; seconds include what the library prepares of a data frame."""
         train, steps = self.series[self.series["ds"] <= self.given["train_until"]], round(windows / BATCH)
         started = time.perf_counter()
-        self.fitted = self.make(models=[self.model(steps)], freq="D", local_scaler_type=SCALER)
+        self.fitted = self.make(models=[self.model(steps, history)], freq="D")
         self.fitted.fit(train[self.columns], static_df=self.static)
         return {"seconds": time.perf_counter() - started, "windows": steps * BATCH}
 
@@ -95,9 +95,7 @@ class Peer:
         given, found = self.given, []
         for text in given["origins"]:
             origin = pd.Timestamp(text)
-            past = self.series[
-                (self.series["ds"] < origin) & (self.series["ds"] >= origin - pd.Timedelta(days=2 * given["history"]))
-            ]
+            past = self.series[(self.series["ds"] < origin) & (self.series["ds"] >= origin - pd.Timedelta(days=PAST))]
             ahead = self.series[
                 (self.series["ds"] >= origin) & (self.series["ds"] < origin + pd.Timedelta(days=given["horizon"]))
             ]
@@ -121,7 +119,9 @@ def main() -> None:
     print(json.dumps({"library": f"neuralforecast {version('neuralforecast')}"}), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = peer.train(asked["train"]) if "train" in asked else peer.forecast(Path(asked["forecast"]))
+        answer = (
+            peer.train(asked["train"], asked["history"]) if "train" in asked else peer.forecast(Path(asked["forecast"]))
+        )
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -72,9 +72,9 @@ class Peer:
         self._process.communicate()
         self._log.close()
 
-    def train(self, windows: int) -> dict[str, Any]:
-        """Train on so many windows; `seconds`, and `windows` as they were."""
-        return self._ask({"train": windows})
+    def train(self, windows: int, history: int) -> dict[str, Any]:
+        """Train on so many windows with so many days of history; `seconds`, and `windows` as they were."""
+        return self._ask({"train": windows, "history": history})
 
     def forecast(self) -> Any:
         """Of the last trained model, float32 [origins, items, horizon]."""

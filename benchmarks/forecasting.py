@@ -23,6 +23,8 @@ from benchmarks.forecast_training import Peer, train_ours, write_job
 
 BRIEF = ROOT / "briefs" / "demand.yaml"
 PAIRS = 5
+HISTORY = 56
+"""Days that the peer sees for its error: more than ours, and better for it. It is timed on as many as ours sees."""
 LIMITS = {"mape": 0.05, "oracle": 0.77, "naive": 1.1, "boosting": 1.0, "training": 180, "latency": 10}
 SIMULATED = {"data": "simulated demand", "rows": "test"}
 
@@ -102,12 +104,12 @@ def library(folder: Path) -> Iterator[Comparison]:
     forecast_data.write(place, task, panel, rows, threads=cores())
     epoch = len(train)
     with Peer(place) as peer:
-        full = peer.train(made.brief.training.epochs * epoch)
+        full = peer.train(made.brief.training.epochs * epoch, HISTORY)
         forecasts = forecast_data.outputs(peer.forecast(), rows, panel.items, len(task.params.quantiles))
         ours = answer(load_served(made.artifacts["trained_model"], task), rows.inputs)
         given = made.brief.evaluation
         found = compare(task, ours, {"library": forecasts}, rows.targets, given.resamples, given.confidence, given.seed)
-        settings = {"library": peer.version, "windows": full["windows"], "cores": cores()}
+        settings = {"library": peer.version, "windows": full["windows"], "history": HISTORY, "cores": cores()}
         yield error_ratio(made, found["rows"], "library_error", "library", "wape", 1.0, **settings)
         job = write_job(
             folder / "job", made.brief, task, train, made.rows("validation"), task.fit(table, splits == "train")
@@ -115,7 +117,7 @@ def library(folder: Path) -> Iterator[Comparison]:
         mine, theirs = [], []
         for _ in range(PAIRS):
             mine.append(train_ours(job))
-            theirs.append(peer.train(epoch)["seconds"])
+            theirs.append(peer.train(epoch, task.params.history)["seconds"])
     whole = {"ours": made.artifacts["trained_model"].measured["seconds"], "peer": round(full["seconds"], 1)}
     yield paired("forecasting.library_time", mine, theirs, "s", limit=2, timed="one epoch of ours, as many windows",
                  windows_each=epoch, whole_training=whole, library=peer.version, cores=cores())  # fmt: skip
