@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
-import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -16,14 +18,16 @@ from dl_pipelines import catalog
 from dl_pipelines.brief import Brief, sections
 from dl_pipelines.brief.targets import MEASURED_ON
 from dl_pipelines.cli.app import app
-from dl_pipelines.compression.static_int8 import StaticInt8
-from dl_pipelines.data import augmentations
-from dl_pipelines.models.cnn import Cnn
-from dl_pipelines.tasks.image_classification import ImageClassification
+from dl_pipelines.data.registry import SOURCES
+from dl_pipelines.data.sources.base import Source
+from dl_pipelines.tasks.base import Task
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "brief.md").read_text(encoding="utf-8")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+FENCED = README.split("```")[1::2]
+EXAMPLES = [block.removeprefix("yaml\n") for block in FENCED if block.startswith("yaml\n")]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = names((*DATA, *WINDOW, *MODEL))
 CHAPTERS = {name: field.annotation for name, field in Brief.model_fields.items() if name != "project"}
@@ -70,17 +74,39 @@ def test_every_registered_name_is_in_the_reference() -> None:
             assert re.search(rf"`\[?{name}\b", REFERENCE), f"{kind.kind} {name} is not in docs/brief.md"
 
 
-@pytest.mark.parametrize("owner", [
-    Cnn, StaticInt8, ImageClassification, augmentations.Rotation, augmentations.Translation, augmentations.Noise,
-    augmentations.Brightness,
-])  # fmt: skip
-def test_params_are_in_the_reference(owner: type) -> None:
-    for name in owner.Params.model_fields:  # pyright: ignore[reportAttributeAccessIssue]
-        assert re.search(rf"[`{{]{name}\b", REFERENCE), f"{owner.__name__}: {name} is not in docs/brief.md"
+def about(name: str) -> str:
+    """What the reference says of a registered name: its section, or the paragraph and table rows that begin with it."""
+    section = re.search(rf"^### {name}$(.*?)(?=^##|\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    if section:
+        return section.group(1)
+    rows = [line for line in REFERENCE.splitlines() if line.startswith(f"| `{name}` |")]
+    blocks = re.split(r"\n\n+", REFERENCE)
+    for place, block in enumerate(blocks):
+        if re.match(rf"`{name}`", block):
+            rows.append(block)
+            rows += blocks[place + 1 : place + 2] if block.endswith(":") else []
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind.kind, name) for kind in catalog.KINDS.values() for name in kind.names]
+)
+def test_params_are_in_the_reference_with_their_defaults(kind: str, name: str) -> None:
+    text = about(name)
+    if kind == "family" and name != "cnn":
+        text += next(block for block in REFERENCE.split("\n\n") if block.startswith("All families of series"))
+    for param, field in catalog.KINDS[kind].params_model(name).model_fields.items():
+        assert re.search(rf"[`{{]{param}\b", text), f"{kind} {name}: {param} is not in docs/brief.md"
+        value = field.default
+        if isinstance(value, tuple) and value and isinstance(value[0], int | float):
+            value = ", ".join(f"{item:g}" for item in value)
+        if isinstance(value, bool | int | float | str) and (kind, param) != ("task", "history"):
+            assert shown(value) in text, f"{kind} {name}: the default {value} of {param} is not in docs/brief.md"
 
 
 def test_every_metric_is_in_the_reference() -> None:
-    for name in (*ImageClassification.metrics, *MEASURED_ON):
+    tasks = [catalog.KINDS["task"].load(name) for name in catalog.KINDS["task"].names]
+    for name in (*(metric for task in tasks for metric in task.metrics), *MEASURED_ON):
         (row,) = [line for line in chapter("problem").splitlines() if line.startswith("|") and f"`{name}`" in line]
         for place in MEASURED_ON.get(name, ("trained", "compressed", "served")):
             assert place in row, f"{name} is measured on {place}: {row}"
@@ -98,10 +124,73 @@ def test_the_example_of_an_error_is_what_is_said(tmp_path: Path, monkeypatch: py
     assert " ".join(result.output.split()) == example
 
 
-def test_the_example_of_a_brief_is_valid() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    brief = Brief.model_validate(yaml.safe_load(example))
-    assert not list(catalog.check_targets(brief))
+def test_the_examples_of_briefs_are_valid() -> None:
+    for example in EXAMPLES:
+        catalog.read_brief(example, "README.md")
+
+
+def test_a_brief_of_ones_own_csv_is_short_and_finds_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (lines,) = (block.strip() for block in FENCED if block.startswith("\ndate,product"))
+    Path("sales.csv").write_text(lines, encoding="utf-8")
+    brief = catalog.read_brief(EXAMPLES[1], "README.md")
+    source, task = SOURCES.make(brief.data.source), catalog.task_of(brief)
+    table, quarantined = source.read_day(source.default_day(), task)
+    assert table["group"].to_pylist() == ["baguette", "croissant"]
+    assert table["sold"].to_pylist() == [79, 121]
+    assert table["price"].to_pylist() == [2.15, 1.6]
+    assert quarantined == []
+    assert len(EXAMPLES[1].splitlines()) <= 16
+
+
+def test_the_example_of_a_client_sends_what_the_model_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import tritonclient.grpc
+
+    task = catalog.task_of(catalog.read_brief(EXAMPLES[1], "README.md"))
+    given, gives = task.signature().inputs[0], task.signature().outputs[0]
+    asked: list[tuple[str, tritonclient.grpc.InferInput, str]] = []
+
+    class Client:
+        def __init__(self, address: str):
+            assert address == "127.0.0.1:8001"
+
+        def infer(self, model: str, inputs: list[tritonclient.grpc.InferInput], request_id: str) -> Client:
+            asked.append((model, inputs[0], request_id))
+            return self
+
+        def as_numpy(self, name: str) -> np.ndarray:
+            assert name == gives.name
+            return np.zeros((1, *gives.shape), np.float32)
+
+    monkeypatch.setattr(tritonclient.grpc, "InferenceServerClient", Client)
+    monkeypatch.setattr(sys, "argv", ["client.py", "127.0.0.1:8001"])
+    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(script, "README.md", "exec"), {})
+    ((model, tensor, _),) = asked
+    frame = np.frombuffer(tensor._get_content(), np.float32).reshape(tensor.shape())
+    assert (model, tensor.name(), tensor.datatype()) == ("bakery", given.name, "FP32")
+    assert tuple(tensor.shape()) == (1, *given.shape)
+    assert f"{task.signature().columns}".replace("'", '"') in script
+    lines = ["date,item,sold,price"]
+    lines += [f"{date(1970, 1, 1) + timedelta(days=int(day))},baguette,{'' if sold != sold else sold:},{2.15}"
+              for day, _, sold, _ in frame[0].tolist()]  # fmt: skip
+    (tmp_path / "baguette.csv").write_text("\n".join(lines), encoding="utf-8")
+    np.testing.assert_array_equal(frame[0], task.read_input(str(tmp_path / "baguette.csv")))
+    assert lines[-15].startswith("2026-01-13,baguette,80")
+
+
+def test_every_member_of_a_task_is_explained() -> None:
+    members = [name for name in vars(Task) if not name.startswith("_") and name != "Params"]
+    members += [name for name in Task.__annotations__ if name not in ("name", "Params")]
+    for name in members:
+        assert f"`{name}`" in EXTENDING, f"Task.{name} is not in docs/extending.md"
+
+
+def test_every_member_of_a_source_is_explained() -> None:
+    for name in (name for name in vars(Source) if not name.startswith("_") and name not in ("Params", "require_day")):
+        assert re.search(rf"`{name}[`(]", EXTENDING), f"Source.{name} is not in docs/extending.md"
 
 
 def test_every_command_is_in_the_table() -> None:
@@ -134,7 +223,7 @@ def test_the_commands_that_answer_in_json_are_those_named() -> None:
 def test_stages_are_in_the_table_and_the_picture_in_order() -> None:
     assert re.findall(r"^\| `([a-z_]+)` \|", README, re.MULTILINE) == STAGES
     picture = (ROOT / "docs" / "assets.svg").read_text(encoding="utf-8")
-    assert set(re.findall(r">([a-z]+_[a-z]+|evaluation)<", picture)) == set(STAGES)
+    assert set(re.findall(r">([a-z]+_[a-z]+|evaluation|baselines)<", picture)) == set(STAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
