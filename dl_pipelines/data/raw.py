@@ -100,9 +100,9 @@ def _make(workspace: Workspace, item: _Day, source: Source, data: Data, task: Ta
         if not readable and quarantined:
             summary += f"; the first: {quarantined[0].uri}: {quarantined[0].reason}"
         draft.gate(Gate("readable", readable, summary, blocking=True, facts={"records": table.num_rows}))
-        draft.measure(megabytes=round(table.nbytes / 1e6, 6))
         draft.show(records=table.num_rows, unreadable=len(quarantined), source=data.source.name)
         overlooked = source.overlooked()
+        draft.measure(megabytes=round(table.nbytes / 1e6, 6), overlooked=len(overlooked))
         if overlooked:
             draft.show(overlooked=len(overlooked), of_no_day={"md": reasons_table(overlooked)})
         if quarantined:

@@ -58,7 +58,7 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
             f"{totals['clean'].value:,} of {totals['records'].value:,} records kept; "
             f"{totals['quarantined'].value:,} quarantined with the reason ({totals['duplicates'].value:,} of them "
             f"repeat another, {totals['unreadable'].value:,} unreadable); {held} of {checks} expectations hold on the "
-            "last day",
+            f"last day{_overlooked(facts)}",
             *(total.source for total in totals.values()),
         ),
         "MISSING_STRATEGY": _fitted(facts, "missing") or told(
@@ -71,6 +71,14 @@ def _cleaning(facts: Facts) -> dict[str, Cell]:
         ),
         "QUALITY_SCORE": made("ratio", [read["clean"], read["records"]]).cell("share", percent),
     }  # fmt: skip
+
+
+def _overlooked(facts: Facts) -> str:
+    """What lay in the source at the last run and belongs to no day, if anything."""
+    found = facts.find("raw_data", "outcome.json#/measured/overlooked")
+    if not isinstance(found, Found) or not found.value:
+        return ""
+    return f"; lines or files of the source that belong to no day (unreadable, without a date): {found.value:,}"
 
 
 def _range(facts: Facts) -> str:
