@@ -34,6 +34,7 @@ class EventLog(SqliteEventLogStorage):
     _since = 0.0
     _tables: frozenset[str] = frozenset()
     _indexed = False
+    _latest: set[int] | None = None
     _checks: list[EventLogEntry]
     """Evaluations of days that wait to be written; they are before anything else is read or written."""
 
@@ -69,8 +70,16 @@ class EventLog(SqliteEventLogStorage):
 
     def store_event_batch(self, events: Any) -> None:
         """What Dagster plans and what it records of a range of days comes in batches of BATCH."""
-        with self.together():
-            super().store_event_batch(events)
+        self._latest = {id(event) for event in {_about(event): event for event in events}.values()}
+        try:
+            with self.together():
+                super().store_event_batch(events)
+        finally:
+            self._latest = None
+
+    def _store_asset_event(self, conn: Any, event: EventLogEntry, event_id: int) -> None:
+        if self._latest is None or id(event) in self._latest:  # an asset remembers the last one only
+            super()._store_asset_event(conn, event, event_id)
 
     def store_event(self, event: EventLogEntry) -> None:
         """What each day's checks came to is most of what a run of many days records."""
@@ -122,6 +131,10 @@ class EventLog(SqliteEventLogStorage):
             stack.close()
         self._open.clear()
         self._since = time.monotonic()
+
+
+def _about(event: EventLogEntry) -> tuple[Any, Any]:
+    return event.dagster_event_type, event.get_dagster_event().asset_key
 
 
 def _check_row(event: EventLogEntry, row: Mapping[str, Any], event_id: int) -> dict[str, Any]:

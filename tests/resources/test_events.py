@@ -51,9 +51,12 @@ def stored(folder: Path) -> dict[str, list[tuple]]:
             "select count(*) from asset_check_executions c join event_logs e on c.evaluation_event_storage_id = e.id "
             "and e.dagster_event_type = 'ASSET_CHECK_EVALUATION' and e.event like '%' || c.partition || '%'"
         ).fetchall()
+        last = connection.execute(
+            "select asset_key, last_materialization like '%2026-01-11%', last_run_id is null from asset_keys"
+        ).fetchall()
     finally:
         connection.close()
-    return {"checks": checks, "log": log, "links": links}
+    return {"checks": checks, "log": log, "links": links, "last": last}
 
 
 def ran(folder: Path, patch: pytest.MonkeyPatch, ours: bool) -> dict[str, list[tuple]]:
@@ -86,6 +89,7 @@ def test_what_is_stored_is_what_dagster_stores(tmp_path, monkeypatch, at_once):
         ("sound", f"2026-01-{day:02d}", "FAILED" if day == 5 else "SUCCEEDED", 1) for day in range(2, 12)
     ]
     assert ours["links"] == [(10,)]
+    assert ours["last"] == [('["stage"]', 1, 0)]
 
 
 def test_another_process_can_write_when_a_second_is_over(tmp_path, monkeypatch):
