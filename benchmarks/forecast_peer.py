@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "encoder_n_layers": 1,
     "decoder_hidden_size": 64,
     "decoder_layers": 2,
-    "learning_rate": 3e-3,
+    "learning_rate": 1e-3,
     "scaler_type": "standard",
 }
 """The best of those tried on validation rows; see docs/log.md."""
