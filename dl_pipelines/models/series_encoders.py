@@ -121,7 +121,7 @@ class PatchTransformer(Encoder):
 
     def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
         """See the module."""
-        tokens = history.reshape(len(history), history.shape[1] // self.patch, self.patch * history.shape[2])
+        tokens = history.reshape(history.shape[0], history.shape[1] // self.patch, self.patch * history.shape[2])
         found = self.embed(tokens) + self.place
         for layer in self.layers:
             found = layer(found)
@@ -153,7 +153,7 @@ class Nhits(Encoder):
         series, parts = self.squeeze(history).transpose(1, 2), []
         for pool, knots, stack in zip(self.pools, self.knots, self.stacks, strict=True):
             pooled = nn.functional.max_pool1d(series, pool, ceil_mode=True) if pool > 1 else series
-            found = stack(torch.cat([pooled.flatten(1), static], dim=1)).reshape(len(history), PARTS, knots)
+            found = stack(torch.cat([pooled.flatten(1), static], dim=1)).reshape(history.shape[0], PARTS, knots)
             parts.append(nn.functional.interpolate(found, size=self.horizon, mode="linear", align_corners=False))
         return torch.cat(parts, dim=1).transpose(1, 2)
 

@@ -128,11 +128,11 @@ class Front(nn.Module):
         item = self._item(frame)
         flags, numbers = [], []
         level = base = ratio = known = None
-        frame = self._uncensored(frame)
         for place in range(len(self.numbers)):
             whole = place > len(given.observed)  # known of the future too
             values = frame[:, :, 2 + place] if whole else frame[:, : steps[0], 2 + place]
-            filled = self._fill(values, place, item)
+            there = torch.isfinite(values) if place else self._there(frame)
+            filled = self._fill(values, there, place, item)
             low, high = self._bounds(place, item)
             if place == 0:
                 level = filled.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
@@ -141,7 +141,7 @@ class Front(nn.Module):
                     flags.append(((ratio < low) | (ratio > high)).to(ratio.dtype))
                 if self.limited[0]:
                     ratio = torch.minimum(torch.maximum(ratio, low), high)
-                known = torch.isfinite(values).to(ratio.dtype)
+                known = there.to(ratio.dtype)
                 base = self._profile(ratio)
                 continue
             if self.flagged[place]:
@@ -156,7 +156,7 @@ class Front(nn.Module):
                     *(flag[:, :, None] for flag in flags)]  # fmt: skip
         ahead = torch.cat([calendar, *(column[:, :, None] for column in numbers[len(given.observed) :]), *words], dim=2)
         past = [(ratio - 1)[:, :, None], self._squashed(ratio)[:, :, None], known[:, :, None]]
-        step = torch.linspace(0, 1, steps[1], device=frame.device)[None, :, None].expand(len(frame), -1, 1)
+        step = torch.linspace(0, 1, steps[1], device=frame.device)[None, :, None].expand(frame.shape[0], -1, 1)
         future = torch.cat([ahead[:, steps[0] :], self._squashed(base)[:, :, None], step], dim=2)
         recent = ratio[:, -given.season :].mean(dim=1, keepdim=True)
         month = ratio[:, -min(4 * given.season, given.history) :].mean(dim=1, keepdim=True)
@@ -165,13 +165,14 @@ class Front(nn.Module):
         history = torch.cat([*past, *observed, ahead[:, : steps[0]]], dim=2)
         return Seen(history, future, static, level[:, :, None], base)
 
-    def _uncensored(self, frame: torch.Tensor) -> torch.Tensor:
-        """What was cut off (a stock-out) says little of what was asked for: it counts as missing."""
+    def _there(self, frame: torch.Tensor) -> torch.Tensor:
+        """Where the target's history is known, bool [N, H]: what was cut off (a stock-out) is not."""
+        steps = given_steps(self.given)[0]
+        there = torch.isfinite(frame[:, :steps, 2])
         if self.given.censored_by is None:
-            return frame
-        cut = frame[:, :, 3 + self.given.observed.index(self.given.censored_by)] > CUT
-        target = torch.where(cut, torch.full_like(frame[:, :, 2], float("nan")), frame[:, :, 2])
-        return torch.cat([frame[:, :, :2], target[:, :, None], frame[:, :, 3:]], dim=2)
+            return there
+        cut = frame[:, :steps, 3 + self.given.observed.index(self.given.censored_by)]
+        return there & ~((cut > CUT) & torch.isfinite(cut))  # to OpenVINO a NaN is larger than anything
 
     def _item(self, frame: torch.Tensor) -> torch.Tensor:
         """The place of each row's item among the known ones, from 1; 0 for an unknown one, and for some in training."""
@@ -198,7 +199,7 @@ class Front(nn.Module):
     def _profile(self, ratio: torch.Tensor) -> torch.Tensor:
         """The window's seasonal mean, later seasons counting more, at each step of the horizon [N, F]."""
         steps, season = given_steps(self.given), self.given.season
-        folded = ratio.reshape(len(ratio), steps[0] // season, season)
+        folded = ratio.reshape(ratio.shape[0], steps[0] // season, season)
         weight = torch.exp(torch.linspace(-1.5, 0, steps[0] // season, device=ratio.device))
         profile = (folded * (weight / weight.sum())[None, :, None]).sum(dim=1)
         times = -(-steps[1] // season)
@@ -209,9 +210,8 @@ class Front(nn.Module):
         """The logarithm, where there is one: a ratio that may be negative is bounded instead."""
         return ratio.clamp(-8, 8) if self.given.negative else _log(ratio)
 
-    def _fill(self, values: torch.Tensor, place: int, item: torch.Tensor) -> torch.Tensor:
-        """[N, T] with a number for each missing value, as the column's strategy says."""
-        known = torch.isfinite(values)
+    def _fill(self, values: torch.Tensor, known: torch.Tensor, place: int, item: torch.Tensor) -> torch.Tensor:
+        """[N, T] with a number for each value that is not known, as the column's strategy says."""
         some = torch.where(known, values, torch.zeros_like(values))
         count = known.sum(dim=1, keepdim=True)
         usual = self.statistics.of(f"mean_{place}")[item][:, None]
@@ -233,8 +233,8 @@ class Front(nn.Module):
         season, length = self.given.season, some.shape[1]
         times = -(-length // season)
         pad = times * season - length
-        folded = nn.functional.pad(some, (0, pad)).reshape(len(some), times, season)
-        there = nn.functional.pad(known.to(some.dtype), (0, pad)).reshape(len(some), times, season)
+        folded = nn.functional.pad(some, (0, pad)).reshape(some.shape[0], times, season)
+        there = nn.functional.pad(known.to(some.dtype), (0, pad)).reshape(some.shape[0], times, season)
         count = there.sum(dim=1)
         profile = torch.where(count > 0, folded.sum(dim=1) / count.clamp_min(1), mean)
         return profile.repeat(1, times)[:, :length]
