@@ -169,7 +169,9 @@ def test_the_example_of_a_client_sends_what_the_model_takes(monkeypatch: pytest.
     (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(script, "README.md", "exec"), {})
     ((model, tensor, _),) = asked
-    frame = np.frombuffer(tensor._get_content(), np.float32).reshape(tensor.shape())
+    content = tensor._get_content()
+    assert isinstance(content, bytes)
+    frame = np.frombuffer(content, np.float32).reshape(tensor.shape())
     assert (model, tensor.name(), tensor.datatype()) == ("bakery", given.name, "FP32")
     assert tuple(tensor.shape()) == (1, *given.shape)
     assert f"{task.signature().columns}".replace("'", '"') in script
