@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import typer
 from pydantic import BaseModel
@@ -181,6 +182,19 @@ def test_the_example_of_a_client_sends_what_the_model_takes(monkeypatch: pytest.
     (tmp_path / "baguette.csv").write_text("\n".join(lines), encoding="utf-8")
     np.testing.assert_array_equal(frame[0], task.read_input(str(tmp_path / "baguette.csv")))
     assert lines[-15].startswith("2026-01-13,baguette,80")
+
+
+def test_the_days_that_a_csv_needs_are_as_told() -> None:
+    brief = catalog.read_brief(EXAMPLES[1], "README.md")
+    task, (told,) = catalog.task_of(brief), re.findall(r"It takes (\d+) days of records", README)
+
+    def short(count: int) -> str | None:
+        days = np.datetime64("2025-01-01", "us") + np.arange(count) * np.timedelta64(1, "D")
+        table = pa.table({"event_time": days})
+        return task.untrainable(table, task.split(table, days[-1].astype(date).date(), brief.data.split))
+
+    assert short(int(told)) is None
+    assert short(int(told) - 1) is not None
 
 
 def test_every_member_of_a_task_is_explained() -> None:
