@@ -1,11 +1,12 @@
-"""Encoders of series: from the history to a context for each step of the horizon. One class for each family.
+"""Encoders of series: from the history to a context of the whole horizon and of each step. One class for each family.
 
-Each takes history [N, H, A], future [N, F, B] and static [N, S] and gives [N, F, size].
+Each takes history [N, H, A], future [N, F, B] and static [N, S] and gives a `Context`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,29 +15,36 @@ CHANNELS, PARTS = 8, 4
 """Of N-HiTS: columns that the history is squeezed to, numbers that a stack gives for each step."""
 
 
-class Encoder(nn.Module):
-    """Base: `size` is the length of the context that it gives."""
+class Context(NamedTuple):
+    """What was found of the history: `row` [N, R] for the whole horizon, `steps` [N, F, E] for each step; or None."""
 
-    size: int
+    row: torch.Tensor | None = None
+    steps: torch.Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Base: `row_size` and `step_size` are the lengths R and E of the context that it gives, 0 for None."""
+
+    row_size: int = 0
+    step_size: int = 0
 
 
 class Attend(nn.Module):
-    """Each step of the horizon asks the encoded history, by scaled dot products (Vaswani et al., 2017)."""
+    """Each step of the horizon asks the encoded history, by scaled dot products (Luong et al., 2015).
 
-    def __init__(self, memory: int, query: int, size: int):
+    Asked in `size` numbers; the answer is a mean of the states themselves.
+    """
+
+    def __init__(self, memory: int, future: int, static: int, size: int):
         super().__init__()
-        self.query, self.key, self.value = nn.Linear(query, size), nn.Linear(memory, size), nn.Linear(memory, size)
+        self.query, self.asker = nn.Linear(future, size), nn.Linear(static, size, bias=False)
+        self.key = nn.Linear(memory, size)
         self.scale = 1 / math.sqrt(size)
 
-    def forward(self, memory: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        """Memory [N, H, M], query [N, F, Q] -> [N, F, size]."""
-        weights = torch.softmax(self.query(query) @ self.key(memory).transpose(1, 2) * self.scale, dim=2)
-        return weights @ self.value(memory)
-
-
-def spread(context: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
-    """One context [N, E] for every step of the horizon: [N, F, E]."""
-    return context[:, None, :].expand(-1, future.shape[1], -1)
+    def forward(self, memory: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        """Memory [N, H, M], future [N, F, B], static [N, S] -> [N, F, M]."""
+        query = (self.query(future) + self.asker(static)[:, None, :]) * self.scale
+        return torch.softmax(query @ self.key(memory).transpose(1, 2), dim=2) @ memory
 
 
 class LstmAttention(Encoder):
@@ -44,15 +52,14 @@ class LstmAttention(Encoder):
 
     def __init__(self, history: int, future: int, static: int, hidden: int, layers: int):
         super().__init__()
-        self.size = 2 * hidden
+        self.row_size = self.step_size = hidden
         self.lstm = nn.LSTM(history, hidden, layers, batch_first=True)
-        self.attend = Attend(hidden, future + static, hidden)
+        self.attend = Attend(hidden, future, static, max(4, hidden // 2))
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         memory, _ = self.lstm(history)
-        query = torch.cat([future, spread(static, future)], dim=2)
-        return torch.cat([spread(memory[:, -1], future), self.attend(memory, query)], dim=2)
+        return Context(memory[:, -1], self.attend(memory, future, static))
 
 
 class Gru(Encoder):
@@ -60,13 +67,13 @@ class Gru(Encoder):
 
     def __init__(self, history: int, future: int, static: int, hidden: int, layers: int):
         super().__init__()
-        self.size = hidden
+        self.row_size = hidden
         self.gru = nn.GRU(history, hidden, layers, batch_first=True)
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         memory, _ = self.gru(history)
-        return spread(memory[:, -1], future)
+        return Context(memory[:, -1])
 
 
 class _Causal(nn.Module):
@@ -92,14 +99,14 @@ class Tcn(Encoder):
 
     def __init__(self, history: int, hidden: int, blocks: int, kernel: int, dropout: float):
         super().__init__()
-        self.size = hidden
+        self.row_size = hidden
         self.blocks = nn.Sequential(
             *(_Causal(history if place == 0 else hidden, hidden, kernel, 2**place, dropout) for place in range(blocks))
         )
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
-        return spread(self.blocks(history.transpose(1, 2))[:, :, -1], future)
+        return Context(self.blocks(history.transpose(1, 2))[:, :, -1])
 
 
 class PatchTransformer(Encoder):
@@ -110,22 +117,22 @@ class PatchTransformer(Encoder):
         dropout: float,
     ):  # fmt: skip
         super().__init__()
-        self.size, self.patch = hidden, patch
+        self.step_size, self.patch = hidden, patch
         self.embed = nn.Linear(history * patch, hidden)
         self.place = nn.Parameter(torch.randn(steps // patch, hidden) * 0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(hidden, heads, 2 * hidden, dropout, "gelu", batch_first=True, norm_first=True)
             for _ in range(layers)
         )
-        self.attend = Attend(hidden, future + static, hidden)
+        self.attend = Attend(hidden, future, static, max(4, hidden // 2))
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         tokens = history.reshape(history.shape[0], history.shape[1] // self.patch, self.patch * history.shape[2])
         found = self.embed(tokens) + self.place
         for layer in self.layers:
             found = layer(found)
-        return self.attend(found, torch.cat([future, spread(static, future)], dim=2))
+        return Context(steps=self.attend(found, future, static))
 
 
 class Nhits(Encoder):
@@ -134,7 +141,7 @@ class Nhits(Encoder):
     def __init__(self, history: int, static: int, steps: int, horizon: int, hidden: int, pools: tuple[int, ...]):
         super().__init__()
         pools = tuple(min(pool, steps) for pool in pools)
-        self.size, self.horizon, self.pools = PARTS * len(pools), horizon, pools
+        self.step_size, self.horizon, self.pools = PARTS * len(pools), horizon, pools
         self.squeeze = nn.Linear(history, CHANNELS)
         self.knots = [max(1, horizon // pool) for pool in pools]
         self.stacks = nn.ModuleList(
@@ -148,14 +155,14 @@ class Nhits(Encoder):
             for pool, knots in zip(pools, self.knots, strict=True)
         )
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         series, parts = self.squeeze(history).transpose(1, 2), []
         for pool, knots, stack in zip(self.pools, self.knots, self.stacks, strict=True):
             pooled = nn.functional.max_pool1d(series, pool, ceil_mode=True) if pool > 1 else series
             found = stack(torch.cat([pooled.flatten(1), static], dim=1)).reshape(history.shape[0], PARTS, knots)
             parts.append(nn.functional.interpolate(found, size=self.horizon, mode="linear", align_corners=False))
-        return torch.cat(parts, dim=1).transpose(1, 2)
+        return Context(steps=torch.cat(parts, dim=1).transpose(1, 2))
 
 
 class CnnLstm(Encoder):
@@ -163,14 +170,14 @@ class CnnLstm(Encoder):
 
     def __init__(self, history: int, hidden: int, kernel: int, stride: int):
         super().__init__()
-        self.size, self.pad = hidden, kernel // 2
+        self.row_size = hidden
         self.convolve = nn.Sequential(
             nn.Conv1d(history, hidden, kernel, padding=kernel // 2), nn.ReLU(),
             nn.Conv1d(hidden, hidden, kernel, stride=stride, padding=kernel // 2), nn.ReLU(),
         )  # fmt: skip
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
 
-    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         memory, _ = self.lstm(self.convolve(history.transpose(1, 2)).transpose(1, 2))
-        return spread(memory[:, -1], future)
+        return Context(memory[:, -1])

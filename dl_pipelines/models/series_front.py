@@ -115,11 +115,11 @@ class Front(nn.Module):
         }
         kinds = len(statistics["holidays"]["names"])
         self.holidays = nn.Embedding(kinds + 1, HOLIDAY_SIZE, padding_idx=0) if kinds else None
-        calendar = self.given.season + 2 * HARMONICS + (HOLIDAY_SIZE * len(AROUND) if kinds else 0) + 1
+        calendar = self.given.season + (HOLIDAY_SIZE * len(AROUND) if kinds else 0)
         known = len(self.given.known) + 4 * len(self.given.categories)
         observed = len(self.given.observed) + sum(self.flagged)
         self.history_size = 3 + observed + known + calendar
-        self.future_size = 2 + known + calendar
+        self.future_size = 2 + known + calendar + 2 * HARMONICS
         self.static_size = item_size + 3
 
     def forward(self, frame: torch.Tensor) -> Seen:
@@ -162,7 +162,8 @@ class Front(nn.Module):
         month = ratio[:, -min(4 * given.season, given.history) :].mean(dim=1, keepdim=True)
         about = [self._squashed(recent), self._squashed(month), self._newness(level, item)]
         static = torch.cat([self.items(item), *about], dim=1)
-        history = torch.cat([*past, *observed, ahead[:, : steps[0]]], dim=2)
+        # The time of the year matters of what is to come; of what was, the values themselves tell it.
+        history = torch.cat([*past, *observed, ahead[:, : steps[0], 2 * HARMONICS :]], dim=2)
         return Seen(history, future, static, level[:, :, None], base)
 
     def _there(self, frame: torch.Tensor) -> torch.Tensor:
@@ -240,19 +241,19 @@ class Front(nn.Module):
         return profile.repeat(1, times)[:, :length]
 
     def _days(self, day: torch.Tensor) -> torch.Tensor:
-        """Place in the season, harmonics of the year, holidays around, the years since training began: [N, L, K]."""
+        """Harmonics of the year, place in the season, holidays around: [N, L, K]."""
         # A runtime may multiply by the rounded 1 / divisor: half a step keeps whole numbers away from the jumps.
         season, steps = self.given.season, torch.floor((day + 0.5) / self.given.step_days)
         place = steps - season * torch.floor((steps + 0.5) / season)
         hot = (place[:, :, None] == torch.arange(season, device=day.device)).to(day.dtype)
         turn = torch.remainder(day, YEAR)[:, :, None] * (2 * torch.pi / YEAR)
         turns = turn * torch.arange(1, HARMONICS + 1, device=day.device)
-        parts = [hot, torch.sin(turns), torch.cos(turns), torch.zeros_like(turn)]
+        parts = [torch.sin(turns), torch.cos(turns), hot]
         if self.holidays is not None:
             kinds, first = self.statistics.of("kinds"), self.statistics.of("first_day")
-            for shift in AROUND:
-                at = (day + shift - first).clamp(0, len(kinds) - 1).to(torch.int64)
-                parts.append(self.holidays(kinds[at]))
+            around = torch.tensor(AROUND, device=day.device)
+            at = (day[:, :, None] + around - first).clamp(0, len(kinds) - 1).to(torch.int64)
+            parts.append(self.holidays(kinds[at]).flatten(2))
         return torch.cat(parts, dim=2)
 
 

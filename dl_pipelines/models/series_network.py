@@ -23,7 +23,7 @@ BATCH = 1024
 class SeriesNetwork(nn.Module):
     """frame float32 [N, H + F, C] -> forecast float32 [N, F, 1 + Q]: the mean, then the quantiles, in units.
 
-    An encoder takes (history [N, H, A], future [N, F, B], static [N, S]) and gives a context [N, F, `encoder.size`].
+    An encoder takes (history [N, H, A], future [N, F, B], static [N, S]) and gives a `Context`.
     The forecast is the window's level x its seasonal profile x exp(what is learned), or level x (profile + learned)
     where the target may be negative. Quantiles never cross.
     """
@@ -35,13 +35,14 @@ class SeriesNetwork(nn.Module):
         given = task.params
         self.front, self.encoder, self.negative = front, encoder, given.negative
         self.middle, self.quantiles = given.quantiles.index(0.5), len(given.quantiles)
-        size = encoder.size + front.future_size + front.static_size
+        # What is the same on every step is multiplied once a row.
+        self.of_row = nn.Linear(encoder.row_size + front.static_size, hidden, bias=False)
+        self.of_step = nn.Linear(encoder.step_size + front.future_size, hidden)
         last = nn.Linear(hidden, 1 + self.quantiles)
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
         self.head = nn.Sequential(
-            nn.Linear(size, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.GELU(),
-            last,
+            nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.GELU(), last,
         )  # fmt: skip
         self.register_buffer("calibration", torch.ones(self.quantiles) if not self.negative else
                              torch.zeros(self.quantiles))  # fmt: skip
@@ -49,9 +50,10 @@ class SeriesNetwork(nn.Module):
     def forward(self, frame: torch.Tensor) -> torch.Tensor:
         """See the class."""
         seen = self.front(frame)
-        static = seen.static[:, None, :].expand(-1, seen.future.shape[1], -1)
-        context = self.encoder(seen.history, seen.future, seen.static)
-        found = self.head(torch.cat([context, seen.future, static], dim=2))
+        row, steps = self.encoder(seen.history, seen.future, seen.static)
+        of_row = self.of_row(seen.static if row is None else torch.cat([row, seen.static], dim=1))
+        of_step = self.of_step(seen.future if steps is None else torch.cat([steps, seen.future], dim=2))
+        found = self.head(of_step + of_row[:, None, :])
         mean, spread = found[:, :, :1], nn.functional.softplus(found[:, :, 1:] - 2)
         # Distances from the median outwards: the quantiles rise by construction.
         middle = found[:, :, 1 + self.middle : 2 + self.middle] * 0.3
@@ -61,18 +63,19 @@ class SeriesNetwork(nn.Module):
         base = seen.base[:, :, None]
         if self.negative:
             quantiles = base + mean + offsets + self.calibration
-            return torch.cat([base + mean, _rising(quantiles)], dim=2) * seen.level
+            return torch.cat([base + mean, self._rising(quantiles)], dim=2) * seen.level
         centre = base * torch.exp(mean.clamp(-6, 6))
         quantiles = centre * torch.exp(offsets.clamp(-6, 6)) * self.calibration
-        return torch.cat([centre, _rising(quantiles)], dim=2) * seen.level
+        return torch.cat([centre, self._rising(quantiles)], dim=2) * seen.level
 
-
-def _rising(quantiles: torch.Tensor) -> torch.Tensor:
-    """None below the one before it (calibration moves each by itself)."""
-    found = [quantiles[:, :, :1]]
-    for place in range(1, quantiles.shape[2]):
-        found.append(torch.maximum(found[-1], quantiles[:, :, place : place + 1]))
-    return torch.cat(found, dim=2)
+    def _rising(self, quantiles: torch.Tensor) -> torch.Tensor:
+        """None below the one before it: calibration, which comes after training, moves each by itself."""
+        if self.training:
+            return quantiles
+        found = [quantiles[:, :, :1]]
+        for place in range(1, quantiles.shape[2]):
+            found.append(torch.maximum(found[-1], quantiles[:, :, place : place + 1]))
+        return torch.cat(found, dim=2)
 
 
 class ForecastLoss(nn.Module):
