@@ -13,12 +13,14 @@ from dl_pipelines.cli.run import STAGES
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.tables import retraining_requests, served_ledger
+from dl_pipelines.tasks.image_classification import ImageClassification
 from resources.instance import POOL, open_instance
 from resources.machine import holders
 from tests.cli.conftest import digests, redone
 from tests.small import small, write
 
-DATA, MODEL = STAGES[:4], STAGES[4:]
+HAS = [stage for stage in STAGES if stage not in ImageClassification.not_applicable]
+DATA, MODEL = HAS[:4], HAS[4:]
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03")
 
 
@@ -38,7 +40,7 @@ def test_a_backfill_gives_a_model_and_a_report_a_day(made):
     models = {digests(run)["trained_model", f"{day}|base"] for run, day in zip(runs, DAYS, strict=True)}
     assert len(models) == 3
     for run, day in zip(runs, DAYS, strict=True):
-        assert redone(run)[-7:] == sorted(MODEL, key=redone(run).index), "every stage of the model was made"
+        assert redone(run)[-len(MODEL) :] == sorted(MODEL, key=redone(run).index), "every stage of the model was made"
         assert run["report"] == str(made.home / "reports" / "small" / f"{day}_base" / "report.html")
         report = json.loads((made.home / "reports" / "small" / f"{day}_base" / "report.json").read_text())
         assert day in json.dumps(report)
@@ -73,7 +75,7 @@ def test_the_answer_is_one_object_and_the_rest_goes_to_the_error(made):
     (target,) = answer["targets"]
     assert target["name"] == "accuracy >= 0.2 (served)"
     assert target["target"] == 0.2 and target["met"] is True and target["measured"] >= 0.2
-    assert {stage["asset"] for stage in answer["stages"]} == set(STAGES)
+    assert {stage["asset"] for stage in answer["stages"]} == set(HAS)
     for stage in answer["stages"]:
         assert {"asset", "seconds", "artifact", "digest"} <= set(stage)
         manifest = json.loads((made.home.parent / stage["artifact"] / "manifest.json").read_text())
@@ -119,8 +121,9 @@ def test_a_copied_home_finds_everything_done(copy, made, real):
 def test_a_setting_redoes_what_depends_on_it(copy, made, dlp, setting, first):
     said = dlp("run", made.brief, "--date", "2026-01-03", "--set", setting, "--home", copy, "--json")
     assert said.code == 0
-    answer, place = said.json, STAGES.index(first)
-    expected = {*STAGES[place:]} - ({"evaluation", "compressed_model"} if first == "triton_repository" else set())
+    answer, place = said.json, HAS.index(first)
+    expected = {*HAS[place:]} - ({"evaluation", "compressed_model"} if first == "triton_repository" else set())
+    expected -= {"augmentation_ablation"}  # this brief augments nothing
     assert set(redone(answer)) == expected
     assert answer["partition"].startswith("2026-01-03|set-")
     assert [row["event"] for row in rows(copy, served_ledger)] == ["published", "champion"], "an experiment"
@@ -204,9 +207,9 @@ def test_a_run_waits_for_the_machine_and_says_so(copy, made, dlp, monkeypatch):
             instance.report_run_failed(run)
 
         monkeypatch.setattr(line.time, "sleep", pause)
-        said = dlp("run", made.brief, "--date", "2026-01-03", "--home", copy, "--until", "raw_data")
+        said = dlp("run", made.brief, "--date", "2026-01-03", "--home", copy, "--until", "training_window")
     assert said.code == 0
-    assert f"raw_data: waiting for the run {run.run_id} to end" in said.err
+    assert f"training_window: waiting for the run {run.run_id} to end" in said.err
 
 
 @pytest.mark.slow
