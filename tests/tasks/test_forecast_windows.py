@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Split
+from dl_pipelines.brief.sections import Data, Split
+from dl_pipelines.data.window import make_training_window
+from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.records import write_records
+from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.series import code
 from tests.series import DAYS, FIRST, ITEMS, demand, make_table, make_task
 
@@ -262,3 +267,25 @@ def test_a_csv_that_is_wrong_says_how(tmp_path: Path, change, message: str):
 def test_no_csv_at_all(tmp_path: Path):
     with pytest.raises(ValueError, match="expected a CSV file with a header; give another"):
         make_task().read_input(str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_window_with_a_planted_column_may_not_be_used(tmp_path: Path, planted: bool):
+    task, values = make_task(), demand()
+    table = make_table(task, values, **({"price": shifted(values, 2)} if planted else {}))
+    workspace, partition = Workspace(Home(tmp_path).prepare(), "planted"), Partition(LAST)
+    parents: dict[str, Artifact] = {}
+    for stage in ("raw_data", "validated_data"):
+
+        def build(draft: Draft) -> None:
+            write_records(draft, table)
+            draft.gate(Gate("fine", True, "", blocking=True))
+
+        parents = {stage: workspace.make(stage, partition, build, settings={}, parents=parents)}
+    source = {"name": "demand", "params": {"items": 1, "first_day": str(LAST - timedelta(days=1)), "days": 2}}
+    data = Data.model_validate({"source": source, "start": LAST})
+    window = make_training_window(workspace, partition, data, task)
+    gate = next(gate for gate in window.gates if gate.name == "no_leak")
+    assert gate.passed is not planted
+    assert gate.blocking
+    assert gate.summary.startswith("found that price tells value 2 steps later" if planted else "nothing is in more")
