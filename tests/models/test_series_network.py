@@ -77,7 +77,7 @@ def test_nothing_known_calibrates_nothing():
 @pytest.mark.parametrize("negative", [False, True])
 def test_the_loss_is_scikit_learns(negative: bool):
     task, network, rows = made(negative=negative)
-    fine = rows.take(np.isfinite(rows.targets).all(axis=1))
+    fine = rows.take(np.asarray(np.isfinite(rows.targets).all(axis=1)))
     outputs = answers(network, fine).astype(np.float64)
     found = ForecastLoss(task)(torch.from_numpy(outputs), torch.from_numpy(fine.targets).double()).item()
     level = fine.targets[:, -1:].astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import holidays
 import numpy as np
@@ -16,7 +17,7 @@ from tests.series import FIRST, ITEMS, demand, make_table, make_task
 EPOCH = date(1970, 1, 1)
 
 
-def fitted(task, values: np.ndarray, **columns: np.ndarray) -> dict:
+def fitted(task, values: np.ndarray, **columns: Any) -> dict:
     table = make_table(task, values, **columns)
     return task.fit(table, np.ones(table.num_rows, bool))
 

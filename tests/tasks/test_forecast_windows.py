@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def splits_and_leaks(task, table):
     return splits, task.leaks(table, splits)
 
 
-def shifted(values: np.ndarray, steps: int) -> np.ndarray:
+def shifted(values: np.ndarray, steps: int) -> Any:
     return np.roll(values, -steps, axis=1)
 
 
@@ -161,7 +162,8 @@ def shifted(values: np.ndarray, steps: int) -> np.ndarray:
 def test_a_column_that_tells_of_the_future_is_found(column: str, steps: int, when: str):
     task, values = make_task(), demand()
     scale = np.array([[3.0], [0.1], [20.0]])
-    _, (leak,) = splits_and_leaks(task, make_table(task, values, **{column: 5 + scale * shifted(values, steps)}))
+    planted: dict[str, Any] = {column: 5 + scale * shifted(values, steps)}
+    _, (leak,) = splits_and_leaks(task, make_table(task, values, **planted))
     assert leak.startswith(f"found that {column} tells value {when} (correlation ")
     assert leak.endswith("expected a column that is known before the day; remove it from problem.task.params")
 
@@ -272,7 +274,8 @@ def test_no_csv_at_all(tmp_path: Path):
 @pytest.mark.parametrize("planted", [False, True])
 def test_a_window_with_a_planted_column_may_not_be_used(tmp_path: Path, planted: bool):
     task, values = make_task(), demand()
-    table = make_table(task, values, **({"price": shifted(values, 2)} if planted else {}))
+    columns: dict[str, Any] = {"price": shifted(values, 2)} if planted else {}
+    table = make_table(task, values, **columns)
     workspace, partition = Workspace(Home(tmp_path).prepare(), "planted"), Partition(LAST)
     parents: dict[str, Artifact] = {}
     for stage in ("raw_data", "validated_data"):
