@@ -18,7 +18,7 @@ from resources.attempt import attempt
 from resources.events import together
 from resources.instance import POOL
 from resources.lost import mark
-from resources.workspaces import Finished, WorkspaceResource
+from resources.workspaces import LISTED, Finished, WorkspaceResource
 
 BACKFILL_TAGS = ("dlp/backfill", "dagster/backfill")
 """A run with one of these moves no traffic."""
@@ -148,6 +148,7 @@ class _Work:
             started = time.monotonic()
             found = attempt(lambda: next(outcomes, None))
             if found is None:
+                self._sum_up(made)
                 return made
             assert not isinstance(found, StageSkipped), "each day is skipped by itself"
             partition = Partition(found[0])
@@ -159,11 +160,18 @@ class _Work:
     ) -> None:
         end: dict[str, Any] = {"stage": self.stage, "partition": partition, "seconds": seconds, "among": among}
         if isinstance(found, StageSkipped):
-            self.context.log.warning(f"{partition.key} is skipped: {found.reason}")
+            if among <= LISTED:
+                self.context.log.warning(f"{partition.key} is skipped: {found.reason}")
             self.workspaces.watcher.finished(Finished(**end, skipped=found.reason))
         else:
             told |= {item.digest for item in self.workspace.made[len(told) :]}
             self.workspaces.watcher.finished(Finished(**end, artifact=found, made=found.digest in told))
+
+    def _sum_up(self, made: Mapping[str, Artifact | StageSkipped]) -> None:
+        """One line for the skipped days of a long range: a weekly series has six of seven."""
+        skipped = [name for name, item in made.items() if isinstance(item, StageSkipped)]
+        if len(made) > LISTED and skipped:
+            self.context.log.warning(f"{len(skipped):,} of {len(made):,} days have no records: {skipped[0]} the first")
 
 
 def _results(

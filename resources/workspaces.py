@@ -11,6 +11,8 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Progress, Workspace
 
 RESOURCE = "workspaces"
+LISTED = 31
+"""A run about more days than these is summed up: how many it made, how many have no records, and each that failed."""
 
 
 @dataclass(frozen=True)

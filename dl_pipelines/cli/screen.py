@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dl_pipelines.store.workspace import Partition, Progress
+from resources.workspaces import LISTED
 
-LISTED = 31
-"""A run about more days than these tells how many it made, and each that failed."""
 COLOURS = {"met": "green", "missed": "yellow", "blocked": "red"}
 
 
