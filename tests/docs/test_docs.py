@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -168,7 +169,8 @@ def test_the_example_of_a_client_sends_what_the_model_takes(monkeypatch: pytest.
     monkeypatch.setattr(tritonclient.grpc, "InferenceServerClient", Client)
     monkeypatch.setattr(sys, "argv", ["client.py", "127.0.0.1:8001"])
     (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(script, "README.md", "exec"), {})
+    (tmp_path / "client.py").write_text(script, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "client.py"))
     ((model, tensor, _),) = asked
     content = tensor._get_content()
     assert isinstance(content, bytes)
