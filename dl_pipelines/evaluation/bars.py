@@ -59,7 +59,7 @@ def bars(title: str, rows: Sequence[tuple[str, Mapping[str, float], str]], show:
 
 def effects(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], show: Show) -> str:
     """Points with their intervals on both sides of 0: name, estimate."""
-    left, height = 150, TOP + 26 * len(rows) + BOTTOM
+    left, height = 170, TOP + 26 * len(rows) + BOTTOM
     most = max((abs(row[key]) for _, row in rows for key in ("value", "low", "high")), default=0) or 1
     middle, scale = left + (BROAD - left - RIGHT) / 2, (BROAD - left - 2 * RIGHT) / 2 / most
     parts = [

@@ -26,6 +26,8 @@ AROUND = (-2, -1, 0, 1, 2)
 HOLIDAY_SIZE = 4
 UNKNOWN_SHARE = 0.02
 """Of the rows in training whose item is hidden, so that a new item has a vector that was trained."""
+LAST = 1e30
+"""Stands for an unknown value where values are put in order: above all of them."""
 LEAST = 0.02
 """The base of a forecast is at least so large, in units of the window's level, unless it may be negative."""
 
@@ -230,14 +232,18 @@ class Front(nn.Module):
         return torch.where(known, values, weights[0] * seasonal + weights[1] * between + weights[2])
 
     def _seasonal(self, some: torch.Tensor, known: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """The mean of the known values at the same place of the season, else of the row."""
+        """The median of the known values at the same place of the season, else the mean of the row."""
         season, length = self.given.season, some.shape[1]
         times = -(-length // season)
         pad = times * season - length
+        there = nn.functional.pad(known, (0, pad)).reshape(some.shape[0], times, season)
         folded = nn.functional.pad(some, (0, pad)).reshape(some.shape[0], times, season)
-        there = nn.functional.pad(known.to(some.dtype), (0, pad)).reshape(some.shape[0], times, season)
-        count = there.sum(dim=1)
-        profile = torch.where(count > 0, folded.sum(dim=1) / count.clamp_min(1), mean)
+        # Unknown values are put last, so that the known ones' middle is found by their number.
+        ordered = torch.where(there, folded, torch.full_like(folded, LAST)).sort(dim=1).values
+        count = there.sum(dim=1, keepdim=True)
+        low, high = ((count - 1).clamp_min(0) // 2, (count // 2).clamp_max(times - 1))
+        median = ((ordered.gather(1, low) + ordered.gather(1, high)) / 2).squeeze(1)
+        profile = torch.where(count.squeeze(1) > 0, median, mean)
         return profile.repeat(1, times)[:, :length]
 
     def _days(self, day: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,7 @@ class SeriesNetwork(nn.Module):
         self.head = nn.Sequential(
             nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.GELU(), last,
         )  # fmt: skip
-        self.register_buffer("calibration", torch.ones(self.quantiles) if not self.negative else
-                             torch.zeros(self.quantiles))  # fmt: skip
+        self.register_buffer("calibration", torch.full((1 + self.quantiles,), 0.0 if self.negative else 1.0))
 
     def forward(self, frame: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -62,11 +61,11 @@ class SeriesNetwork(nn.Module):
         offsets = torch.cat([below, torch.zeros_like(middle), above], dim=2) + middle
         base = seen.base[:, :, None]
         if self.negative:
-            quantiles = base + mean + offsets + self.calibration
-            return torch.cat([base + mean, self._rising(quantiles)], dim=2) * seen.level
-        centre = base * torch.exp(mean.clamp(-6, 6))
-        quantiles = centre * torch.exp(offsets.clamp(-6, 6)) * self.calibration
-        return torch.cat([centre, self._rising(quantiles)], dim=2) * seen.level
+            found = torch.cat([base + mean, base + mean + offsets], dim=2) + self.calibration
+        else:
+            centre = base * torch.exp(mean.clamp(-6, 6))
+            found = torch.cat([centre, centre * torch.exp(offsets.clamp(-6, 6))], dim=2) * self.calibration
+        return torch.cat([found[:, :, :1], self._rising(found[:, :, 1:])], dim=2) * seen.level
 
     def _rising(self, quantiles: torch.Tensor) -> torch.Tensor:
         """None below the one before it: calibration, which comes after training, moves each by itself."""
@@ -118,7 +117,7 @@ def calibrate(network: SeriesNetwork, quantiles: tuple[float, ...], inputs: np.n
 
     Split conformal prediction on a quantile's own scale (Romano, Patterson and Candes, 2019): the factor (or, where the
     target may be negative, the distance in levels) that moves a quantile to its nominal coverage. What the quantile
-    before it covers already, it covers too, whatever its factor: they never cross.
+    before it covers already, it covers too, whatever its factor: they never cross. The mean moves as the median does.
     """
     network.eval()
     network.calibration.fill_(0.0 if network.negative else 1.0)
@@ -141,8 +140,9 @@ def calibrate(network: SeriesNetwork, quantiles: tuple[float, ...], inputs: np.n
         apart = np.where(truth <= before, apart[known].min(), apart)
         moved = float(np.quantile(apart[known], share))
         moved = moved if network.negative else min(max(moved, 0.1), 10.0)
-        network.calibration[place] = moved
+        network.calibration[1 + place] = moved
         before = np.maximum(before, mine + moved * level if network.negative else mine * moved)
+    network.calibration[0] = network.calibration[1 + network.middle]
 
 
 def make_recipe(network: SeriesNetwork, task: Forecasting) -> Recipe:

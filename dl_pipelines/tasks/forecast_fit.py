@@ -104,7 +104,7 @@ def _limits(values: np.ndarray, strategy: str) -> dict[str, Any]:
 
 
 def _imputation(panel: Panel, task: Forecasting) -> dict[str, list[float]]:
-    """For columns filled by a `model`: weights of the seasonal mean, the interpolation and 1, by least squares.
+    """For columns filled by a `model`: weights of the seasonal median, the interpolation and 1, by least squares.
 
     Fitted on train values that are there, each estimated as if it were not.
     """
@@ -117,16 +117,16 @@ def _imputation(panel: Panel, task: Forecasting) -> dict[str, list[float]]:
         values = panel.values[..., place]
         around = [np.roll(values, shift, axis=1) for shift in (season, -season, 2 * season, -2 * season)]
         seasonal = np.stack(around)
-        known = np.isfinite(seasonal)
-        mean = np.where(known, seasonal, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        known = np.isfinite(seasonal).any(axis=0)
+        median = np.where(known, _or(np.nanmedian, seasonal, axis=0, default=0.0), 0.0)
         between = (np.roll(values, 1, axis=1) + np.roll(values, -1, axis=1)) / 2
         inner = np.zeros(values.shape, bool)
         inner[:, 2 * season : -2 * season] = True
-        use = inner & np.isfinite(values) & np.isfinite(between) & (known.sum(axis=0) > 0)
+        use = inner & np.isfinite(values) & np.isfinite(between) & known
         if use.sum() < FEWEST:
             found[name] = [1.0, 0.0, 0.0]
             continue
-        design = np.stack([mean[use], between[use], np.ones(use.sum())], axis=1)
+        design = np.stack([median[use], between[use], np.ones(use.sum())], axis=1)
         found[name] = _rounded(np.linalg.lstsq(design, values[use], rcond=None)[0])
     return found
 
@@ -223,9 +223,9 @@ def described(statistics: Mapping[str, Any], task: Forecasting) -> dict[str, str
 
 
 FILLED = {
-    "drop": "windows with one are not trained on", "seasonal": "filled by the window's seasonal mean",
+    "drop": "windows with one are not trained on", "seasonal": "filled by the window's seasonal median",
     "interpolate": "interpolated", "unknown": "taken as an unknown word",
-    "model": "filled by a regression on seasonal mean and neighbours",
+    "model": "filled by a regression on seasonal median and neighbours",
 }  # fmt: skip
 _TREATED = {
     "flag": "flagged to the model", "clip": f"clipped at {CLIP_DEVIATIONS:g} robust deviations",

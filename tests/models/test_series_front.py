@@ -51,7 +51,7 @@ def filled(front: Front, values: list[float], item: int = 1) -> list[float]:
 def by_season(values: list[float]) -> np.ndarray:
     row = np.array(values)
     same = [row[place::3][np.isfinite(row[place::3])] for place in range(3)]
-    return np.array([same[day % 3].mean() if len(same[day % 3]) else np.nanmean(row) for day in range(len(row))])
+    return np.array([np.median(same[day % 3]) if len(same[day % 3]) else np.nanmean(row) for day in range(len(row))])
 
 
 def by_line(values: list[float]) -> np.ndarray:
@@ -75,6 +75,13 @@ def test_each_strategy_is_what_numpy_says(values: list[float]):
     assert weights != [1, 0, 0]
     expected = weights[0] * by_season(values) + weights[1] * by_line(values) + weights[2]
     assert filled(model, values) == pytest.approx(np.where(known, values, expected), rel=1e-5)
+
+
+def test_a_seasonal_fill_is_the_median_so_that_an_outlier_fills_nothing():
+    values = [1, 2, 3, 4, 900, NAN, 3, 5, 6, 2, NAN, 9, NAN, 4, 3]
+    found = filled(front_of(history=15), values)
+    assert found == pytest.approx(np.where(np.isfinite(values), values, by_season(values)))
+    assert found[10] == 4.5
 
 
 @pytest.mark.parametrize("how", ["seasonal", "interpolate", "drop"])

@@ -102,7 +102,7 @@ def test_the_task_tells_of_the_data_in_its_own_words(text):
     for told in (
         "- Raw Data Volume: 0.00075 GB (0.75 MB, 3 days) (simulated)",
         "- Data Types: simulated numbers",
-        "filled by the window's seasonal mean",
+        "filled by the window's seasonal median",
         "- Outliers: demand: ",
         "- Normalization: each window of the target by its own mean level",
         "- Encoding: item: a vector for each of 4",
