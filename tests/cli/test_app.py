@@ -109,8 +109,9 @@ def test_a_new_brief_is_written_once(dlp, tmp_path):
         ),
         (
             ("--set", "training.epoch=3"),
-            "--set: training.epoch: found 'epoch'; expected one of batch_size, epochs, label_smoothing, learning_rate, "
-            "optimizer, precision, schedule, seed, warmup_epochs, weight_decay (did you mean 'epochs'?)",
+            "--set: training.epoch: found 'epoch'; expected one of batch_size, clip, epochs, label_smoothing, "
+            "learning_rate, optimizer, precision, schedule, seed, warm_epochs, warmup_epochs, weight_decay (did you "
+            "mean 'epochs'?)",
         ),
         (("--set", "training.epochs=none"), "--set: training.epochs: found 'none'; expected "),
         (("--set", "epochs"), "--set: brief: found 'epochs'; expected path=value, such as training.epochs=20"),
@@ -148,11 +149,12 @@ def test_wrong_days_of_a_backfill(dlp, brief, tmp_path, first, last, said):
     [
         (
             {"problem": {"task": "translation"}},
-            "problem.task.name: found 'translation'; expected one of image_classification",
+            "problem.task.name: found 'translation'; expected one of forecasting, image_classification",
         ),
         (
             {"architecture": {"family": "resnet"}},
-            "architecture.family.name: found 'resnet'; expected one of cnn",
+            "architecture.family.name: found 'resnet'; expected one of cnn, cnn_lstm, gru, lstm_attention, nhits, "
+            "patch_transformer, tcn",
         ),
         (
             {"data": {"source": "digit"}},
@@ -257,7 +259,8 @@ def test_a_project_that_is_not_there(dlp, tmp_path):
         said = dlp(*command, "--home", home)
         assert (said.code, said.out) == (2, "")
         assert said.err == (
-            f"error: found no project 'nothing' in {home}; expected one of digits; run `dlp run` for its brief first\n"
+            f"error: found no project 'nothing' in {home}; expected one of demand, digits; run `dlp run` for its brief "
+            "first\n"
         )
     said = dlp("report", "nothing", "--home", home)
     assert said.code == 2

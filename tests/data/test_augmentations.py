@@ -12,6 +12,8 @@ from dl_pipelines.brief.registry import Named
 from dl_pipelines.data.registry import AUGMENTATIONS
 
 SHAPES = [(8, 8, 1), (16, 12, 3)]
+IMAGES = [name for name in AUGMENTATIONS.names if AUGMENTATIONS.load(name).kind == "image"]
+"""Those of series are in test_series_augmentations.py."""
 
 
 def image_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -71,7 +73,12 @@ def test_noise():
     assert (white == 255).mean() == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS.names)
+def test_every_transform_is_of_images_or_of_series():
+    kinds = {name: (AUGMENTATIONS.load(name).kind, AUGMENTATIONS.load(name).batched) for name in AUGMENTATIONS.names}
+    assert set(kinds.values()) == {("image", False), ("series", True)}
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_every_transform_keeps_shape_and_kind_and_leaves_its_input(name):
     for shape in SHAPES:
         image = image_of(shape)

@@ -19,7 +19,7 @@ from dl_pipelines.tasks.base import Signature
 N, HISTORY, HORIZON = 300, 28, 7
 COLUMNS = ("day", "item", "demand", "stock", "price", "shop")
 SIGNATURE = Signature((), (), columns=COLUMNS, codes=("item", "shop"))
-NAMES = ("jitter", "mixup", "scaling", "window_warping")
+NAMES = [name for name in AUGMENTATIONS.names if AUGMENTATIONS.load(name).kind == "series"]
 
 
 @pytest.fixture(scope="module")

@@ -169,11 +169,13 @@ def test_live_rows_are_the_days_after_the_last_arrivals():
     rows = demand.live_rows(2, 8, TASK)
     names = [f"item-{item:03d}|2021-07-{day}" for day in (20, 21, 22) for item in range(1, 6)]
     assert rows.ids.tolist() == names[2:10]
-    history = [demand.read_day(date(2021, 7, 19) - timedelta(days=back), TASK)[0] for back in range(84)]
+    length = TASK.params.history
+    history = [demand.read_day(date(2021, 7, 19) - timedelta(days=back), TASK)[0] for back in range(length)]
     target = pa.concat_tables(history[::-1]).filter(pa.array(["item-003|" in name for table in history[::-1]
                                                               for name in table["id"].to_pylist()]))  # fmt: skip
     wanted = target["demand"].to_numpy(zero_copy_only=False)
-    assert np.array_equal(rows.inputs[0, :84, 2][: len(wanted)], wanted.astype(np.float32), equal_nan=True)
+    assert len(wanted) == length
+    assert np.array_equal(rows.inputs[0, :length, 2], wanted.astype(np.float32), equal_nan=True)
     assert np.isfinite(rows.targets[:, :HORIZON]).mean() > 0.9, "what comes to pass is known"
     assert demand.oracle(rows, TASK).shape == (8, HORIZON, 8)
 
