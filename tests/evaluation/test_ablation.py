@@ -11,6 +11,7 @@ from dl_pipelines.evaluation import ablation
 from dl_pipelines.evaluation.ablation import Arm, effect, make_augmentation_ablation, table, verdict
 from dl_pipelines.evaluation.evaluate import answer
 from dl_pipelines.evaluation.metrics import paired_difference
+from dl_pipelines.store.workspace import Partition
 
 
 def arm(values, noise=0.0, seed=0, draws=4000):
@@ -77,13 +78,14 @@ def test_the_table():
 
 @pytest.fixture
 def make(workspace, training_window, partition, brief, task):
-    """A function: the stage, with an ablation and other augmentations."""
+    """A function: the stage, with an ablation and other augmentations, for an experiment that no other test sees."""
+    apart = Partition(partition.day, "ablated")
 
     def made(plan=None, **asked):
         evaluation = brief.evaluation.model_copy(update={"ablation": Ablation(**asked)})
         data = brief.data if plan is None else brief.data.model_copy(update={"augmentation": plan})
         return make_augmentation_ablation(
-            workspace, partition, brief.architecture, brief.training, brief.distributed, evaluation, data, task
+            workspace, apart, brief.architecture, brief.training, brief.distributed, evaluation, data, task
         )
 
     return made
