@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.brief.sections import Secret
-from dl_pipelines.data.sources.base import Quarantined, SourceError, TimeZone
+from dl_pipelines.data.sources.base import SourceError
+from dl_pipelines.data.sources.raw_series import ColumnParams, RawSource
 from dl_pipelines.data.sources.series_parse import RawSeries
-from dl_pipelines.data.sources.series_table import Columns, Series, SeriesSource, remembered, since
+from dl_pipelines.data.sources.series_table import remembered
 from dl_pipelines.data.sources.series_values import Reading
 from dl_pipelines.store.database import with_driver
 
@@ -30,21 +29,16 @@ _ASIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"", re.DOTALL)
 """Comments and quoted text of a query."""
 
 
-class Sql(SeriesSource):
+class Sql(RawSource):
     """The rows of a query, one a record. It is run once, and again when 20 times as long has passed as it took."""
 
     name = "sql"
 
-    class Params(BaseParams):
+    class Params(ColumnParams):
         """Which database, what is asked, and what the columns mean."""
 
         url: Secret = Field(description="a SQLAlchemy URL, as ${NAME}: the environment variable that holds it")
         query: str = Field(min_length=1, description="one SELECT with a column for the time, the item and each value")
-        time: str = Field(default="date", description="the column that says of which day a record is")
-        item: str | None = Field(default=None, description="the column that names the series; none: they are all one")
-        series: str = Field(default="series", min_length=1, description="the name of that one series")
-        timezone: TimeZone = Field(default="UTC", description="where days begin, for times with an offset")
-        time_format: str | None = Field(default=None, description="as Python's strptime, for times that are text")
 
         @field_validator("query")
         @classmethod
@@ -57,18 +51,6 @@ class Sql(SeriesSource):
     def __init__(self, params: Params):
         self.params = params
 
-    def days(self, start: date | None = None) -> list[date]:
-        """See Source.days. Raises SourceError."""
-        return since(self._raw.days, start)
-
-    def series(self, wanted: Columns) -> Series:
-        """See SeriesSource.series."""
-        return self._raw.series(wanted)
-
-    def overlooked(self) -> list[Quarantined]:
-        """See Source.overlooked: rows without a usable time."""
-        return list(self._raw.without_day)
-
     def describe(self) -> dict[str, Any]:
         """See Source.describe."""
         return {
@@ -79,7 +61,8 @@ class Sql(SeriesSource):
         }
 
     @property
-    def _raw(self) -> RawSeries:
+    def raw(self) -> RawSeries:
+        """See RawSource.raw."""
         return remembered(("sql", self.params, self._url), self._read)
 
     @property
