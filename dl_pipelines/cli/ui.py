@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from dl_pipelines.store.home import Home
+from dl_pipelines.training.launch import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 _EXPECTED = "ignore:Function `dev_command` is superseded,ignore:Parameter `owners` of initializer"
@@ -22,7 +23,10 @@ def serve_ui(home: Home, port: int) -> int:
     require_free(port)
     environment = prepare_ui(home)
     dagster = Path(sys.executable).parent / "dagster"
-    command = [str(dagster), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    server = [str(dagster), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    command = [*die_with_parent(), *server]  # also when this process is ended by a signal
+    # A shell's background job ignores SIGINT, and Dagster then SIGTERM as well: it would never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         return process.wait()
