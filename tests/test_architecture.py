@@ -134,6 +134,43 @@ def test_the_rule_above_sees(source, expected):
     assert list(violations(ast.parse(source))) == [expected]
 
 
+def asks_for_a_task(tree: ast.AST) -> Iterator[str]:
+    """Where a module decides by which task it has, with its line: what differs goes through the task's contract."""
+    from dl_pipelines.tasks.registry import TASKS
+
+    names, classes = set(TASKS.names), {TASKS.load(name).__name__ for name in TASKS.names}
+    for node in ast.walk(tree):
+        asks = False
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            asks = any(isinstance(side, ast.Constant) and side.value in names for side in sides)
+            asks |= any(ast.unparse(side).endswith("task.name") for side in sides)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asks = bool(classes & set(re.findall(r"\w+", ast.unparse(node.args[1]))))
+        if asks:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_nobody_asks_which_task_it_is():
+    found = {}
+    for path in our_files("*.py"):
+        place = path.relative_to(ROOT)
+        if place.parts[0] not in ("dl_pipelines", "assets", "resources", "sensors") or "tasks" in place.parts:
+            continue
+        if bad := list(asks_for_a_task(ast.parse(path.read_text(encoding="utf-8")))):
+            found[str(place)] = bad
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["task.name == 'forecasting'", "brief.problem.task.name in found", "isinstance(task, forecasting.Forecasting)",
+     "'image_classification' != name"],
+)  # fmt: skip
+def test_the_rule_about_tasks_sees(source):
+    assert list(asks_for_a_task(ast.parse(source))) == [f"line 1: {source}"]
+
+
 MACHINE_PATH = re.compile(r"(?<![\w.})/<-])/(?:work|root|Users|home/[a-z]+|tmp/dlp)/\w")
 ADDRESS = re.compile("|".join(("py" + "pi.org", "python" + "hosted", "download.py" + "torch", "npm" + "js.org")))
 
