@@ -38,7 +38,7 @@ def daily_job(brief: Brief):
         daily_job_name(brief),
         selection=[key_of(brief, name) for name in names(stages_of(brief, (*DATA, *WINDOW)))],
         tags={PROJECT: brief.project},
-        description="Records of a day, validated, augmented, and the window that ends on it.",
+        description="Records of a day, made fit to train on, and the window that ends on it.",
     )
 
 
