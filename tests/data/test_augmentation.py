@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import date
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -133,10 +134,14 @@ def test_nothing_grows_without_factor_or_transforms(validated, data, digits_task
     assert all(gate.passed for gate in made.gates)
 
 
+FRESH = count(1000)
+"""Seeds that no other dataset of this home has: it is made, not found."""
+
+
 def gates(monkeypatch, validated, data, task, spoil) -> dict[str, Gate]:
     """The gates of a dataset that a wrong `grow` made."""
     monkeypatch.setattr(augmentation, "grow", lambda *given: spoil(grow, *given))
-    seeded = data.model_copy(update={"augmentation": PLAN.model_copy(update={"seed": id(spoil) % 10**9})})
+    seeded = data.model_copy(update={"augmentation": PLAN.model_copy(update={"seed": next(FRESH)})})
     made = make_augmented_dataset(validated, DAY, seeded, task)
     with pytest.raises(ArtifactError, match=r"augmented_dataset \w+ may not be used"):
         made.require_gates()
