@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,3 +49,21 @@ class Technique(ABC):
 
         Deterministic: the same file and rows give the same bytes. What can't be made is a Variant with a failure.
         """
+
+
+def of_ranges(
+    technique: str, ranges: Sequence[str], folder: Path, write: Callable[[Path, bool], None]
+) -> list[Variant]:  # fmt: skip
+    """A variant for each range of weights (`full`, `reduced`); `write(path, reduced)` may raise TechniqueError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for wanted in ranges:
+        name = technique if wanted == "full" else f"{technique}_reduced"
+        path = folder / f"{name}.onnx"
+        try:
+            write(path, wanted == "reduced")
+        except TechniqueError as error:
+            made.append(Variant(name, technique, "int8", None, str(error)))
+        else:
+            made.append(Variant(name, technique, "int8", path))
+    return made

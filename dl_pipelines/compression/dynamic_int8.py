@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Technique, TechniqueError, Variant, of_ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,20 +54,12 @@ class DynamicInt8(Technique):
 
     def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
         """See Technique.variants."""
-        folder.mkdir(parents=True, exist_ok=True)
-        made = []
-        for wanted in self.params.ranges:
-            name = self.name if wanted == "full" else f"{self.name}_reduced"
-            path = folder / f"{name}.onnx"
-            try:
-                quantize(
-                    base_onnx, path, wanted == "reduced", self.params.per_channel, self.params.recurrent == "dynamic"
-                )
-            except TechniqueError as error:
-                made.append(Variant(name, self.name, "int8", None, str(error)))
-            else:
-                made.append(Variant(name, self.name, "int8", path))
-        return made
+        given = self.params
+
+        def write(path: Path, reduced: bool) -> None:
+            quantize(base_onnx, path, reduced, given.per_channel, given.recurrent == "dynamic")
+
+        return of_ranges(self.name, given.ranges, folder, write)
 
 
 def quantize(base: Path, target: Path, reduce_range: bool, per_channel: bool, whole_lstm: bool) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Technique, TechniqueError, Variant, of_ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,18 +42,11 @@ class StaticInt8(Technique):
 
     def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
         """See Technique.variants."""
-        folder.mkdir(parents=True, exist_ok=True)
-        made = []
-        for wanted in self.params.ranges:
-            name = self.name if wanted == "full" else f"{self.name}_reduced"
-            path = folder / f"{name}.onnx"
-            try:
-                quantize(base_onnx, path, calibration_rows, wanted == "reduced", self.params.per_channel)
-            except TechniqueError as error:
-                made.append(Variant(name, self.name, "int8", None, str(error)))
-            else:
-                made.append(Variant(name, self.name, "int8", path))
-        return made
+
+        def write(path: Path, reduced: bool) -> None:
+            quantize(base_onnx, path, calibration_rows, reduced, self.params.per_channel)
+
+        return of_ranges(self.name, self.params.ranges, folder, write)
 
 
 def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per_channel: bool) -> None:

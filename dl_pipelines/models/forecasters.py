@@ -5,6 +5,7 @@ Torch is imported where a network is made, so that briefs are checked without it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -30,7 +31,7 @@ class Common(BaseParams):
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
-class Forecaster:
+class Forecaster(ABC):
     """Base: `encoder` is what a family adds."""
 
     kind = "series"
@@ -41,9 +42,9 @@ class Forecaster:
     def __init__(self, params: Any):
         self.params = params
 
+    @abstractmethod
     def encoder(self, front: Front, task: Any) -> Encoder:
         """History, future and static sizes are the front's."""
-        raise NotImplementedError
 
     def network(self, task: Task, statistics: Mapping[str, Any]) -> torch.nn.Module:
         """Frame float32 [N, history + horizon, columns] -> forecast float32 [N, horizon, 1 + quantiles]."""
