@@ -27,7 +27,9 @@ def write_job(folder: Path, brief: Any, task: Any, train: Any, validation: Any, 
         write_rows(folder, split, rows)
     ref = TaskRef(name=task.name, params=task.params.model_dump(mode="json"))
     training = brief.training.model_copy(update={"epochs": 1})
-    job = Job(folder, ref, brief.architecture.family, training, brief.distributed, brief.data.augmentation, statistics)
+    job = Job(
+        folder, ref, brief.architecture.family, training, brief.distributed, brief.data.augmentation, statistics, folder
+    )
     return job.write()
 
 

@@ -97,6 +97,9 @@ class Problem(Section):
     task: Task
     description: str = ""
     targets: tuple[Target, ...] = ()
+    priority: Literal["accuracy", "latency", "throughput", "cost", "energy"] = Field(
+        default="accuracy", description="what decides between candidates that are equally good"
+    )
 
 
 class Validation(Section):
@@ -156,10 +159,76 @@ class Data(Section):
         return value
 
 
+class Comparison(Section):
+    """Candidates that are trained alike, with several seeds, and measured; none: no comparison."""
+
+    candidates: tuple[Family, ...] = ()
+    seeds: int = Field(default=3, ge=1, le=20, description="trainings of each candidate")
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="of each training; None: training.epochs")
+    max_rows: int | None = Field(default=None, ge=10, description="train rows that are drawn; None: all")
+    choose: bool = Field(default=True, description="train the best candidate in place of architecture.family")
+    keep_days: int = Field(default=30, ge=1, description="days for which later models go by the same comparison")
+
+
+class Pretrained(Section):
+    """Weights that a training begins from, where names and shapes fit."""
+
+    weights: str = Field(description="a safetensors file")
+    freeze: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the layers, from the input on, that stay as they are"
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="factor of the learning rate from each layer to the one before it"
+    )
+
+
 class Architecture(Section):
     """3. What is trained."""
 
     family: Family = FamilyRef(name="cnn")
+    comparison: Comparison = Comparison()
+    pretrained: Pretrained | None = None
+
+
+class Range(Section):
+    """Values that a search may take: `choices`, or from `low` to `high`, whole numbers where both ends are whole."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = Field(default=False, description="whether factors count, not differences")
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Range:
+        ends = self.low is not None and self.high is not None
+        if self.choices and (self.low is not None or self.high is not None or self.log):
+            raise ValueError("either choices, or low and high")
+        if not self.choices and not (ends and self.low < self.high):  # type: ignore[operator]
+            raise ValueError("choices, or low below high")
+        if self.log and not (self.low is not None and self.low > 0):
+            raise ValueError("low above 0 with log: true")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        return not self.choices and float(self.low or 0).is_integer() and float(self.high or 0).is_integer()
+
+
+class Search(Section):
+    """The hyperparameter study: how many configurations are tried, from which space, which are given up early."""
+
+    trials: int = Field(default=0, ge=0, le=10_000, description="configurations, the brief's own first; 0: no search")
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["asha", "hyperband", "none"] = "asha"
+    space: dict[str, Range] = Field(
+        default_factory=dict,
+        description="path below training or architecture.family.params -> values; empty: around the brief's own",
+    )
+    metric: str | None = Field(default=None, description="of validation rows; None: loss where the task has it")
+    max_rows: int | None = Field(default=None, ge=10, description="train rows that are drawn; None: all")
+    keep_days: int = Field(default=30, ge=1, description="days for which later models go by the same study")
+    seed: int = Field(default=0, ge=0)
 
 
 class Training(Section):
@@ -167,20 +236,49 @@ class Training(Section):
 
     epochs: int = Field(default=10, ge=1, le=10_000)
     batch_size: int = Field(default=64, ge=1, description="records a worker and step")
+    accumulate: int = Field(
+        default=1, ge=1, le=1024, description="batches whose gradients make one step of the optimizer"
+    )
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
-    weight_decay: float = Field(default=1e-4, ge=0, lt=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="of weights; never of norms and biases")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = "adamw"
+    schedule: Literal["cosine", "one_cycle", "plateau", "constant"] = "cosine"
     warmup_epochs: float = Field(default=0.5, ge=0)
+    loss: str | None = Field(default=None, description="one that the family has; None: its first")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    class_weights: Literal["none", "balanced"] = "none"
+    precision: Literal["fp32", "bf16", "fp16", "mixed"] = Field(
+        default="fp32", description="mixed: bf16 where the hardware has it, else fp16 on a GPU, else fp32"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="auto: where a measurement says that it pays"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     clip: float | None = Field(default=None, gt=0, description="largest global norm of a step's gradients; None: any")
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="decay a step of averaged weights, which are the model then; None: none"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="epochs without a better validation metric until it stops; None: all epochs"
+    )
+    checkpoint_steps: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints; None: one at the end of each epoch"
+    )
     warm_epochs: int | None = Field(
         default=None, ge=1, le=10_000,
         description="epochs of a training that starts from the last model of this experiment, of an earlier day; None: "
         "each starts anew",
     )  # fmt: skip
     seed: int = Field(default=0, ge=0)
+    search: Search = Search()
+
+
+class Scaling(Section):
+    """The scaling report: the same samples by each number of workers, measured; none: no report."""
+
+    workers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
+    steps: int = Field(default=30, ge=5, le=100_000, description="steps of one worker; more workers share them")
+    keep_days: int = Field(default=30, ge=1, description="days for which later models go by the same report")
 
 
 class Distributed(Section):
@@ -189,9 +287,21 @@ class Distributed(Section):
     communicator: Literal["horovod", "torch", "single"] = "horovod"
     workers: int = Field(default=2, ge=1, le=64)
     threads: int = Field(default=1, ge=1, description="CPU threads a worker")
-    compression: Literal["none", "fp16"] = "none"
+    hosts: tuple[str, ...] = Field(
+        default=(), description="horovod's: name:slots of each machine; empty: this one, reachable from itself only"
+    )
+    compression: Literal["none", "fp16", "bf16"] = Field(
+        default="none", description="of gradients while they are exchanged"
+    )
+    reduction: Literal["average", "adasum"] = "average"
+    bucket_mb: float = Field(default=8, gt=0, le=1024, description="gradients that are exchanged together")
+    cycle_ms: float = Field(default=1, gt=0, le=1000, description="how often horovod looks for gradients")
     restarts: int = Field(default=2, ge=0, le=10)
     stall_seconds: float = Field(default=120, gt=0, description="no progress for so long ends the attempt")
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="of the machines, in USD; None: costs are not told"
+    )
+    scaling: Scaling = Scaling()
 
     @model_validator(mode="after")
     def _single_is_one(self) -> Distributed:

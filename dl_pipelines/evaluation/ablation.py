@@ -79,8 +79,8 @@ def make_augmentation_ablation(
         return workspace.make(STAGE, partition, tell, settings={**about, "reason": reason}, parents={})
     settings = {
         **about,
-        "architecture": architecture.model_dump(mode="json"),
-        "training": training.model_dump(mode="json", exclude={"warm_epochs"}),
+        "architecture": architecture.model_dump(mode="json", exclude={"comparison"}),
+        "training": training.model_dump(mode="json", exclude={"warm_epochs", "search"}),
         "batch": training.batch_size * distributed.workers,
         "augmentation": plan.model_dump(mode="json"),
         "evaluation": evaluation.model_dump(mode="json", exclude={"thresholds"}),
@@ -106,6 +106,7 @@ def _job(
     }
     return Job(
         folder=work,
+        rows=work,
         task=task_ref(task),
         family=family,
         training=training.model_copy(update=changed),

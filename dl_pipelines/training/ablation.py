@@ -186,7 +186,7 @@ def run_trials(
 def _start(job: Job, trial: Trial) -> subprocess.Popen[bytes]:
     folder = job.folder / trial.key
     training = job.training.model_copy(update={"seed": job.training.seed + trial.seed})
-    path = replace(job, folder=folder, training=training, augmentation=trial.seeded).write()
+    path = replace(job, folder=folder, rows=folder, training=training, augmentation=trial.seeded).write()
     # Killed with this process, however it ends: nobody else knows of it.
     command = [*die_with_parent("KILL"), sys.executable, "-m", "dl_pipelines.training.worker", "--job", str(path)]
     with (folder / "stderr").open("wb") as told:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, TaskRef, Training
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, Pretrained, TaskRef, Training
 from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Rows
 
@@ -17,7 +17,10 @@ FINAL = "final.safetensors"
 
 @dataclass(frozen=True)
 class Job:
-    """`folder` holds the rows (`train_inputs.npy` ...), the checkpoints and what the workers write."""
+    """`folder` holds the checkpoints and what the workers write, `rows` the rows (`train_inputs.npy` ...).
+
+    Many jobs may read the rows of one folder.
+    """
 
     folder: Path
     task: TaskRef
@@ -26,6 +29,8 @@ class Job:
     distributed: Distributed
     augmentation: AugmentationPlan
     statistics: dict[str, Any]
+    rows: Path
+    pretrained: Pretrained | None = None
 
     def write(self) -> Path:
         """As `job.json` in its folder."""
@@ -34,6 +39,7 @@ class Job:
             for name, value in vars(self).items()
             if name != "folder"
         }
+        plain["rows"] = str(self.rows)
         path = self.folder / "job.json"
         durable.write_json(path, plain)
         return path
@@ -45,7 +51,11 @@ class Job:
         models = {"task": TaskRef, "family": FamilyRef, "training": Training, "distributed": Distributed,
                   "augmentation": AugmentationPlan}  # fmt: skip
         made = {name: model.model_validate(plain[name]) for name, model in models.items()}
-        return cls(folder=path.parent, statistics=plain["statistics"], **made)
+        weights = plain["pretrained"]
+        pretrained = None if weights is None else Pretrained.model_validate(weights)
+        return cls(
+            folder=path.parent, statistics=plain["statistics"], rows=Path(plain["rows"]), pretrained=pretrained, **made
+        )
 
 
 def write_rows(folder: Path, split: str, rows: Rows) -> None:

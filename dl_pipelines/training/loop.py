@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dl_pipelines.brief.sections import Training
+from dl_pipelines.brief.sections import Distributed, Training
 from dl_pipelines.data.augmentation import Online
+from dl_pipelines.data.feed import Feed
 from dl_pipelines.models.recipe import Objective, Phase, Recipe
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.training import checkpoint as saved
@@ -39,61 +40,49 @@ class Trainer:
 
     def __init__(
         self, recipe: Recipe, task: Task, training: Training, online: Online, communicator: Communicator,
-        compression: str = "none", say: Say | None = None, beat_seconds: float = BEAT_SECONDS,
+        distributed: Distributed | None = None, say: Say | None = None, beat_seconds: float = BEAT_SECONDS,
     ):  # fmt: skip
         self.recipe, self.task, self.training, self.online = recipe, task, training, online
         self.communicator, self.say = communicator, say or (lambda _: None)
         self._share_start()
-        self.wrapped = {name: communicator.wrap_model(module) for name, module in recipe.modules.items()}
-        self.optimizers = {
-            objective.name: self._optimizer(objective, compression)
-            for phase in recipe.phases
-            for objective in phase.objectives
+        self.objectives = {item.name: item for phase in recipe.phases for item in phase.objectives}
+        self.optimizers = {name: self._optimizer(item) for name, item in self.objectives.items()}
+        given = distributed or Distributed(communicator="single", workers=1)
+        self.exchanges = {
+            name: communicator.exchange(self._named(item), given) for name, item in self.objectives.items()
         }
         self._beat_seconds, self._beat = beat_seconds, -math.inf
-        self._keys: np.ndarray | None = None
 
-    def run(self, train: Arrays, validation: Arrays, folder: Path) -> list[Epoch]:
-        """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on."""
+    def run(self, train: Arrays, validation: Arrays, folder: Path, until: int | None = None) -> list[Epoch]:
+        """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on.
+
+        With `until` it stops after that epoch, to go on another time; schedules still go by all epochs.
+        """
         curves, first = self._resume(folder)
-        # Each indexing of a memory map makes another one, which costs more than reading its rows.
-        train = np.asarray(train[0]), np.asarray(train[1]), train[2]
-        self._keys = self.online.keys(train[2])
-        steps = self.steps(len(train[0]))
-        for epoch in range(first, self.training.epochs + 1):
+        given, rank, size = self.training, self.communicator.rank, self.communicator.size
+        feed = Feed(train, self.online, given.batch_size, given.seed, rank, size)
+        for epoch in range(first, min(given.epochs, until or given.epochs) + 1):
             started = time.monotonic()
-            loss = self._epoch(epoch, steps, train)
+            loss = self._epoch(epoch, feed)
             self._average_buffers()
             metrics = self._measure(epoch, validation)
-            rate = self._rate(epoch * steps - 1, steps)
+            rate = self._rate(epoch * feed.steps - 1, feed.steps)
             seconds = time.monotonic() - started
             curves.append(Epoch(epoch, loss, metrics, rate, round(seconds, 3)))
-            if self.communicator.rank == 0:
+            if rank == 0:
                 self._checkpoint(folder, epoch, curves)
-            self.say({"epoch": epoch, "epochs": self.training.epochs, "train_loss": loss, "validation": metrics})
+            self.say({"epoch": epoch, "epochs": given.epochs, "train_loss": loss, "validation": metrics})
             self.communicator.barrier()
         return curves
 
-    def steps(self, records: int) -> int:
-        """Steps of an epoch: the same on every rank; a last, smaller batch counts unless it is a single record."""
-        share, size = records // self.communicator.size, self.training.batch_size
-        return max(1, share // size + (1 if share % size > 1 else 0))
-
-    def _epoch(self, epoch: int, steps: int, train: Arrays) -> float:
-        inputs, targets, ids = train
-        rank, size = self.communicator.rank, self.communicator.size
-        torch.manual_seed(_seed(self.training.seed, epoch, rank))
-        order = np.random.default_rng([self.training.seed, epoch]).permutation(len(inputs))
-        mine = order[rank::size][: len(inputs) // size] if len(inputs) >= size else order[:1]
+    def _epoch(self, epoch: int, feed: Feed) -> float:
+        torch.manual_seed(_seed(self.training.seed, epoch, self.communicator.rank))
         for module in self.recipe.modules.values():
             module.train()
-        phase, total = self._phase(epoch), 0.0
-        for step in range(steps):
-            chosen = mine[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            given = np.ascontiguousarray(inputs[chosen]), np.ascontiguousarray(targets[chosen])
-            keys = None if self._keys is None else self._keys[chosen]
-            drawn, wanted = map(torch.from_numpy, self.online(*given, ids[chosen], epoch, keys))
-            loss = self._step(phase, drawn, wanted, self._rate((epoch - 1) * steps + step, steps))
+        phase, total, steps = self._phase(epoch), 0.0, feed.steps
+        for step, batch in enumerate(feed.epoch(epoch)):
+            inputs, targets = map(torch.from_numpy, batch)
+            loss = self._step(phase, inputs, targets, self._rate((epoch - 1) * steps + step, steps))
             self._require_finite("training loss", loss, f"step {step + 1} of epoch {epoch}")
             total += loss
             self._tell_alive(epoch, step, steps)
@@ -102,28 +91,43 @@ class Trainer:
     def _step(self, phase: Phase, inputs: torch.Tensor, targets: torch.Tensor, rate: float) -> float:
         last = 0.0
         for objective in phase.objectives:
-            optimizer = self.optimizers[objective.name]
+            optimizer, exchange = self.optimizers[objective.name], self.exchanges[objective.name]
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.zero_grad()
-            with self._precision():
-                loss = objective.loss(self.wrapped, inputs, targets)
-            loss.backward()
-            self.communicator.step(optimizer, self._clip(optimizer))
+            exchange.zero()
+            with self._only(exchange.parameters, len(phase.objectives) > 1):
+                with self._precision():
+                    loss = objective.loss(self.recipe.modules, inputs, targets)
+                exchange.backward(loss)
+            exchange.finish()
+            self._clip(exchange.parameters)
+            optimizer.step()
             last = float(loss.detach())
         return last
 
-    def _clip(self, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
-        """What bounds the global norm of an optimizer's gradients (Pascanu et al., 2013); None where nothing does."""
-        limit = self.training.clip
-        if limit is None:
-            return None
-        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    @contextmanager
+    def _only(self, parameters: list[torch.nn.Parameter], several: bool) -> Iterator[None]:
+        """Gradients for nothing but the parameters of the objective at hand, where a step has several."""
+        if not several:
+            yield
+            return
+        mine = {id(parameter) for parameter in parameters}
+        others = [
+            value for module in self.recipe.modules.values() for value in module.parameters()
+            if value.requires_grad and id(value) not in mine
+        ]  # fmt: skip
+        for value in others:
+            value.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for value in others:
+                value.requires_grad_(True)
 
-        def clip() -> None:
-            torch.nn.utils.clip_grad_norm_(parameters, limit)
-
-        return clip
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Bound the global norm of an optimizer's gradients (Pascanu et al., 2013)."""
+        if self.training.clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.training.clip)
 
     def _require_finite(self, what: str, value: float, when: str) -> None:
         if not math.isfinite(value):
@@ -169,22 +173,23 @@ class Trainer:
                 return phase
         return self.recipe.phases[-1]
 
-    def _optimizer(self, objective: Objective, compression: str) -> torch.optim.Optimizer:
-        named = [
+    def _named(self, objective: Objective) -> list[tuple[str, torch.nn.Parameter]]:
+        return [
             (f"{objective.name}/{key}/{name}", parameter)
             for key in objective.modules
             for name, parameter in self.recipe.modules[key].named_parameters()
         ]
+
+    def _optimizer(self, objective: Objective) -> torch.optim.Optimizer:
+        named = self._named(objective)
         groups = [
             {"params": [value for _, value in named if value.ndim > 1], "weight_decay": self.training.weight_decay},
             {"params": [value for _, value in named if value.ndim <= 1], "weight_decay": 0.0},
         ]
         rate = self.training.learning_rate
         if self.training.optimizer == "sgd":
-            plain: torch.optim.Optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9)
-        else:
-            plain = torch.optim.AdamW(groups, lr=rate, fused=True)
-        return self.communicator.wrap_optimizer(plain, named, compression)
+            return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.training.precision == "bf16" else nullcontext()

@@ -17,6 +17,7 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Rows, Task
 from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job, write_rows
 from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
+from dl_pipelines.training.selected import selected
 from dl_pipelines.training.warm import START, copy_weights, earlier_model
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def make_trained_model(
 ) -> Artifact:
     """`weights.safetensors`, `model.json`, `curves.json`, `layers.json`. An interrupted training goes on.
 
+    What the architecture comparison and the hyperparameter study chose is taken; those that chose are parents.
     With `training.warm_epochs` it begins from the experiment's last model of an earlier day, where there is one of the
     same family and task; that model is then the parent `warm_start`.
     Raises TrainingFailed, or ArtifactError when the window has no passing report.
     """
     window = workspace.get("training_window", partition.daily).require_gates()
+    architecture, training, choosing = selected(workspace, partition, architecture, training)
     start = earlier_model(workspace, partition, architecture.family, task_ref(task)) if training.warm_epochs else None
 
     def build(draft: Draft) -> None:
@@ -58,16 +61,16 @@ def make_trained_model(
 
     settings = {
         "task": task_ref(task).model_dump(mode="json"),
-        "architecture": architecture.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
+        "architecture": architecture.model_dump(mode="json", exclude={"comparison"}),
+        "training": training.model_dump(mode="json", exclude={"search"}),
         # Threads and restarts change the cost, not the weights; the order of sums changes with the workers.
         "distributed": distributed.model_dump(
-            mode="json", include={"communicator", "workers", "compression", "threads"}
+            mode="json", include={"communicator", "workers", "compression", "threads", "reduction", "bucket_mb"}
         ),
         "online": [ref.model_dump(mode="json") for ref in data.augmentation.online],
         "seed": data.augmentation.seed,
     }
-    parents = {"training_window": window, **({} if start is None else {WARM_START: start})}
+    parents = {"training_window": window, **choosing, **({} if start is None else {WARM_START: start})}
     return workspace.make(STAGE, partition, build, settings=settings, parents=parents)
 
 
@@ -94,7 +97,10 @@ def _prepare(
         write_rows(draft.work, split, found)
     if WARM_START in draft.parents:
         shutil.copyfile(draft.parents[WARM_START].verify().file("weights.safetensors"), draft.work / START)
-    job = Job(draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation, statistics)
+    job = Job(
+        draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation, statistics,
+        rows=draft.work, pretrained=architecture.pretrained,
+    )  # fmt: skip
     job.write()
     return job
 

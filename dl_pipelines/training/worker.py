@@ -32,8 +32,8 @@ def main() -> None:
         raise
 
 
-def run(job: Job) -> None:
-    """Train as one rank of the job's communicator."""
+def run(job: Job, until: int | None = None) -> None:
+    """Train as one rank of the job's communicator, up to an epoch or to the end; may be called again and again."""
     import numpy as np
     import torch
     from safetensors.torch import load_file, save
@@ -55,8 +55,8 @@ def run(job: Job) -> None:
         copy_weights(recipe.network, load_file(job.folder / START))
 
     def rows(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        inputs, targets = (np.load(job.folder / f"{split}_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
-        return inputs, targets, np.load(job.folder / f"{split}_ids.npy")
+        inputs, targets = (np.load(job.rows / f"{split}_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
+        return inputs, targets, np.load(job.rows / f"{split}_ids.npy")
 
     def say(line: Mapping[str, Any]) -> None:
         if communicator.rank == 0:
@@ -66,10 +66,10 @@ def run(job: Job) -> None:
     say({"workers": communicator.size, "communicator": communicator.name})
     train, online = rows("train"), Online(job.augmentation, task.signature())
     beat = min(BEAT_SECONDS, job.distributed.stall_seconds / 4)
-    trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed.compression, say, beat)
+    trainer = Trainer(recipe, task, job.training, online, communicator, job.distributed, say, beat)
     started = time.monotonic()
     validation = rows("validation")
-    curves = trainer.run(train, validation, job.folder / "checkpoints")
+    curves = trainer.run(train, validation, job.folder / "checkpoints", until)
     if recipe.calibrate is not None and communicator.rank == 0:
         recipe.calibrate(np.asarray(validation[0]), np.asarray(validation[1]))
     seconds = time.monotonic() - started

@@ -98,9 +98,10 @@ def test_what_experiments_share_is_refused(digits: Brief, path: str):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"training.epoch": 3}, "--set: training.epoch: found 'epoch'; expected one of batch_size, clip, epochs, "
-                                "label_smoothing, learning_rate, optimizer, precision, schedule, seed, warm_epochs, "
-                                "warmup_epochs, weight_decay (did you mean 'epochs'?)"),
+        ({"training.epoch": 3}, "--set: training.epoch: found 'epoch'; expected one of accumulate, batch_size, "
+                                "checkpoint_steps, class_weights, clip, compile, device, ema, epochs, label_smoothing, "
+                                "learning_rate, loss, optimizer, patience, precision, schedule, search, seed, "
+                                "warm_epochs, warmup_epochs, weight_decay (did you mean 'epochs'?)"),
         ({"training.epochs": 0}, "--set: training.epochs: found 0; expected greater than or equal to 1"),
         ({"training.epochs.more": 1}, "--set: training.epochs.more: found 'more'; expected no such field"),
         ({"problem.targets.9.value": 1}, "--set: problem.targets.9: found '9'; expected no such field"),

@@ -47,7 +47,7 @@ def write_job(folder: Path, communicator: str = "single", workers: int = 1, reco
     job = Job(
         folder, TaskRef(name="image_classification", params=params), FamilyRef(name="cnn", params={"width": 8}),
         Training(**training), Distributed(communicator=communicator, workers=workers, **changed),
-        AugmentationPlan(online=(AugmentationRef(name="noise", params={"std": 8}),)), statistics,
+        AugmentationPlan(online=(AugmentationRef(name="noise", params={"std": 8}),)), statistics, folder,
     )  # fmt: skip
     job.write()
     return job

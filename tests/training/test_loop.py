@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dl_pipelines.data.augmentation import Online
+from dl_pipelines.data.feed import Feed
 from dl_pipelines.models.recipe import Objective, Phase, Recipe
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.tasks.registry import TASKS
@@ -31,6 +32,11 @@ def trainer(job, communicator=None, **options):
     return Trainer(
         recipe, task, job.training, Online(job.augmentation), communicator or SingleCommunicator(), **options
     )
+
+
+def feed(made, arrays):
+    given, communicator = made.training, made.communicator
+    return Feed(arrays, made.online, given.batch_size, given.seed, communicator.rank, communicator.size)
 
 
 def state(made):
@@ -133,7 +139,7 @@ def test_every_step_runs_at_its_rate(make_job):
     step = optimizer.step
     optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())[1]  # type: ignore[method-assign]
     _, curves = run(job, made)
-    steps = made.steps(400)
+    steps = feed(made, rows(job, "train")).steps
     assert steps == 7
     np.testing.assert_allclose(seen, torch_rates(job.training.model_copy(update={"warmup_epochs": 3 / 7}), 7), rtol=0.2)
     assert seen == [made._rate(number, steps) for number in range(2 * steps)]
@@ -144,7 +150,8 @@ def test_every_step_runs_at_its_rate(make_job):
     ("records", "batch", "expected"), [(400, 64, 7), (384, 64, 6), (385, 64, 6), (2, 64, 1), (5, 2, 2)]
 )
 def test_a_last_batch_of_one_record_is_left_out(make_job, records, batch, expected):
-    assert trainer(make_job(training={"batch_size": batch})).steps(records) == expected
+    arrays = np.zeros((records, 1)), np.zeros(records), np.array([f"r{place}" for place in range(records)])
+    assert feed(trainer(make_job(training={"batch_size": batch})), arrays).steps == expected
 
 
 def test_every_rank_takes_other_records_and_as_many_steps(make_job):
@@ -154,12 +161,14 @@ def test_every_rank_takes_other_records_and_as_many_steps(make_job):
         communicator = OneOfThree()
         communicator.rank = rank
         made, ids = trainer(job, communicator), []
-        online = made.online
-        made.online = lambda inputs, targets, names, epoch, keys, ids=ids, online=online: (
-            ids.append(names.tolist()),
-            online(inputs, targets, names, epoch, keys),
-        )[1]
-        made._epoch(1, made.steps(300), rows(job, "train"))
+
+        class Watched(Online):
+            def __call__(self, inputs, targets, names, epoch, keys=None, ids=ids):
+                ids.append(names.tolist())
+                return super().__call__(inputs, targets, names, epoch, keys)
+
+        made.online = Watched(job.augmentation)
+        made._epoch(1, feed(made, rows(job, "train")))
         taken[rank] = ids
     assert [[len(part) for part in parts] for parts in taken.values()] == [[32, 32, 32, 4]] * 3
     everything = [name for parts in taken.values() for part in parts for name in part]
@@ -204,7 +213,7 @@ def test_weights_that_blow_up_in_the_last_step_are_found_in_validation(make_job)
     def last_blows_up():
         step()
         calls.append(1)
-        if len(calls) == made.steps(400):
+        if len(calls) == feed(made, rows(job, "train")).steps:
             with torch.no_grad():
                 next(made.recipe.network.parameters()).fill_(math.inf)
 
@@ -252,12 +261,12 @@ def test_phases_take_their_share_of_the_epochs(make_job):
         Online(job.augmentation), SingleCommunicator(),
     )  # fmt: skip
     assert [made._phase(epoch).name for epoch in range(1, 5)] == ["first", "first", "second", "second"]
-    train = rows(job, "train")
+    train = feed(made, rows(job, "train"))
     before = head.weight.clone(), network[1].weight.clone()
-    made._epoch(1, 1, train)
+    made._epoch(1, train)
     assert torch.equal(head.weight, before[0])
     assert not torch.equal(network[1].weight, before[1])
     moved = network[1].weight.clone()
-    made._epoch(3, 1, train)
+    made._epoch(3, train)
     assert torch.equal(network[1].weight, moved)
     assert not torch.equal(head.weight, before[0])

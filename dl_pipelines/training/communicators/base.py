@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 import torch
+
+from dl_pipelines.brief.sections import Distributed
+
+Named = Sequence[tuple[str, torch.nn.Parameter]]
 
 
 class CommunicatorError(ValueError):
     """Workers can't talk: what was found, and the command that mends it."""
+
+
+class Exchange:
+    """The gradients of one optimizer's parameters, averaged over the workers at each step.
+
+    A step is `zero`, `backward` for each micro-batch, `finish`, then the optimizer's own step. This one is of a single
+    worker: there is nothing to exchange.
+    """
+
+    def __init__(self, parameters: Named):
+        self.parameters = [parameter for _, parameter in parameters]
+
+    def zero(self) -> None:
+        """Forget the gradients of the step before."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def backward(self, loss: torch.Tensor, last: bool = True) -> None:
+        """Add the gradients of a micro-batch; those of the `last` one may be exchanged while they are computed."""
+        loss.backward()
+
+    def finish(self) -> None:
+        """Wait until every gradient is the mean over the workers."""
 
 
 class Communicator(ABC):
@@ -39,21 +66,9 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Wait for every worker."""
 
-    def wrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The module whose forward the loop calls; its parameters are those of `model`."""
-        return model
-
-    def wrap_optimizer(
-        self, optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, torch.nn.Parameter]], compression: str
-    ) -> torch.optim.Optimizer:
-        """The optimizer whose `step` uses gradients averaged over the workers."""
-        return optimizer
-
-    def step(self, optimizer: torch.optim.Optimizer, change: Callable[[], None] | None = None) -> None:
-        """One step of an optimizer from wrap_optimizer; `change` may alter the gradients, averaged over the workers."""
-        if change is not None:
-            change()
-        optimizer.step()
+    @abstractmethod
+    def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
+        """How the gradients of these parameters (the same names in the same order on each worker) become means."""
 
     def close(self) -> None:  # noqa: B027 - nothing to leave is the default
         """Leave the group."""

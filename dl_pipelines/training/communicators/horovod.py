@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import torch
 
-from dl_pipelines.training.communicators.base import Communicator, CommunicatorError
+from dl_pipelines.brief.sections import Distributed
+from dl_pipelines.training.communicators.base import Communicator, CommunicatorError, Exchange, Named
+from dl_pipelines.training.communicators.buckets import Buckets
 
 
 class HorovodCommunicator(Communicator):
-    """Gradients are averaged by Horovod's DistributedOptimizer (Sergeev and Del Balso, 2018)."""
+    """Gradients are averaged by Horovod's all-reduce (Sergeev and Del Balso, 2018)."""
 
     name = "horovod"
 
@@ -47,26 +46,9 @@ class HorovodCommunicator(Communicator):
         """See Communicator."""
         self._hvd.barrier()
 
-    def wrap_optimizer(
-        self, optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, torch.nn.Parameter]], compression: str
-    ) -> torch.optim.Optimizer:
-        """See Communicator; `compression` is none or fp16.
-
-        The gradients of a step are one group: what Horovod fuses by arrival time would change the order of sums.
-        """
-        kind = getattr(self._hvd.Compression, compression)
-        return self._hvd.DistributedOptimizer(optimizer, named_parameters=list(named), compression=kind, num_groups=1)
-
-    def step(self, optimizer: torch.optim.Optimizer, change: Callable[[], None] | None = None) -> None:
-        """See Communicator. Horovod averages in `step`; what changes gradients has to wait for the averages."""
-        if change is None:
-            optimizer.step()
-            return
-        wrapped: Any = optimizer
-        wrapped.synchronize()
-        change()
-        with wrapped.skip_synchronize():
-            optimizer.step()
+    def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
+        """See Communicator."""
+        return Buckets(parameters, self, settings)
 
     def close(self) -> None:
         """See Communicator."""

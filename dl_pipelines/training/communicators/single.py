@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dl_pipelines.training.communicators.base import Communicator
+from dl_pipelines.brief.sections import Distributed
+from dl_pipelines.training.communicators.base import Communicator, Exchange, Named
 
 
 class SingleCommunicator(Communicator):
@@ -32,3 +33,7 @@ class SingleCommunicator(Communicator):
 
     def barrier(self) -> None:
         """See Communicator."""
+
+    def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
+        """See Communicator."""
+        return Exchange(parameters)

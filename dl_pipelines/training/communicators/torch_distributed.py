@@ -11,12 +11,14 @@ import os
 import torch
 import torch.distributed as dist
 
-from dl_pipelines.training.communicators.base import Communicator, CommunicatorError
+from dl_pipelines.brief.sections import Distributed
+from dl_pipelines.training.communicators.base import Communicator, CommunicatorError, Exchange, Named
+from dl_pipelines.training.communicators.buckets import Buckets
 from dl_pipelines.training.launch import TORCH_STORE
 
 
 class TorchCommunicator(Communicator):
-    """Gradients are averaged by DistributedDataParallel while the backward pass runs."""
+    """Gradients are averaged by the all-reduce of `torch.distributed`."""
 
     name = "torch"
 
@@ -56,9 +58,9 @@ class TorchCommunicator(Communicator):
         """See Communicator."""
         dist.barrier()
 
-    def wrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        """See Communicator. Buffers are averaged by the loop, not overwritten at each step."""
-        return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
+        """See Communicator."""
+        return Buckets(parameters, self, settings)
 
     def close(self) -> None:
         """See Communicator."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dl_pipelines.brief.sections import Distributed
 from dl_pipelines.training.communicators import connect
 
 
@@ -29,17 +30,18 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 def gradients(communicator, ranks: int, compression: str = "none", clip: float | None = None) -> list[list[float]]:
     """Of one step on this rank's eight rows; with one rank, on all rows of `ranks` ranks. With `clip`: new weights."""
     model = network()
-    wrapped = communicator.wrap_model(model)
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer = communicator.wrap_optimizer(plain, list(model.named_parameters()), compression)
+    settings = Distributed(communicator="horovod", workers=2, compression=compression)
+    exchange = communicator.exchange(list(model.named_parameters()), settings)
     inputs, targets = batch(ranks)
     share = slice(communicator.rank * 8, communicator.rank * 8 + 8) if communicator.size > 1 else slice(None)
-    optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(wrapped(inputs[share]), targets[share]).backward()
+    exchange.zero()
+    exchange.backward(torch.nn.functional.cross_entropy(model(inputs[share]), targets[share]))
+    exchange.finish()
     if clip is not None:
-        communicator.step(optimizer, lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        plain.step()
         return [value.detach().flatten().tolist() for value in model.parameters()]
-    communicator.step(optimizer)
     return [value.grad.flatten().tolist() for value in model.parameters() if value.grad is not None]
 
 
