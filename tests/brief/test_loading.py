@@ -25,7 +25,8 @@ data:
 
 TRAINING = (
     "accumulate, batch_size, checkpoint_steps, class_weights, clip, compile, device, ema, epochs, label_smoothing, "
-    "learning_rate, loss, optimizer, patience, precision, schedule, search, seed, warm_epochs, warmup_epochs, weight_decay"
+    "learning_rate, loss, optimizer, patience, precision, schedule, search, seed, warm_epochs, warmup_epochs, "
+    "weight_decay"
 )
 SECTIONS = (
     "architecture, compression, data, distributed, evaluation, lifecycle, monitoring, problem, project, serving, "
@@ -57,8 +58,8 @@ def test_the_small_brief_is_valid():
         ("training: 3", "training: found 3; expected a mapping of fields"),
         ("training:", "training: found nothing; expected a mapping of fields"),
         ("training: {learning_rate: .nan}", "training.learning_rate: found nan; expected a finite number"),
-        ("training: {optimizer: adamw2}", "training.optimizer: found 'adamw2'; expected one of adamw, adam, sgd, rmsprop, "
-                                          "muon (did you mean 'adamw'?)"),
+        ("training: {optimizer: adamw2}", "training.optimizer: found 'adamw2'; expected one of adamw, adam, sgd, "
+                                          "rmsprop, muon (did you mean 'adamw'?)"),
         ("training: {1: 2}", "training[1]: found 1; expected strings"),
         ("lifecycle: {retrain_hour: 24}", "lifecycle.retrain_hour: found 24; expected less than or equal to 23"),
         ("distributed: {communicator: horovid}", "distributed.communicator: found 'horovid'; expected one of horovod, "
