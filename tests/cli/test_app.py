@@ -111,7 +111,8 @@ def test_a_new_brief_is_written_once(dlp, tmp_path):
             ("--set", "training.epoch=3"),
             "--set: training.epoch: found 'epoch'; expected one of accumulate, batch_size, checkpoint_steps, "
             "class_weights, clip, compile, device, ema, epochs, label_smoothing, learning_rate, loss, optimizer, "
-            "patience, precision, schedule, search, seed, warm_epochs, warmup_epochs, weight_decay (did you mean 'epochs'?)",
+            "patience, precision, schedule, search, seed, warm_epochs, warmup_epochs, weight_decay (did you "
+            "mean 'epochs'?)",
         ),
         (("--set", "training.epochs=none"), "--set: training.epochs: found 'none'; expected "),
         (("--set", "epochs"), "--set: brief: found 'epochs'; expected path=value, such as training.epochs=20"),
