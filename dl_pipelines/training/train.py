@@ -18,7 +18,7 @@ from dl_pipelines.tasks.base import Rows, Task
 from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job, write_rows
 from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
 from dl_pipelines.training.selected import selected
-from dl_pipelines.training.warm import START, copy_weights, earlier_model
+from dl_pipelines.training.warm import START, earlier_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,6 +214,8 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
 def _started(draft: Draft, job: Job, network: torch.nn.Module) -> dict[str, Any]:
     """`warm_start`, where the training was one: from which model, how many tensors were taken, which were fresh."""
     from safetensors.torch import load_file
+
+    from dl_pipelines.models.weights import copy_weights
 
     if WARM_START not in draft.parents:
         return {}

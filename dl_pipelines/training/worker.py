@@ -40,10 +40,11 @@ def run(job: Job, until: int | None = None) -> None:
 
     from dl_pipelines.data.augmentation import Online
     from dl_pipelines.models.registry import FAMILIES
+    from dl_pipelines.models.weights import copy_weights
     from dl_pipelines.tasks.registry import TASKS
     from dl_pipelines.training.communicators import connect
     from dl_pipelines.training.loop import BEAT_SECONDS, Trainer
-    from dl_pipelines.training.warm import START, copy_weights
+    from dl_pipelines.training.warm import START
 
     torch.set_num_threads(job.distributed.threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler: 1.6 s
