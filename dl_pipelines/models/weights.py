@@ -1,6 +1,6 @@
 """Weights of another network or file, taken over where name and shape fit; never what was fitted on a window.
 
-Which weights a training begins from is decided elsewhere: `training/warm.py` (an earlier model), `finetune.py` (a file).
+Which ones a training begins from is decided elsewhere: `training/warm.py` (an earlier model), `finetune.py` (a file).
 """
 
 from __future__ import annotations
