@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Evaluation, FamilyRef, Training
-from dl_pipelines.evaluation.metrics import estimate
+from dl_pipelines.evaluation.metrics import ONE_SEED, SEVERAL_SEEDS, over_seeds
 from dl_pipelines.store.artifacts import Artifact, Draft
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Metric, Rows, Task
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from dl_pipelines.training.job import Job
 
 STAGE = "augmentation_ablation"
-ONE = "paired over the validation rows (bootstrap); one seed: how trainings differ by chance is not in it"
-SEVERAL = (
-    "paired over the validation rows (bootstrap) and over the seeds (Student's t with seeds - 1 degrees of freedom, "
-    "for the mean over all seeds there could be)"
-)
 
 
 @dataclass(frozen=True)
@@ -177,7 +172,7 @@ def _compared(
          "where": left.where, **against(arms[plan_key(left.plan)])}
         for left in each_left_out(plan)
     ]  # fmt: skip
-    told = SEVERAL if len(whole.values) > 1 else ONE
+    told = f"paired {SEVERAL_SEEDS if len(whole.values) > 1 else ONE_SEED}"
     return {"rows": rows, "none": {"value": nothing.mean, **against(nothing)}, "confidence": evaluation.confidence,
             "interval": told}  # fmt: skip
 
@@ -185,21 +180,12 @@ def _compared(
 def effect(whole: Arm, other: Arm, better: str, confidence: float, seed: int) -> dict[str, float]:
     """How much better the metric is with an augmentation than without it (above 0: better), in the metric's unit.
 
-    Trainings of one seed are paired: they share the order of rows and the first weights. Of each resample of the rows
-    the mean difference over the seeds is taken; to it is added what that mean would still vary by with other seeds,
-    their standard error times Student's t. Resampling a handful of seeds instead would be too sure: of three, an
-    interval of 95 % would hold the true effect three times in four.
+    Trainings of one seed are paired: they share the order of rows and the first weights. See over_seeds.
     """
-    import numpy as np
-
     sign = 1.0 if better == "higher" else -1.0
-    apart = sign * (np.array(whole.values) - np.array(other.values))
-    drawn = np.mean([sign * (a - b) for a, b in zip(whole.drawn, other.drawn, strict=True)], axis=0)
-    count = len(apart)
-    if count > 1:
-        spread = apart.std(ddof=1) / np.sqrt(count)
-        drawn = drawn + spread * np.random.default_rng(seed).standard_t(count - 1, len(drawn))
-    return estimate(float(apart.mean()), drawn, confidence)
+    apart = [sign * (a - b) for a, b in zip(whole.values, other.values, strict=True)]
+    drawn = [sign * (a - b) for a, b in zip(whole.drawn, other.drawn, strict=True)]
+    return over_seeds(apart, drawn, confidence, seed)
 
 
 def verdict(found: Mapping[str, float]) -> str:

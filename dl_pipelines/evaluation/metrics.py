@@ -1,7 +1,8 @@
-"""Metrics with intervals, by the task's resamples, paired where two models compare."""
+"""Metrics with intervals, by the task's resamples and over seeds, paired where two models compare."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dl_pipelines.tasks.base import Task
@@ -10,7 +11,14 @@ from dl_pipelines.tasks.intervals import Estimate, estimate
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Estimate", "estimate", "paired_difference", "with_intervals"]
+__all__ = ["Estimate", "estimate", "over_seeds", "paired_difference", "with_intervals"]
+
+ONE_SEED = "over the validation rows (bootstrap); one seed: how trainings differ by chance is not in it"
+SEVERAL_SEEDS = (
+    "over the validation rows (bootstrap) and over the seeds (Student's t with seeds - 1 degrees of freedom, for the "
+    "mean over all seeds there could be)"
+)
+"""What the interval of `over_seeds` is about."""
 
 
 def with_intervals(
@@ -33,3 +41,20 @@ def paired_difference(
     value = task.measure(second, targets)[metric] - task.measure(first, targets)[metric]
     a, b = (task.resampled(outputs, targets, resamples, seed).get(metric) for outputs in (first, second))
     return estimate(value, None if a is None or b is None else b - a, confidence)
+
+
+def over_seeds(values: Sequence[float], drawn: Sequence[np.ndarray], confidence: float, seed: int) -> Estimate:
+    """The mean of a figure over seeds: one value a seed, its resamples of the rows [draws] likewise.
+
+    Of each resample of the rows the mean over the seeds is taken; to it is added what that mean would still vary by
+    with other seeds, their standard error times Student's t. Resampling a handful of seeds instead would be too sure:
+    of three, an interval of 95 % would hold the true mean three times in four. Give paired differences for a
+    difference.
+    """
+    import numpy as np
+
+    found, means, count = np.array(values, float), np.mean(drawn, axis=0), len(values)
+    if count > 1:
+        spread = found.std(ddof=1) / np.sqrt(count)
+        means = means + spread * np.random.default_rng(seed).standard_t(count - 1, len(means))
+    return estimate(float(found.mean()), means, confidence)

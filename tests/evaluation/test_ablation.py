@@ -7,10 +7,9 @@ import pytest
 from scipy import stats
 
 from dl_pipelines.brief.sections import Ablation, AugmentationPlan
-from dl_pipelines.evaluation import ablation
 from dl_pipelines.evaluation.ablation import Arm, effect, make_augmentation_ablation, table, verdict
 from dl_pipelines.evaluation.evaluate import answer
-from dl_pipelines.evaluation.metrics import paired_difference
+from dl_pipelines.evaluation.metrics import ONE_SEED, SEVERAL_SEEDS, paired_difference
 from dl_pipelines.store.workspace import Partition
 
 
@@ -157,6 +156,6 @@ def test_what_it_says_is_what_the_models_answer(make, monkeypatch, workspace, tr
     one = make(seeds=1).read_json("ablation.json")
     apart = paired_difference(task, "accuracy", without[0], whole[0], rows.targets, 200, 0.95, brief.evaluation.seed)
     assert one["rows"][2]["effect"] == pytest.approx(apart, abs=2e-6)
-    assert one["interval"] == ablation.ONE and found["interval"] == ablation.SEVERAL
+    assert one["interval"] == f"paired {ONE_SEED}" and found["interval"] == f"paired {SEVERAL_SEEDS}"
     assert make(seeds=2, epochs=3, max_rows=200).digest == made.digest
     assert len(asked) == 2, "the second time it is found"
