@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from dl_pipelines.brief.sections import Ablation, AugmentationPlan
+from dl_pipelines.evaluation import ablation
 from dl_pipelines.evaluation.ablation import Arm, effect, make_augmentation_ablation, table, verdict
 from dl_pipelines.evaluation.evaluate import answer
 from dl_pipelines.evaluation.metrics import ONE_SEED, SEVERAL_SEEDS, paired_difference
