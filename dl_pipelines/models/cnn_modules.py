@@ -1,48 +1,107 @@
-"""The modules of the CNN; imported only where torch may be."""
+"""The plain CNN, and torchvision's networks adapted to the size of the image; imported only where torch may be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
+from dl_pipelines.models.image_modules import Normalise, convolution, sizes
 from dl_pipelines.tasks.base import Signature
 
-
-class Normalise(nn.Module):
-    """uint8 [N, H, W, C] -> float32 [N, C, H, W] with mean 0 and deviation 1 over the training records."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: list[float], std: list[float]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        return (scaled - self.mean) / self.std
+HALVED = (8, 16, 56, 97)
+"""Sides in pixels from which on a published network halves its grid twice, thrice and so on."""
 
 
 def build_cnn(
-    signature: Signature, statistics: Mapping[str, Any], width: int, blocks: int, dropout: float
+    signature: Signature, statistics: Mapping[str, Any], network: str, width: int, blocks: int, dropout: float
 ) -> nn.Module:
-    """The network for a signature of one image and one vector of logits."""
-    height, side, channels = signature.inputs[0].shape
-    classes = signature.outputs[0].shape[0]
-    layers: list[nn.Module] = [Normalise(statistics["mean"], statistics["std"])]
+    """The network for a signature of one image and one vector of logits; `width` and `blocks` are the plain one's."""
+    if network == "plain":
+        return _plain(signature, statistics, width, blocks, dropout)
+    return _published(signature, statistics, network, dropout)
+
+
+def _plain(signature: Signature, statistics: Mapping[str, Any], width: int, blocks: int, dropout: float) -> nn.Module:
+    height, side, channels, classes = sizes(signature)
+    layers: list[nn.Module] = [Normalise(statistics)]
     before, size = channels, min(height, side)
     for block in range(blocks):
         after = width * 2**block
-        for _ in range(2):
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            before = after
+        layers += [*convolution(before, after), *convolution(after, after)]
+        before = after
         if size >= 4:
             layers.append(nn.MaxPool2d(2))
             size //= 2
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(before, classes)]
     return nn.Sequential(*layers)
+
+
+def _published(signature: Signature, statistics: Mapping[str, Any], network: str, dropout: float) -> nn.Module:
+    """The parameters keep torchvision's names below `body`, so that its checkpoints can be told from them."""
+    import torchvision
+
+    height, width, channels, classes = sizes(signature)
+    make = getattr(torchvision.models, network)
+    if network.startswith("resnet"):
+        body = make(weights=None, num_classes=classes)
+        # A name of its own would move `fc`; on pooled features it is the same dropout.
+        body.avgpool = nn.Sequential(body.avgpool, nn.Dropout(dropout))
+    else:
+        body = make(weights=None, num_classes=classes, dropout=dropout)
+    steps = list(_halving(body))
+    assert len(steps) == 1 + len(HALVED), network
+    for step in steps[: len(steps) - halvings(min(height, width))]:
+        _keep_size(body, step)
+    _take_channels(body, channels)
+    return nn.Sequential(OrderedDict(normalise=Normalise(statistics), body=body))
+
+
+def halvings(side: int) -> int:
+    """How often the grid of an image is halved: 32 pixels thrice, as He et al. (2016) do; from 97 on as published."""
+    return 1 + sum(side >= least for least in HALVED)
+
+
+def _halving(body: Any) -> Iterator[list[str]]:
+    """Names of the modules of each halving, in the order in which small images do without."""
+    if hasattr(body, "maxpool"):
+        yield ["maxpool"]
+        yield ["conv1"]
+        stages = [(name, getattr(body, name)) for name in ("layer1", "layer2", "layer3", "layer4")]
+    else:
+        stages = [(f"features.{name}", stage) for name, stage in body.features.named_children()]
+    for name, stage in stages:
+        found = [
+            f"{name}.{inner}" for inner, layer in stage.named_modules()
+            if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
+        ]  # fmt: skip
+        if found:
+            yield found
+
+
+def _keep_size(body: nn.Module, names: list[str]) -> None:
+    """Let modules no longer halve: a pooling goes, a stem of 7 x 7 becomes one of 3 x 3, strides become 1."""
+    for name in names:
+        layer: Any = body.get_submodule(name)
+        if isinstance(layer, nn.MaxPool2d):
+            body.set_submodule(name, nn.Identity())
+        elif layer.kernel_size == (7, 7):
+            body.set_submodule(name, _stem(layer, layer.in_channels, 3, 1))
+        else:
+            layer.stride = (1, 1)
+
+
+def _take_channels(body: nn.Module, channels: int) -> None:
+    """A first convolution for grey images, where they are."""
+    name, first = next((name, layer) for name, layer in body.named_modules() if isinstance(layer, nn.Conv2d))
+    if first.in_channels != channels:
+        body.set_submodule(name, _stem(first, channels, first.kernel_size[0], first.stride[0]))
+
+
+def _stem(like: nn.Conv2d, channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    """Another first convolution, initialised as torchvision does."""
+    made = nn.Conv2d(channels, like.out_channels, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made

@@ -10,6 +10,7 @@ from torch import nn
 
 from dl_pipelines.brief.sections import Training
 from dl_pipelines.models.cnn import Cnn
+from dl_pipelines.models.cnn_modules import halvings
 from dl_pipelines.models.layers import PURPOSES, count_parameters, layer_table
 from dl_pipelines.tasks.image_classification import ImageClassification
 
@@ -22,7 +23,7 @@ def task(height: int = 8, width: int = 8, channels: int = 1, classes: int = 10) 
     return ImageClassification(ImageClassification.Params(classes=names, height=height, width=width, channels=channels))
 
 
-def cnn(**params: float) -> Cnn:
+def cnn(**params: float | str) -> Cnn:
     return Cnn(Cnn.Params.model_validate(params))
 
 
@@ -105,6 +106,8 @@ def test_pixels_are_normalised_inside():
         ({"blocks": 6}, "less than or equal to 5"),
         ({"dropout": 1.0}, "less than 1"),
         ({"depth": 2}, "Extra inputs are not permitted"),
+        ({"network": "resnet19"}, "Input should be 'plain', 'resnet18'"),
+        ({"network": "resnet18", "width": 16}, "width and blocks with network: plain only; those of resnet18"),
     ],
 )
 def test_wrong_params(params: dict[str, float], message: str):
@@ -127,3 +130,40 @@ def test_the_recipe_is_one_supervised_phase():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     assert all(parameter.grad is not None for parameter in recipe.network.parameters())
+
+
+# torchvision's documentation, num_params: with 1,000 classes and colour.
+PUBLISHED = {"resnet18": 11_689_512, "mobilenet_v3_small": 2_542_856, "efficientnet_b0": 5_288_548}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_network_is_as_published_at_224_pixels(name: str):
+    import torchvision
+
+    torch.manual_seed(0)
+    network = cnn(network=name, dropout=0).network(task(224, 224, 3, 1000), COLOUR).eval()
+    assert count_parameters(network) == PUBLISHED[name]
+    reference = getattr(torchvision.models, name)(weights=None).eval()
+    state = {key.removeprefix("body."): value for key, value in network.state_dict().items() if key[:5] == "body."}
+    reference.load_state_dict(state)
+    pixels = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels), reference(network.normalise(pixels)))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(4, 1), (8, 2), (28, 3), (32, 3), (64, 4), (112, 5), (224, 5)])
+def test_small_images_are_halved_less_often(side: int, expected: int):
+    assert halvings(side) == expected
+
+
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "layer4"), ("mobilenet_v3_small", "features")])
+@pytest.mark.parametrize(("side", "channels", "left"), [(8, 1, 2), (32, 3, 4)])
+def test_a_published_network_fits_its_image(name: str, last: str, side: int, channels: int, left: int):
+    network = cnn(network=name, dropout=0.5).network(task(side, side, channels), COLOUR if channels == 3 else GREY)
+    seen = []
+    network.body.get_submodule(last).register_forward_hook(lambda _module, _given, found: seen.append(found.shape))
+    logits = network(torch.zeros(2, side, side, channels, dtype=torch.uint8))
+    assert logits.shape == (2, 10)
+    assert seen[0][2:] == (left, left)
+    assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)] == [0.5]
+    assert all(value.is_contiguous() for value in network.parameters())
