@@ -6,9 +6,8 @@ machine, in any order and on resume.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
 from dl_pipelines.data.cleaning import field_of
@@ -23,7 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from dl_pipelines.data.augmentations import Transform
+
 STAGE = "augmented_dataset"
+VERSION = 2
 
 
 def make_augmented_dataset(workspace: Workspace, partition: Partition, data: Data, task: Task) -> Artifact:
@@ -50,7 +52,8 @@ def make_augmented_dataset(workspace: Workspace, partition: Partition, data: Dat
         "split": data.split.model_dump(mode="json"),
         "task": task.name,
     }
-    return workspace.make(STAGE, partition.daily, build, settings=settings, parents={"validated_data": validated})
+    parents = {"validated_data": validated}
+    return workspace.make(STAGE, partition.daily, build, settings=settings, parents=parents, version=VERSION)
 
 
 def _gates(
@@ -105,8 +108,7 @@ def variants(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """One variant of each input [N, ...] with its target [N, ...], decided by (seed, id, draw) alone.
 
-    Transforms of single records come first, in order, each with the record's own generator; then those of batches, with
-    a key a record (a mixed record also depends on its partner in the batch).
+    The transforms follow each other in order (a mixed record also depends on its partner in the batch).
     """
     return Drawn([AUGMENTATIONS.make(ref) for ref in transforms], seed)(inputs, targets, ids, draw)
 
@@ -114,33 +116,23 @@ def variants(
 class Drawn:
     """Transforms with a seed: what `variants` does, for many batches."""
 
-    def __init__(self, transforms: Sequence[Any], seed: int):
-        self.single = [item for item in transforms if not item.batched]
-        self.together = [item for item in transforms if item.batched]
-        self.seed = seed
+    def __init__(self, transforms: Sequence[Transform], seed: int):
+        self.transforms, self.seed = transforms, seed
 
-    def keys(self, ids: np.ndarray) -> np.ndarray | None:
-        """What `__call__` would work out for these ids [N] each time, uint64 [N]; None when it needs none."""
-        return keys_of(ids, self.seed) if self.together else None
+    def keys(self, ids: Iterable[str]) -> np.ndarray:
+        """What `__call__` would work out for these ids [N] each time, uint64 [N]."""
+        import numpy as np
+
+        return keys_of(np.asarray(ids), self.seed)
 
     def __call__(
         self, inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], draw: int, keys: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See variants; `keys` are those of the ids, where they are at hand."""
-        import numpy as np
-
-        changed = inputs.copy() if self.single else inputs
-        for position, name in enumerate(ids if self.single else ()):
-            digest = hashlib.sha256(f"{self.seed}:{name}:{draw}".encode()).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-            for transform in self.single:
-                changed[position] = transform.apply(changed[position], rng)
-        if self.together and keys is None:
-            keys = keys_of(np.asarray(ids), self.seed)
-        for place, transform in enumerate(self.together):
-            assert keys is not None
-            changed, targets = transform.apply_batch(changed, targets, derived(derived(keys, draw), place))
-        return changed, targets
+        """See variants; `keys` are those of the ids, where they are at hand. The given arrays are left as they are."""
+        drawn = derived(self.keys(ids) if keys is None else keys, draw)
+        for place, transform in enumerate(self.transforms):
+            inputs, targets = transform.apply_batch(inputs, targets, derived(drawn, place))
+        return inputs, targets
 
 
 class Online:
@@ -148,15 +140,16 @@ class Online:
 
     def __init__(self, plan: AugmentationPlan, signature: Signature | None = None):
         self.plan = plan
-        made = [AUGMENTATIONS.make(ref) for ref in plan.online]
-        for transform in made:
-            if signature is not None and transform.batched:
-                transform.codes = tuple(signature.columns.index(name) for name in signature.codes)
+        made: list[Transform] = [AUGMENTATIONS.make(ref) for ref in plan.online]
+        if signature is not None:
+            codes = tuple(signature.columns.index(name) for name in signature.codes)
+            for transform in made:
+                transform.codes = codes
         self._drawn = Drawn(made, plan.seed)
 
     def keys(self, ids: np.ndarray) -> np.ndarray | None:
         """Keys of all records [N] of a training, made once; None when no transform needs them."""
-        return self._drawn.keys(ids)
+        return self._drawn.keys(ids) if self.plan.online else None
 
     def __call__(
         self, inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], epoch: int, keys: np.ndarray | None = None

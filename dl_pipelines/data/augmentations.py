@@ -1,38 +1,64 @@
-"""Transforms of one image, drawn from a generator that the caller seeds; torchvision's v2 functions do the work.
+"""Transforms of a batch of images, drawn from one key an image: what happens to an image depends on nothing beside it.
 
-A transform takes and gives uint8 [H, W, C]. The label of the image is kept: only transforms under which it stays true
-belong here (a rotated 6 past 90 degrees is a 9).
+A transform takes uint8 [N, H, W, C] and gives a new array. The labels are kept: a brief names only transforms under
+which they stay true (a rotated 6 past 90 degrees is a 9).
 """
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import Field, model_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
+from dl_pipelines.data.keyed import bits, uniform
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
+
+SLICE_BYTES = 2**22
+"""Of images that are changed at once, so that what is worked out on the way stays small, however many there are."""
 
 
 class Transform(Protocol):
-    """What every augmentation of images is; `kind` is what it takes, as a task's."""
+    """What every augmentation is; `kind` is what it takes, as a task's."""
 
     kind: ClassVar[str]
-    batched: ClassVar[bool]
+    codes: Sequence[int]
+    """Columns of an input that hold codes of texts; whoever makes a transform may tell."""
 
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A variant of `image` uint8 [H, W, C], decided by `rng` alone."""
+    def apply_batch(
+        self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Variants of inputs [N, ...] with their targets [N, ...]; keys uint64 [N] decide. What is given stays."""
         ...
 
 
-class OfImages:
-    """Base of those that change one image and not its label."""
+class OfImages(ABC):
+    """Base of those that change images and not their labels."""
 
     kind = "image"
-    batched = False
+    codes: Sequence[int] = ()
+
+    def apply_batch(
+        self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """See Transform.apply_batch; targets are the given ones."""
+        import numpy as np
+
+        made = np.empty(inputs.shape, inputs.dtype)
+        step = max(1, SLICE_BYTES // max(1, inputs[:1].nbytes))
+        for start in range(0, len(inputs), step):
+            part = slice(start, start + step)
+            self.change(inputs[part], keys[part], made[part])
+        return made, targets
+
+    @abstractmethod
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """Write the variant of each image uint8 [N, H, W, C] into `made`, by its key alone."""
 
 
 class Rotation(OfImages):
@@ -46,12 +72,22 @@ class Rotation(OfImages):
     def __init__(self, params: Params):
         self.params = params
 
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """See Transform.apply."""
-        from torchvision.transforms.v2 import InterpolationMode, functional
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change; torchvision's `rotate` of each angle, for all images at once."""
+        import numpy as np
+        import torch
 
-        angle = float(rng.uniform(-self.params.degrees, self.params.degrees))
-        return _array(functional.rotate(_tensor(image), angle, interpolation=InterpolationMode.BILINEAR))
+        angle = np.radians((2 * uniform(keys, 0, 1)[:, 0] - 1) * self.params.degrees)
+        cos, sin, nothing = np.cos(angle), np.sin(angle), np.zeros(len(keys))
+        tall = images.shape[1] / images.shape[2]
+        # Where each pixel comes from, in coordinates that go from -1 to 1 in both directions.
+        source = np.stack([cos, -sin * tall, nothing, sin / tall, cos, nothing], axis=1).reshape(-1, 2, 3)
+        pixels = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+        grid = torch.nn.functional.affine_grid(
+            torch.from_numpy(source.astype(np.float32)), list(pixels.shape), align_corners=False
+        )
+        turned = torch.nn.functional.grid_sample(pixels, grid, "bilinear", "zeros", align_corners=False)
+        made[...] = turned.round_().permute(0, 2, 3, 1).numpy()
 
 
 class Translation(OfImages):
@@ -65,17 +101,67 @@ class Translation(OfImages):
     def __init__(self, params: Params):
         self.params = params
 
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """See Transform.apply."""
-        from torchvision.transforms.v2 import functional
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change."""
+        made[...] = 0
+        height, width = images.shape[1:3]
+        for place, (down, across) in enumerate(_moves(keys, self.params.pixels)):
+            (to_rows, rows), (to_columns, columns) = _overlap(height, down), _overlap(width, across)
+            made[place, to_rows, to_columns] = images[place, rows, columns]
 
-        across, down = (int(value) for value in rng.integers(-self.params.pixels, self.params.pixels, 2, endpoint=True))
-        moved = functional.affine(_tensor(image), angle=0.0, translate=[across, down], scale=1.0, shear=[0.0, 0.0])
-        return _array(moved)
+
+class Crop(OfImages):
+    """Cuts an image of the same size, at a place drawn evenly, out of the image with a mirrored border of `pixels`.
+
+    The border does not repeat the outermost pixel, and is at most half as wide as the image.
+    """
+
+    class Params(BaseParams):
+        """Width of the border, in pixels."""
+
+        pixels: int = Field(default=4, ge=1, le=64)
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change."""
+        height, width = images.shape[1:3]
+        widest = max(0, min(self.params.pixels, (height - 1) // 2, (width - 1) // 2))
+        for place, (down, across) in enumerate(_moves(keys, widest)):
+            (to_rows, rows), (to_columns, columns) = _overlap(height, down), _overlap(width, across)
+            image = made[place]
+            image[to_rows, to_columns] = images[place, rows, columns]
+            _mirror(image[to_rows].swapaxes(0, 1), across)
+            _mirror(image, down)
+
+
+class Flip(OfImages):
+    """Mirrors a share of the images, left to right. Wrong where left and right tell classes apart: digits, text."""
+
+    class Params(BaseParams):
+        """Share of the images that are mirrored."""
+
+        share: float = Field(default=0.5, gt=0, le=1)
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change."""
+        import numpy as np
+        import torch
+
+        made[...] = images
+        chosen = np.flatnonzero(uniform(keys, 0, 1)[:, 0] < self.params.share)
+        if len(chosen):
+            # Seen with channels first, torch mirrors images with channels last many times faster than numpy.
+            seen = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2)
+            made[chosen] = torch.flip(seen, (3,)).permute(0, 2, 3, 1).numpy()
 
 
 class Noise(OfImages):
-    """Adds Gaussian noise of a standard deviation in intensity (0..255), clipped to the range."""
+    """Adds Gaussian noise of a standard deviation in intensity (0..255), rounded, clipped to the range."""
 
     class Params(BaseParams):
         """Standard deviation, in intensity."""
@@ -85,12 +171,22 @@ class Noise(OfImages):
     def __init__(self, params: Params):
         self.params = params
 
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """See Transform.apply."""
+    @functools.cached_property
+    def _levels(self) -> np.ndarray:
+        """The noise at 65,536 quantiles, each as likely: int16."""
+        import numpy as np
+        from scipy.special import ndtri
+
+        return np.rint(self.params.std * ndtri((np.arange(2**16) + 0.5) / 2**16)).astype(np.int16)
+
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change."""
         import numpy as np
 
-        noisy = image + rng.normal(0, self.params.std, image.shape)
-        return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+        drawn = bits(keys, 0, images[0].size).reshape(images.shape)
+        noisy = self._levels[drawn]
+        noisy += images
+        made[...] = np.clip(noisy, 0, 255, out=noisy)
 
 
 class Brightness(OfImages):
@@ -110,20 +206,33 @@ class Brightness(OfImages):
     def __init__(self, params: Params):
         self.params = params
 
-    def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """See Transform.apply."""
-        from torchvision.transforms.v2 import functional
+    def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
+        """See OfImages.change."""
+        import numpy as np
 
-        return _array(functional.adjust_brightness(_tensor(image), float(rng.uniform(*self.params.factor))))
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)
+        low, high = self.params.factor
+        factor = (low + (high - low) * uniform(keys, 0, 1)).astype(np.float32)
+        scaled = images * factor.reshape(-1, 1, 1, 1)
+        made[...] = np.minimum(scaled, 255, out=scaled)
 
 
-def _array(image: torch.Tensor) -> np.ndarray:
+def _moves(keys: np.ndarray, most: int) -> list[list[int]]:
+    """Pixels down and across, each evenly from -most to most, of each key."""
     import numpy as np
 
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return (np.floor(uniform(keys, 0, 2) * (2 * most + 1)).astype(np.int64) - most).tolist()
+
+
+def _overlap(size: int, move: int) -> tuple[slice, slice]:
+    """Where the pixels that stay inside lie after a move along one side, and where they come from."""
+    stay, to, source = max(0, size - abs(move)), max(move, 0), max(-move, 0)
+    return slice(to, to + stay), slice(source, source + stay)
+
+
+def _mirror(image: np.ndarray, move: int) -> None:
+    """Fill the |move| rows that a move down (up, if below 0) left empty with those beside them, mirrored."""
+    if move > 0:
+        image[:move] = image[move + 1 : 2 * move + 1][::-1]
+    elif move < 0:
+        last = len(image) - 1
+        image[last + move + 1 :] = image[last + 2 * move : last + move][::-1]

@@ -38,9 +38,15 @@ def uniform(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
     """Evenly from [0, 1): float64 [N, count]; streams (0 or more) of a key are independent of each other."""
     import numpy as np
 
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    bits = _mixed(derived(keys, stream + 1)[:, None] + steps)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (_drawn(keys, stream, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def bits(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
+    """Sixteen random bits each: uint16 [N, count]. Many times faster than `uniform`, for an answer a pixel."""
+    import numpy as np
+
+    words = _drawn(keys, stream, (count + 3) // 4)
+    return words.astype("<u8", copy=False).view("<u2").astype(np.uint16, copy=False)[:, :count]
 
 
 def normal(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
@@ -53,10 +59,21 @@ def normal(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
 
 
+def _drawn(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
+    """Of each key `count` words of a stream: uint64 [N, count]."""
+    import numpy as np
+
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return _mixed(derived(keys, stream + 1)[:, None] + steps)
+
+
 def _mixed(values: np.ndarray) -> np.ndarray:
     """SplitMix64's output function on uint64, a bijection."""
     import numpy as np
 
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values

@@ -19,6 +19,8 @@ AUGMENTATIONS = Kind(
     "augmentation",
     {
         "brightness": "dl_pipelines.data.augmentations:Brightness",
+        "crop": "dl_pipelines.data.augmentations:Crop",
+        "flip": "dl_pipelines.data.augmentations:Flip",
         "jitter": "dl_pipelines.data.series_augmentations:Jitter",
         "mixup": "dl_pipelines.data.series_augmentations:Mixup",
         "noise": "dl_pipelines.data.augmentations:Noise",

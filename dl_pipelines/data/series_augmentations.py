@@ -7,7 +7,7 @@ A transform takes frames float32 [N, history + horizon, columns] (columns: day, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -23,23 +23,10 @@ TARGET = 2
 Rows = tuple["np.ndarray", "np.ndarray"]
 
 
-class BatchTransform(Protocol):
-    """What every augmentation of series is; `kind` is what it takes, as a task's."""
-
-    kind: ClassVar[str]
-    batched: ClassVar[bool]
-    codes: Sequence[int]
-
-    def apply_batch(self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Rows:
-        """Variants of frames with their targets; `keys` uint64 [N] decide. The given arrays are left as they are."""
-        ...
-
-
 class OfSeries:
     """Base of those of forecasting rows; whoever makes one may tell which columns are `codes` of texts."""
 
     kind = "series"
-    batched = True
     codes: Sequence[int] = (1,)
 
 
@@ -67,7 +54,7 @@ class Jitter(OfSeries):
         self.params = params
 
     def apply_batch(self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Rows:
-        """See BatchTransform; targets are the given ones."""
+        """See Transform.apply_batch; targets are the given ones."""
         import numpy as np
 
         made, history, std = inputs.copy(), _history(inputs, targets), self.params.std
@@ -85,7 +72,7 @@ class Scaling(OfSeries):
         self.params = params
 
     def apply_batch(self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Rows:
-        """See BatchTransform."""
+        """See Transform.apply_batch."""
         made, wanted, history = inputs.copy(), targets.copy(), _history(inputs, targets)
         factor = _factors(keys, 0, self.params.factor)
         made[:, :history, TARGET] *= factor
@@ -111,7 +98,7 @@ class WindowWarping(OfSeries):
         self.params = params
 
     def apply_batch(self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Rows:
-        """See BatchTransform; targets are the given ones."""
+        """See Transform.apply_batch; targets are the given ones."""
         import numpy as np
 
         made, history = inputs.copy(), _history(inputs, targets)
@@ -147,7 +134,7 @@ class Mixup(OfSeries):
         self.params = params
 
     def apply_batch(self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Rows:
-        """See BatchTransform."""
+        """See Transform.apply_batch."""
         import numpy as np
 
         wanted, order = targets.copy(), np.argsort(keys, kind="stable")

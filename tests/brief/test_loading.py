@@ -132,8 +132,8 @@ def test_a_wrong_field(added: str, message: str | None):
         ("source: digits", "source: {name: digits, params: {first_records: 1500}}",
          "b.yaml:5: data.source.params: expected first_records + live_records at most 1797, the digits there are"),
         ("source: digits", "source: digits\n  augmentation: {offline: [noise, rotate]}",
-         "b.yaml:6: data.augmentation.offline[1].name: found 'rotate'; expected one of brightness, jitter, mixup, "
-         "noise, rotation, scaling, translation, window_warping (did you mean 'rotation'?)"),
+         "b.yaml:6: data.augmentation.offline[1].name: found 'rotate'; expected one of brightness, crop, flip, jitter, "
+         "mixup, noise, rotation, scaling, translation, window_warping (did you mean 'rotation'?)"),
         ("source: digits", "source: digits\n  augmentation:\n    online:\n      - noise\n      - {name: noise, "
          "params: {std: 300}}",
          "b.yaml:9: data.augmentation.online[1].params.std: found 300; expected less than or equal to 128"),

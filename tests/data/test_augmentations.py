@@ -1,4 +1,4 @@
-"""Transforms of one image against torchvision's own transforms and numpy, for the values that the generator draws."""
+"""Transforms of images against torchvision's own functions, one image at a time, for the values that its key draws."""
 
 from __future__ import annotations
 
@@ -6,86 +6,155 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from dl_pipelines.brief.registry import Named
+from dl_pipelines.data import augmentations
+from dl_pipelines.data.keyed import keys_of, uniform
 from dl_pipelines.data.registry import AUGMENTATIONS
 
-SHAPES = [(8, 8, 1), (16, 12, 3)]
+SHAPES = [(8, 8, 1), (16, 12, 3), (5, 9, 1)]
+COUNT = 40
 IMAGES = [name for name in AUGMENTATIONS.names if AUGMENTATIONS.load(name).kind == "image"]
 """Those of series are in test_series_augmentations.py."""
+KEYS = keys_of(np.array([f"r{place}" for place in range(COUNT)]), 3)
+TARGETS = np.arange(COUNT)
+DRAWN = uniform(KEYS, 0, 2)
+"""What each image's key draws first, from [0, 1)."""
 
 
-def image_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+def images_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (COUNT, *shape), np.uint8)
 
 
 def transform(name: str, **params):
     return AUGMENTATIONS.make(Named(name=name, params=params))
 
 
-def by_torchvision(image: np.ndarray, what) -> np.ndarray:
-    return what(torch.from_numpy(image.transpose(2, 0, 1).copy())).numpy().transpose(1, 2, 0)
+def changed(name: str, images: np.ndarray, **params) -> np.ndarray:
+    found, targets = transform(name, **params).apply_batch(images, TARGETS, KEYS)
+    assert targets is TARGETS
+    return found
+
+
+def by_torchvision(images: np.ndarray, what) -> np.ndarray:
+    """`what(image [C, H, W], place)` of each image."""
+    made = [what(torch.from_numpy(image.transpose(2, 0, 1).copy()), place) for place, image in enumerate(images)]
+    return torch.stack(made).numpy().transpose(0, 2, 3, 1)
+
+
+def moves(most: int) -> np.ndarray:
+    """Down and across, [N, 2]."""
+    found = np.floor(DRAWN * (2 * most + 1)).astype(int) - most
+    assert set(found.ravel()) == set(range(-most, most + 1)) or most > 9
+    return found
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("seed", range(5))
-def test_rotation(shape, seed):
-    """`v2.RandomRotation` of exactly the angle that was drawn."""
-    angle = np.random.default_rng(seed).uniform(-30, 30)
-    reference = v2.RandomRotation((angle, angle), interpolation=v2.InterpolationMode.BILINEAR, fill=None)
-    found = transform("rotation", degrees=30).apply(image_of(shape), np.random.default_rng(seed))
-    assert np.abs(found.astype(int) - by_torchvision(image_of(shape), reference)).max() <= 1, "it draws float32"
-    assert (found != image_of(shape)).any()
+def test_rotation(shape):
+    angles = (2 * DRAWN[:, 0] - 1) * 30
+    wanted = by_torchvision(
+        images_of(shape), lambda image, place: functional.rotate(image, angles[place], InterpolationMode.BILINEAR)
+    )
+    found = changed("rotation", images_of(shape), degrees=30)
+    assert np.abs(found.astype(int) - wanted).max() <= 1, "both work in float32"
+    assert (found == wanted).mean() > 0.99
+    assert (found != images_of(shape)).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("seed", range(5))
-def test_translation(shape, seed):
-    """A move by whole pixels is a slice."""
-    across, down = np.random.default_rng(seed).integers(-3, 3, 2, endpoint=True)
-    image = image_of(shape)
-    wanted = np.zeros_like(image)
+@pytest.mark.parametrize("pixels", [2, 20])
+def test_translation(shape, pixels):
+    down, across = moves(pixels).T.tolist()
+
+    def moved(image, place):
+        return functional.affine(image, 0.0, [across[place], down[place]], 1.0, [0.0, 0.0])
+
+    assert (changed("translation", images_of(shape), pixels=pixels) == by_torchvision(images_of(shape), moved)).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("pixels", [1, 2, 20])
+def test_crop(shape, pixels):
     height, width = shape[:2]
-    wanted[max(down, 0) : height + min(down, 0), max(across, 0) : width + min(across, 0)] = image[
-        max(-down, 0) : height + min(-down, 0), max(-across, 0) : width + min(-across, 0)
-    ]
-    assert (transform("translation", pixels=3).apply(image, np.random.default_rng(seed)) == wanted).all()
+    most = min(pixels, (height - 1) // 2, (width - 1) // 2)
+    top, left = (most - moves(most)).T.tolist()
+
+    def cropped(image, place):
+        padded = functional.pad(image, [most], padding_mode="reflect")
+        return functional.crop(padded, top[place], left[place], height, width)
+
+    assert (changed("crop", images_of(shape), pixels=pixels) == by_torchvision(images_of(shape), cropped)).all()
+
+
+def test_an_image_of_one_pixel_is_its_only_crop():
+    assert (changed("crop", images_of((1, 1, 3))) == images_of((1, 1, 3))).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("seed", range(5))
-def test_brightness(shape, seed):
-    """`v2.ColorJitter` with exactly the factor that was drawn."""
-    factor = np.random.default_rng(seed).uniform(0.5, 1.8)
-    reference = v2.ColorJitter(brightness=(factor, factor))
-    found = transform("brightness", factor=(0.5, 1.8)).apply(image_of(shape), np.random.default_rng(seed))
-    assert (found == by_torchvision(image_of(shape), reference)).all()
+@pytest.mark.parametrize("share", [0.3, 1])
+def test_flip(shape, share):
+    flips = DRAWN[:, 0] < share
+    wanted = by_torchvision(
+        images_of(shape), lambda image, place: functional.horizontal_flip(image) if flips[place] else image
+    )
+    assert (changed("flip", images_of(shape), share=share) == wanted).all()
+    assert flips.mean() == pytest.approx(share, abs=0.2)
+
+
+def test_no_image_is_flipped():
+    kept = int(np.argmax(DRAWN[:, 0]))
+    images = images_of((8, 8, 1))[kept : kept + 1]
+    found, _ = transform("flip", share=0.01).apply_batch(images, TARGETS[:1], KEYS[kept : kept + 1])
+    assert (found == images).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_brightness(shape):
+    factors = 0.5 + 1.3 * DRAWN[:, 0]
+    wanted = by_torchvision(
+        images_of(shape), lambda image, place: functional.adjust_brightness(image, float(factors[place]))
+    )
+    assert (changed("brightness", images_of(shape), factor=(0.5, 1.8)) == wanted).all()
 
 
 def test_noise():
-    grey = np.full((64, 64, 1), 128, np.uint8)
-    noise = transform("noise", std=10).apply(grey, np.random.default_rng(0)).astype(float) - 128
-    assert abs(noise.mean()) < 4 * 10 / 64
-    assert abs(noise.std() - 10) < 4 * 10 / np.sqrt(2 * 64 * 64) + 0.05
-    white = transform("noise", std=100).apply(np.full((64, 64, 1), 255, np.uint8), np.random.default_rng(0))
-    assert white.max() == 255
+    noise = changed("noise", np.full((COUNT, 64, 64, 1), 128, np.uint8), std=10).astype(float) - 128
+    count = noise.size
+    assert abs(noise.mean()) < 4 * 10 / np.sqrt(count)
+    assert noise.std() == pytest.approx(np.sqrt(10**2 + 1 / 12), abs=4 * 10 / np.sqrt(2 * count))
+    assert (np.abs(noise) <= 10.5).mean() == pytest.approx(0.706, abs=0.01), "as far as 1.05 deviations"
+    assert (np.abs(noise) > 30.5).mean() == pytest.approx(0.0023, abs=0.0005)
+    apart = np.corrcoef(noise.reshape(COUNT, -1))
+    assert np.abs(apart - np.eye(COUNT)).max() < 0.08, "no two images have the same noise"
+    along = [np.corrcoef(noise[..., :-lag, :].ravel(), noise[..., lag:, :].ravel())[0, 1] for lag in (1, 2, 3, 4)]
+    assert np.abs(along).max() < 0.01, "nor have two pixels"
+    white = changed("noise", np.full((COUNT, 8, 8, 1), 255, np.uint8), std=100)
     assert (white == 255).mean() == pytest.approx(0.5, abs=0.05)
-
-
-def test_every_transform_is_of_images_or_of_series():
-    kinds = {name: (AUGMENTATIONS.load(name).kind, AUGMENTATIONS.load(name).batched) for name in AUGMENTATIONS.names}
-    assert set(kinds.values()) == {("image", False), ("series", True)}
+    black = changed("noise", np.zeros((COUNT, 8, 8, 1), np.uint8), std=128)
+    assert (black == 0).mean() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_every_transform_keeps_shape_and_kind_and_leaves_its_input(name):
-    for shape in SHAPES:
-        image = image_of(shape)
-        before = image.copy()
-        found = transform(name).apply(image, np.random.default_rng(3))
-        assert (found.shape, found.dtype) == (shape, np.uint8)
-        assert (image == before).all()
+def test_what_becomes_of_an_image_depends_on_its_key_alone(name, monkeypatch):
+    """Neither on its batch nor on its place, nor on how many are changed at once."""
+    images = images_of((16, 12, 3))
+    before = images.copy()
+    whole = changed(name, images)
+    assert (whole.shape, whole.dtype) == (images.shape, np.uint8)
+    assert (whole != images).any()
+    assert (images == before).all()
+    order = np.random.default_rng(0).permutation(COUNT)
+    assert (transform(name).apply_batch(images[order], TARGETS, KEYS[order])[0] == whole[order]).all()
+    alone = [transform(name).apply_batch(images[place:][:1], TARGETS[:1], KEYS[place:][:1])[0][0] for place in range(5)]
+    assert (np.stack(alone) == whole[:5]).all()
+    monkeypatch.setattr(augmentations, "SLICE_BYTES", 3 * images[0].nbytes)
+    assert (changed(name, images) == whole).all()
+    assert transform(name).apply_batch(images[:0], TARGETS[:0], KEYS[:0])[0].shape == (0, 16, 12, 3)
+
+
+def test_every_transform_is_of_images_or_of_series():
+    assert {AUGMENTATIONS.load(name).kind for name in AUGMENTATIONS.names} == {"image", "series"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +163,8 @@ def test_every_transform_keeps_shape_and_kind_and_leaves_its_input(name):
         ("rotation", {"degrees": 90}, "less than or equal to 45"),
         ("rotation", {"degrees": 0}, "greater than 0"),
         ("translation", {"pixels": 0}, "greater than or equal to 1"),
+        ("crop", {"pixels": 65}, "less than or equal to 64"),
+        ("flip", {"share": 0}, "greater than 0"),
         ("noise", {"std": 300}, "less than or equal to 128"),
         ("brightness", {"factor": (1.2, 0.8)}, r"factor: \[low, high\] with 0 <= low <= high <= 10"),
         ("noise", {"sigma": 3}, "Extra inputs are not permitted"),

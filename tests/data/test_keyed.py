@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dl_pipelines.data.keyed import GOLDEN, _mixed, derived, keys_of, normal, uniform
+from dl_pipelines.data.keyed import GOLDEN, _mixed, bits, derived, keys_of, normal, uniform
 
 IDS = np.array([f"item {number % 50}|2026-{number // 50:04d}" for number in range(20_000)])
 
@@ -48,6 +48,20 @@ def test_uniform_is_even_and_neighbours_are_independent(keys):
     cells = np.histogram2d(drawn[:, 0], drawn[:, 1], bins=16, range=[[0, 1], [0, 1]])[0]
     assert stats.chisquare(cells.ravel()).pvalue > 1e-3
     assert (uniform(keys, 0, 9)[:, :4] == drawn).all(), "a longer draw begins like a shorter one"
+
+
+def test_bits_are_even_and_neighbours_are_independent(keys):
+    drawn = bits(keys, 0, 7)
+    assert (drawn.shape, drawn.dtype) == ((len(IDS), 7), np.uint16)
+    for column in drawn.T:
+        assert stats.chisquare(np.bincount(column >> 8, minlength=256)).pvalue > 1e-3
+        assert stats.chisquare(np.bincount(column & 255, minlength=256)).pvalue > 1e-3
+    apart = np.corrcoef(drawn.T.astype(float)) - np.eye(7)
+    assert np.abs(apart).max() < 4.5 / np.sqrt(len(IDS))
+    for other in (bits(keys, 1, 7), bits(derived(keys, 1), 0, 7), np.roll(drawn, 1, axis=0)):
+        assert abs(np.corrcoef(drawn.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(drawn.size)
+    assert (bits(keys, 0, 30)[:, :7] == drawn).all(), "a longer draw begins like a shorter one"
+    assert (bits(keys[5:6], 0, 7) == drawn[5]).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -119,8 +119,8 @@ def told(params: str) -> str:
     [
         (
             "days:\n  - {name: a, records: 9, shift: [{name: rotatoin}]}",
-            f"b.yaml:11: {PATH}.days[0].shift[0].name: found 'rotatoin'; expected one of brightness, jitter, mixup, "
-            "noise, rotation, scaling, translation, window_warping (did you mean 'rotation'?)",
+            f"b.yaml:11: {PATH}.days[0].shift[0].name: found 'rotatoin'; expected one of brightness, crop, flip, "
+            "jitter, mixup, noise, rotation, scaling, translation, window_warping (did you mean 'rotation'?)",
         ),
         (
             "days:\n  - name: a\n    records: 9\n    shift:\n      - {name: rotation, params: {degrees: 90}}",
