@@ -1,8 +1,11 @@
-"""The layer table of a network: what section 3 of the report shows, counted from the modules themselves."""
+"""The layers of a network, one by one and by kind: what section 3 of the report shows, read from the modules.
+
+Nothing is run here: `profile.py` adds what a forward tells of each layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 CONSTANTS = "Learned constants"
+ACTIVATION = "Activation"
+BETWEEN = "Between layers"
 PURPOSES = {
     "Convolutional": "local features of the input",
     "Recurrent": "carries what was seen from step to step",
@@ -20,7 +25,9 @@ PURPOSES = {
     "Dropout": "less overfitting: a share of the features is left out while training",
     "Batch Norm": "stable, faster training",
     "Layer Norm": "stable training, whatever the batch",
+    ACTIVATION: "what is not linear",
     CONSTANTS: "parameters that no layer holds",
+    BETWEEN: "what blocks compute themselves: scaling, reshaping, sums, products",
 }
 """What a kind of layer is for."""
 _WORDS = (
@@ -30,42 +37,92 @@ _WORDS = (
     ("GroupNorm", "Layer Norm"), ("InstanceNorm", "Layer Norm"),
 )  # fmt: skip
 """What the name of a module's class contains, and the kind that it is of."""
-_ACTIVATIONS = ("ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "LeakyReLU", "Softmax", "ELU", "Softplus")
+_ACTIVATIONS = (
+    "ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "Tanh", "Sigmoid",
+    "Softmax", "LogSoftmax", "Softplus",
+)  # fmt: skip
 IN_FORWARD = "in the block's forward, if any"
+NONE, WHOLE = "none", "network"
+SHOWN = 8
+"""Configurations and shapes that a kind of layer lists."""
 
 
 def layer_table(module: torch.nn.Module) -> list[dict[str, Any]]:
-    """One dict a kind of layer: type, count, configuration, parameters (number), activation, purpose.
+    """One dict a kind of layer: type, count, configuration, parameters (number), activation, purpose."""
+    return by_kind(layer_rows(module))
 
-    Every parameter is in one row. A block that is no sequence may apply a function that no module names.
+
+def layer_rows(module: torch.nn.Module) -> list[dict[str, Any]]:
+    """One dict a layer: name (its path), type, configuration, parameters (number), activation; in order.
+
+    Every parameter is in one row. A block that is no sequence may apply a function that no module names: it has a row
+    too, and so has the network as a whole, for what lies in none of them.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     layers, seen = list(_layers(module)), set[int]()
-    for position, (layer, parent) in enumerate(layers):
+    for position, (name, layer, parent) in enumerate(layers):
         kind = _kind(layer)
-        if kind is None:
-            continue
-        row = rows.setdefault(kind, {"type": kind, "count": 0, "configuration": [], "parameters": 0, "activation": []})
-        row["count"] += 1
-        row["parameters"] += _count(layer.parameters(), seen)
-        row["configuration"].append(_configuration(layer))
-        row["activation"] += _activation(kind, layers[position + 1 : position + 3], parent)
-    alone = [value for value in module.parameters() if id(value) not in seen]
-    if alone:
-        shapes = ["x".join(map(str, value.shape)) or "1" for value in alone]
-        rows[CONSTANTS] = {"type": CONSTANTS, "count": len(alone), "configuration": shapes,
-                           "parameters": _count(alone, seen), "activation": []}  # fmt: skip
-    return [
-        {**row, "configuration": "; ".join(dict.fromkeys(row["configuration"])),
-         "activation": ", ".join(sorted(dict.fromkeys(row["activation"]), key=IN_FORWARD.__eq__)) or "none",
-         "purpose": PURPOSES[kind]}
-        for kind, row in rows.items()
-    ]  # fmt: skip
+        row = {"name": name, "type": kind, "configuration": _configuration(layer), "activation": NONE, "parameters": 0}
+        if kind != BETWEEN:
+            row["parameters"] = _count(layer.parameters(), seen)
+            row["activation"] = _activation(kind, layers[position + 1 : position + 3], parent)
+        rows.append(row)
+    alone = [(name, value) for name, value in module.named_parameters() if id(value) not in seen]
+    rows += [_row(name, CONSTANTS, "x".join(map(str, value.shape)) or "1", value.numel()) for name, value in alone]
+    return rows + [_row(name or WHOLE, BETWEEN, type(block).__name__) for name, block in blocks(module)]
+
+
+def by_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of layers summed up, one dict a kind, with what `profile` counted of each where it did."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["type"], []).append(row)
+    return [_summed(kind, kinds[kind]) for kind in sorted(kinds, key=BETWEEN.__eq__)]
+
+
+def _summed(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    activations = dict.fromkeys(row["activation"] for row in rows if row["activation"] != NONE)
+    found = {
+        "type": kind, "count": len(rows), "configuration": _several(row["configuration"] for row in rows),
+        "parameters": sum(row["parameters"] for row in rows),
+        "activation": ", ".join(sorted(activations, key=IN_FORWARD.__eq__)) or NONE, "purpose": PURPOSES[kind],
+    }  # fmt: skip
+    if "macs" in rows[0]:
+        found["output_shape"] = _several(row["output_shape"] for row in rows if row["output_shape"] != NONE)
+        found |= {key: sum(row[key] for row in rows) for key in ("macs", "activation_bytes")}
+    return found
+
+
+def _several(values: Iterable[str]) -> str:
+    different = list(dict.fromkeys(values))
+    more = len(different) - SHOWN
+    return ("; ".join(different[:SHOWN]) or NONE) + (f"; {more} more" if more > 0 else "")
+
+
+def _row(name: str, kind: str, configuration: str, parameters: int = 0) -> dict[str, Any]:
+    return {"name": name, "type": kind, "configuration": configuration, "activation": NONE, "parameters": parameters}
 
 
 def count_parameters(module: torch.nn.Module) -> int:
     """Trainable numbers of a module."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def is_attention(module: torch.nn.Module) -> bool:
+    """Whether it is one layer: an attention that holds nothing but its linear maps."""
+    children = [type(child).__name__ for child in module.children()]
+    return "Atten" in type(module).__name__ and bool(children) and all("Linear" in child for child in children)
+
+
+def blocks(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Paths and modules of what holds layers and computes something itself, and the network unless it is a layer."""
+    from torch import nn
+
+    called = (nn.Sequential.forward, nn.Module.forward)
+    inside = {id(inner) for _, layer, _ in _layers(module) for inner in layer.modules()}
+    for name, block in module.named_modules():
+        if id(block) not in inside and (not name or type(block).forward not in called):
+            yield name, block
 
 
 def _count(parameters: Any, seen: set[int]) -> int:
@@ -75,38 +132,46 @@ def _count(parameters: Any, seen: set[int]) -> int:
     return sum(value.numel() for value in fresh)
 
 
-def _layers(module: torch.nn.Module, parent: Any = None) -> Iterator[tuple[torch.nn.Module, Any]]:
-    """Modules without children, each with the block that it is in; an attention is one layer, whatever is in it."""
-    children = list(module.children())
-    if not children or _kind(module) == "Attention":
-        yield module, parent
+def _layers(
+    module: torch.nn.Module, prefix: str = "", parent: Any = None, seen: set[int] | None = None
+) -> Iterator[tuple[str, torch.nn.Module, Any]]:  # fmt: skip
+    """Paths and modules without children, each with the block that it is in; an attention is one, whatever is in it.
+
+    A module that is used in two places comes once; what is never called (a list of parameters) does not.
+    """
+    from torch import nn
+
+    seen = set() if seen is None else seen
+    children = list(module.named_children())
+    if not children or is_attention(module):
+        if id(module) not in seen and (children or type(module).forward is not nn.Module.forward):
+            yield prefix.removesuffix(".") or WHOLE, module, parent
+        seen.add(id(module))
         return
-    for child in children:
-        yield from _layers(child, module)
+    for name, child in children:
+        yield from _layers(child, f"{prefix}{name}.", module, seen)
 
 
-def _kind(layer: torch.nn.Module) -> str | None:
-    name, children = type(layer).__name__, [type(child).__name__ for child in layer.children()]
-    if "Atten" in name and children and all("Linear" in child for child in children):
+def _kind(layer: torch.nn.Module) -> str:
+    if is_attention(layer):
         return "Attention"
-    if children:
-        return None
-    return next((kind for word, kind in _WORDS if word in name), None)
+    name = type(layer).__name__
+    return ACTIVATION if name in _ACTIVATIONS else next((kind for word, kind in _WORDS if word in name), BETWEEN)
 
 
-def _activation(kind: str, after: list[tuple[torch.nn.Module, Any]], parent: Any) -> list[str]:
+def _activation(kind: str, after: list[tuple[str, torch.nn.Module, Any]], parent: Any) -> str:
     """What is applied to the layer's answer, as far as modules say it."""
     if kind == "Recurrent":
-        return ["Sigmoid and Tanh of its gates"]
+        return "Sigmoid and Tanh of its gates"
     if kind not in ("Convolutional", "Dense/FC"):
-        return []
-    mine = takewhile(lambda item: item[1] is parent and _kind(item[0]) not in ("Convolutional", "Dense/FC"), after)
-    names = [type(layer).__name__ for layer, _ in mine if type(layer).__name__ in _ACTIVATIONS][:1]
-    if names or parent is None or type(parent).__name__ == "Sequential":
-        return names
+        return NONE
+    mine = takewhile(lambda item: item[2] is parent and _kind(item[1]) not in ("Convolutional", "Dense/FC"), after)
+    names = [type(layer).__name__ for _, layer, _ in mine if _kind(layer) == ACTIVATION]
+    if names or parent is None or type(parent).__name__ in ("Sequential", "Conv2dNormActivation"):
+        return names[0] if names else NONE
     function = getattr(parent, "activation", None)
     name = getattr(function, "__name__", "")
-    return [{known.lower(): known for known in _ACTIVATIONS}.get(name, name) or IN_FORWARD]
+    return {known.lower(): known for known in _ACTIVATIONS}.get(name, name) or IN_FORWARD
 
 
 def _configuration(layer: Any) -> str:
@@ -133,6 +198,8 @@ def _configuration(layer: Any) -> str:
         return f"{layer.num_features} channels"
     if kind == "Layer Norm":
         return f"{name} over {_width(layer)}"
+    if kind != "Pooling":
+        return name
     size = getattr(layer, "kernel_size", None) or getattr(layer, "output_size", "")
     return f"{name.removesuffix('2d')} {size}"
 

@@ -57,7 +57,8 @@ def test_frozen_parameters_are_not_counted():
 
 def test_the_layer_table_says_what_is_there():
     rows = {row["type"]: row for row in layer_table(cnn(width=8, blocks=2, dropout=0.25).network(task(), GREY))}
-    assert set(rows) == {"Convolutional", "Pooling", "Dense/FC", "Dropout", "Batch Norm"}
+    layers = {"Convolutional", "Pooling", "Dense/FC", "Dropout", "Batch Norm"}
+    assert set(rows) == {*layers, "Activation", "Between layers"}
     assert rows["Convolutional"] == {
         "type": "Convolutional", "count": 4, "parameters": 9 * (8 + 64 + 128 + 256),
         "configuration": "1->8, 3x3; 8->8, 3x3; 8->16, 3x3; 16->16, 3x3", "activation": "ReLU",
@@ -77,7 +78,7 @@ def test_layers_of_other_kinds_are_seen_too():
     rows = {row["type"]: row for row in layer_table(network)}
     assert rows["Convolutional"]["configuration"] == "2->3, 5"
     assert rows["Convolutional"]["activation"] == "GELU"
-    assert set(rows) == {"Convolutional", "Batch Norm", "Pooling", "Embedding"}
+    assert set(rows) == {"Convolutional", "Batch Norm", "Activation", "Pooling", "Embedding", "Between layers"}
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 8), (5, 64), (28, 28), (224, 224)])

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from dl_pipelines.models.layers import CONSTANTS, IN_FORWARD, PURPOSES, count_parameters, layer_table
+from dl_pipelines.models.layers import (
+    BETWEEN,
+    CONSTANTS,
+    IN_FORWARD,
+    PURPOSES,
+    count_parameters,
+    layer_rows,
+    layer_table,
+)
 
 
 class Block(nn.Module):
@@ -79,7 +87,8 @@ class Attend(nn.Module):
 
 
 def test_an_attention_of_a_familys_own_is_one_too():
-    (row,) = layer_table(nn.Sequential(Attend()))
+    row, rest = layer_table(nn.Sequential(Attend()))
+    assert (rest["type"], rest["count"], rest["configuration"], rest["parameters"]) == (BETWEEN, 1, "Sequential", 0)
     assert (row["type"], row["count"], row["configuration"]) == ("Attention", 1, "8 wide, 1 head")
     assert row["parameters"] == 3 * 8 + 2 * 5 * 8 + 3 * 8
 
@@ -88,3 +97,32 @@ def test_what_no_module_names_is_said_last():
     bare = nn.Module()
     bare.first, bare.second = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.GELU())
     assert layer_table(bare)[0]["activation"] == f"GELU, {IN_FORWARD}"
+
+
+def test_each_layer_has_a_row_in_order_and_each_block_behind():
+    rows = [(row["name"], row["type"], row["configuration"], row["parameters"]) for row in layer_rows(Block())]
+    assert rows[:4] == [
+        ("items", "Embedding", "50 names, 8 wide", 400),
+        ("lstm", "Recurrent", "LSTM 8->16, 2 layers, both directions", 2 * 4 * 16 * (26 + 50)),
+        ("gru", "Recurrent", "GRU 16->8", 3 * 8 * 26),
+        ("encoder.self_attn", "Attention", "8 wide, 2 heads", 288),
+    ]
+    assert rows[-6:] == [
+        ("head.1", "Activation", "SiLU", 0),
+        ("head.2", "Dense/FC", "4->1", 5),
+        ("place", CONSTANTS, "12x8", 96),
+        ("scale", CONSTANTS, "1", 1),
+        ("network", BETWEEN, "Block", 0),
+        ("encoder", BETWEEN, "TransformerEncoderLayer", 0),
+    ]
+
+
+def test_a_module_in_two_places_is_one_layer():
+    rows = layer_rows(nn.Sequential(relu := nn.ReLU(), nn.Linear(2, 2), nn.Sequential(relu)))
+    assert [row["name"] for row in rows] == ["0", "1", "network"]
+
+
+def test_of_many_configurations_the_first_are_listed():
+    rows = {row["type"]: row for row in layer_table(nn.Sequential(*(nn.Linear(1, size) for size in range(1, 12))))}
+    assert rows["Dense/FC"]["configuration"].startswith("1->1; 1->2; ")
+    assert rows["Dense/FC"]["configuration"].endswith("1->8; 3 more")
