@@ -1,0 +1,49 @@
+"""The processor's energy counter (RAPL), where the kernel lets this process read it. Nothing is estimated without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+POWERCAP = Path("/sys/class/powercap")
+Given = TypeVar("Given")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Sums of whole processors: their own parts are in them. `zones` are folders of the kernel's power capping."""
+
+    zones: tuple[Path, ...]
+
+    def around(self, work: Callable[[], Given]) -> tuple[Given, float]:
+        """What `work` gives, and the joules of all processors meanwhile, whoever used them. Raises OSError.
+
+        A counter that has started again from 0 is noticed, once.
+        """
+        before = self._read()
+        given = work()
+        apart = [after - start for start, after in zip(before, self._read(), strict=True)]
+        whole = [_number(zone / "max_energy_range_uj") for zone in self.zones]
+        used = [spent if spent >= 0 else spent + range_ for spent, range_ in zip(apart, whole, strict=True)]
+        return given, sum(used) / 1e6
+
+    def _read(self) -> list[int]:
+        return [_number(zone / "energy_uj") for zone in self.zones]
+
+
+def find_counter(root: Path = POWERCAP) -> tuple[Counter | None, str]:
+    """The counter of this machine, or None and why there is none."""
+    zones = tuple(sorted(zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1))
+    if not zones:
+        return None, "this machine shows no energy counter (RAPL)"
+    try:
+        Counter(zones).around(lambda: None)
+    except OSError as error:
+        return None, f"the energy counter of this machine can't be read ({error.strerror})"
+    return Counter(zones), ""
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
