@@ -6,10 +6,6 @@ Every training takes as many steps: where a plan has lost its stored variants, t
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,16 +20,13 @@ from dl_pipelines.store.digest import SHORT, digest_json
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Rows, Task
 from dl_pipelines.training.job import FINAL, RESULT, Job, write_rows
-from dl_pipelines.training.launch import die_with_parent, worker_environment
-from dl_pipelines.training.supervise import POLL_SECONDS, end_tree
+from dl_pipelines.training.pool import Pool
 
 if TYPE_CHECKING:
     import numpy as np
 
 Where = Literal["online", "offline"]
 WHERE: tuple[Where, Where] = ("offline", "online")
-SIDE_BY_SIDE = 8
-"""No more at once, however many cores there are: each holds a network and torch itself."""
 
 
 class AblationFailed(ValueError):
@@ -159,56 +152,44 @@ def run_trials(
     `done` hears of each with its last validation metrics. Returns the weights of each (safetensors) by its key. Raises
     AblationFailed; whatever still runs is ended then, and when this is interrupted.
     """
-    left = [trial for trial in trials if not _finished(job.folder / trial.key)]
+    folders = {trial.key: job.folder / trial.key for trial in trials}
+    left = [trial for trial in trials if not _finished(folders[trial.key])]
     for trial in trials:
         if trial not in left:
-            done(trial, _metrics(job.folder / trial.key))
-    side = min(len(os.sched_getaffinity(0)), SIDE_BY_SIDE)
-    running: list[tuple[Trial, subprocess.Popen[bytes]]] = []
-    try:
-        while left or running:
-            while left and len(running) < side:
-                trial = left.pop(0)
-                _share_rows(job.folder, trial, train, validation)
-                running.append((trial, _start(job, trial)))
-            for trial, process in [item for item in running if item[1].poll() is not None]:
-                running.remove((trial, process))
-                _require(job.folder / trial.key, process, trial)
-                _tidy(job.folder, trial, [*left, *(other for other, _ in running)])
-                done(trial, _metrics(job.folder / trial.key))
-            time.sleep(POLL_SECONDS)
-    finally:
-        for _, process in running:
-            end_tree(process)
-    return {trial.key: job.folder / trial.key / FINAL for trial in trials}
+            done(trial, _metrics(folders[trial.key]))
+    by_folder = {folders[trial.key]: trial for trial in left}
+    waiting, going = list(left), []
+    with Pool() as pool:
+        while waiting or going:
+            # Rows are written when it is their turn: all plans' rows at once would fill the disk.
+            while waiting and pool.waiting < pool.side:
+                going.append(trial := waiting.pop(0))
+                rows = _shared_rows(job.folder, trial, train, validation)
+                pool.submit(_job(job, trial, rows))
+            for ended in pool.wait():
+                trial = by_folder[ended.job.folder]
+                going.remove(trial)
+                if ended.error is not None:
+                    raise AblationFailed(f"the training of the ablation with {_names(trial)} failed: {ended.error}")
+                _tidy(job.folder, trial, [*waiting, *going])
+                done(trial, ended.curves[-1]["validation"])
+    return {key: folder / FINAL for key, folder in folders.items()}
 
 
-def _start(job: Job, trial: Trial) -> subprocess.Popen[bytes]:
-    folder = job.folder / trial.key
+def _job(job: Job, trial: Trial, rows: Path) -> Job:
     training = job.training.model_copy(update={"seed": job.training.seed + trial.seed})
-    path = replace(job, folder=folder, rows=folder, training=training, augmentation=trial.seeded).write()
-    # Killed with this process, however it ends: nobody else knows of it.
-    command = [*die_with_parent("KILL"), sys.executable, "-m", "dl_pipelines.training.worker", "--job", str(path)]
-    with (folder / "stderr").open("wb") as told:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=told, start_new_session=True,
-            env=worker_environment(job.distributed.threads),
-        )  # fmt: skip
+    return replace(job, folder=job.folder / trial.key, rows=rows, training=training, augmentation=trial.seeded)
 
 
-def _share_rows(folder: Path, trial: Trial, train: Callable[[AugmentationPlan], Rows], validation: Rows) -> None:
-    """The rows of a trial, written once for all that have the same, and linked into its folder."""
-    own = folder / trial.key
-    own.mkdir(parents=True, exist_ok=True)
-    for split, name in (("train", trial.rows_key), ("validation", "validation")):
-        shared = folder / f"rows-{name}"
-        if not (shared / "whole").exists():
-            shared.mkdir(exist_ok=True)
-            write_rows(shared, split, train(trial.seeded) if split == "train" else validation)
-            durable.write_text(shared / "whole", "")
-        for path in shared.glob("*.npy"):
-            (own / path.name).unlink(missing_ok=True)
-            (own / path.name).symlink_to(Path("..") / shared.name / path.name)
+def _shared_rows(folder: Path, trial: Trial, train: Callable[[AugmentationPlan], Rows], validation: Rows) -> Path:
+    """Where the rows of a trial are, written once for all that have the same."""
+    shared = folder / f"rows-{trial.rows_key}"
+    if not (shared / "whole").exists():
+        shared.mkdir(parents=True, exist_ok=True)
+        write_rows(shared, "train", train(trial.seeded))
+        write_rows(shared, "validation", validation)
+        durable.write_text(shared / "whole", "")
+    return shared
 
 
 def _tidy(folder: Path, trial: Trial, others: Sequence[Trial]) -> None:
@@ -226,14 +207,6 @@ def _metrics(folder: Path) -> dict[str, float]:
     return durable.read_json(folder / RESULT)["curves"][-1]["validation"]
 
 
-def _require(folder: Path, process: subprocess.Popen[bytes], trial: Trial) -> None:
-    if process.returncode == 0 and _finished(folder):
-        return
-    failure = folder / "failure-0.json"
-    if failure.exists():
-        why = durable.read_json(failure)["message"]
-    else:
-        lines = (folder / "stderr").read_text(errors="replace").strip().splitlines()
-        why = "\n".join([f"it ended with code {process.returncode}", *lines[-15:]])
+def _names(trial: Trial) -> str:
     names = ", ".join(ref.name for ref in (*trial.plan.offline, *trial.plan.online)) or "no augmentation"
-    raise AblationFailed(f"the training of the ablation with {names}, seed {trial.seed}, failed: {why}")
+    return f"{names}, seed {trial.seed},"

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from dataclasses import replace
-
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -30,8 +24,8 @@ from dl_pipelines.training.ablation import (
     plan_key,
     run_trials,
 )
+from dl_pipelines.training.pool import Ended, Pool
 from tests.tiny import FIRST, data, make_window, task  # noqa: F401 - fixtures
-from tests.training.conftest import wait_for
 
 PLAN = AugmentationPlan.model_validate(
     {"factor": 3, "seed": 5, "offline": ["rotation", "translation"], "online": ["noise"]}
@@ -133,11 +127,11 @@ def test_trainings_run_side_by_side_and_are_found_again(two, monkeypatch):
     assert all(0 <= metrics["accuracy"] <= 1 for _, metrics in told)
     digests = {key: digest_file(path) for key, path in found.items()}
     assert len(set(digests.values())) == 2
-    assert not list(job.folder.glob("*/checkpoints")) and len(list(job.folder.glob("rows-*"))) == 1
+    assert not list(job.folder.glob("*/checkpoints")) and not list(job.folder.glob("rows-*"))
     assert durable.read_json(job.folder / trials[1].key / "job.json")["augmentation"]["online"] == []
 
     told.clear()
-    monkeypatch.setattr(ablation, "_start", None)
+    monkeypatch.setattr(ablation.Pool, "submit", None)
     again = run_trials(trials, job, train, rows["validation"], lambda trial, metrics: told.append((trial, metrics)))
     assert [trial for trial, _ in told] == trials
     assert {key: digest_file(path) for key, path in again.items()} == digests
@@ -145,61 +139,19 @@ def test_trainings_run_side_by_side_and_are_found_again(two, monkeypatch):
 
 def test_a_training_that_fails_is_named_and_the_others_are_ended(two, monkeypatch):
     job, rows, trials = two
-    started = []
+    ended = []
 
-    def sleeping(job, trial):
-        text = "import time; time.sleep(100)" if trial == trials[1] else "raise SystemExit('no luck')"
-        (job.folder / trial.key).mkdir(exist_ok=True)
-        with (job.folder / trial.key / "stderr").open("wb") as told:
-            started.append(subprocess.Popen([sys.executable, "-c", text], stderr=told))
-        return started[-1]
+    class Failing(Pool):
+        def wait(self):
+            trial = next(task.job for process in self._processes if (task := process.task))
+            return [Ended(trial, [], 0.0, "found a training loss of nan")]
 
-    monkeypatch.setattr(ablation, "_start", sleeping)
-    monkeypatch.setattr(ablation.os, "sched_getaffinity", lambda _: {0, 1})
-    message = r"the training of the ablation with noise, seed 0, failed: it ended with code 1\nno luck"
+        def __exit__(self, *error):
+            ended.extend(self.pids)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(ablation, "Pool", Failing)
+    message = "the training of the ablation with noise, seed 0, failed: found a training loss of nan"
     with pytest.raises(AblationFailed, match=message):
         run_trials(trials, job, lambda _: rows["train"], rows["validation"], lambda *_: None)
-    assert [process.poll() is not None for process in started] == [True, True]
-
-
-def test_a_reason_that_the_worker_gives_is_told(two, monkeypatch):
-    job, rows, trials = two
-
-    def failing(job, trial):
-        durable.write_json(job.folder / trial.key / "failure-0.json", {"message": "found a training loss of nan"})
-        return subprocess.Popen(["false"])
-
-    monkeypatch.setattr(ablation, "_start", failing)
-    message = "the training of the ablation with no augmentation, seed 0, failed: found a training loss of nan"
-    with pytest.raises(AblationFailed, match=message):
-        run_trials(trials[1:], job, lambda _: rows["train"], rows["validation"], lambda *_: None)
-
-
-def test_workers_end_with_a_killed_parent(two, tmp_path):
-    job, rows, trials = two
-    ablation._share_rows(job.folder, trials[0], lambda _: rows["train"], rows["validation"])
-    slow = replace(job, training=job.training.model_copy(update={"epochs": 9000}))
-    slow.write()
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from dl_pipelines.training.ablation import Trial, _start\n"
-        "from dl_pipelines.training.job import Job\n"
-        "job = Job.read(Path(sys.argv[1]))\n"
-        "from dl_pipelines.brief.sections import AugmentationPlan\n"
-        "plan = AugmentationPlan.model_validate({'online': ['noise']})\n"
-        "print(_start(job, Trial(plan, 0)).pid, flush=True)\n"
-        "input()\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program, str(job.folder / "job.json")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ablation.Path(__file__).parents[2],
-    )  # fmt: skip
-    assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    assert child.is_running()
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    for pipe in (parent.stdin, parent.stdout):
-        assert pipe is not None
-        pipe.close()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    assert ended and not any(psutil.pid_exists(pid) for pid in ended)
