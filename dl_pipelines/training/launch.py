@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Protocol
 
 from dl_pipelines.brief.sections import Distributed
+from dl_pipelines.training.hosts import INTERFACE, Network, network_of
 
-PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME")
+PASSED = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME", INTERFACE,
+)  # fmt: skip
 """What workers may see of the environment: Horovod puts all of it on their command lines, so never a secret."""
 
 
 TORCH_STORE = "DLP_TORCH_STORE"
 """Names the file through which torch's workers find each other."""
+BIND = "DLP_HOROVOD_BIND"
+"""Tells our build of Horovod on which address its rendezvous listens; without it, on 127.0.0.1."""
+LOOPBACK = Network("lo", "127.0.0.1")
 
 
 class Launcher(Protocol):
@@ -69,6 +75,18 @@ def worker_environment(threads: int, logs: Path | None = None) -> dict[str, str]
     }  # fmt: skip
 
 
+def network_environment(distributed: Distributed) -> dict[str, str]:
+    """Where Horovod's rendezvous listens: on loopback, or with `hosts` on the network that leads to them.
+
+    Raises ValueError where no network leads there.
+    """
+    return {BIND: _network(distributed).address} if distributed.communicator == "horovod" else {}
+
+
+def _network(distributed: Distributed) -> Network:
+    return network_of(distributed.hosts) if distributed.hosts else LOOPBACK
+
+
 def die_with_parent(number: str = "TERM") -> list[str]:
     """A prefix under which a command gets a signal when its parent dies, however that dies."""
     binary = shutil.which("setpriv")
@@ -85,14 +103,16 @@ def sandbox_prefix() -> tuple[str, ...]:
     return prefix if allowed else ()
 
 
-def worker_command(job: Path, distributed: Distributed, logs: Path) -> list[str]:
-    """The command that starts every worker of a job and ends when all have ended.
+def worker_command(
+    job: Path, distributed: Distributed, logs: Path, module: str = "dl_pipelines.training.worker"
+) -> list[str]:
+    """The command that starts every worker of a job and ends when all have ended; each is a process of `module`.
 
-    Raises ValueError when the launcher of the communicator is not there.
+    Raises ValueError when the launcher of the communicator is not there, or no network leads to its hosts.
     """
     python, count = sys.executable, str(distributed.workers)
     # A launcher that is killed can't end its workers, and an orphan would write beside those of the next attempt.
-    worker = [*die_with_parent("KILL"), python, "-m", "dl_pipelines.training.worker", "--job", str(job)]
+    worker = [*die_with_parent("KILL"), python, "-m", module, "--job", str(job)]
     if distributed.communicator == "single":
         return worker
     if distributed.communicator == "torch":
@@ -107,7 +127,9 @@ def worker_command(job: Path, distributed: Distributed, logs: Path) -> list[str]
             f"found no {launcher}; expected Horovod's launcher; run `make setup`, then `dlp doctor`, or set "
             "distributed.communicator to torch"
         )
+    hosts = ",".join(distributed.hosts) or f"localhost:{count}"
+    # Given an interface, Horovod asks no services of its own for one: their secret would be on command lines.
     return [
-        str(launcher), "-np", count, "-H", f"localhost:{count}", "--gloo", "--network-interfaces", "lo",
+        str(launcher), "-np", count, "-H", hosts, "--gloo", "--network-interfaces", _network(distributed).interface,
         "--disable-cache", "--output-filename", str(logs), *worker,
     ]  # fmt: skip
