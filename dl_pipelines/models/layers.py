@@ -42,7 +42,7 @@ _ACTIVATIONS = (
     "Softmax", "LogSoftmax", "Softplus",
 )  # fmt: skip
 IN_FORWARD = "in the block's forward, if any"
-NONE, WHOLE = "none", "network"
+NONE, WHOLE = "none", "the network itself"
 SHOWN = 8
 """Configurations and shapes that a kind of layer lists."""
 

@@ -112,14 +112,14 @@ def test_each_layer_has_a_row_in_order_and_each_block_behind():
         ("head.2", "Dense/FC", "4->1", 5),
         ("place", CONSTANTS, "12x8", 96),
         ("scale", CONSTANTS, "1", 1),
-        ("network", BETWEEN, "Block", 0),
+        (WHOLE, BETWEEN, "Block", 0),
         ("encoder", BETWEEN, "TransformerEncoderLayer", 0),
     ]
 
 
 def test_a_module_in_two_places_is_one_layer():
     rows = layer_rows(nn.Sequential(relu := nn.ReLU(), nn.Linear(2, 2), nn.Sequential(relu)))
-    assert [row["name"] for row in rows] == ["0", "1", "network"]
+    assert [row["name"] for row in rows] == ["0", "1", WHOLE]
 
 
 def test_of_many_configurations_the_first_are_listed():
