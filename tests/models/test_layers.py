@@ -11,6 +11,7 @@ from dl_pipelines.models.layers import (
     CONSTANTS,
     IN_FORWARD,
     PURPOSES,
+    WHOLE,
     count_parameters,
     layer_rows,
     layer_table,
