@@ -40,3 +40,23 @@ def sizes(signature: Signature) -> tuple[int, int, int, int]:
 def convolution(before: int, after: int, stride: int = 1) -> list[nn.Module]:
     """A 3 x 3 convolution, batch norm and ReLU."""
     return [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def enlargement(before: int, after: int) -> list[nn.Module]:
+    """Twice the height and width: a convolution whose channels become pixels (Shi et al., 2016), batch norm, ReLU."""
+    return [
+        nn.Conv2d(before, 4 * after, 3, 1, 1, bias=False), nn.PixelShuffle(2), nn.BatchNorm2d(after), nn.ReLU(),
+    ]  # fmt: skip
+
+
+def halved(side: int, times: int) -> int:
+    """A side in pixels after so many convolutions of stride 2."""
+    return -(-side // 2**times)
+
+
+def halvings_to(side: float, most: int) -> int:
+    """How often a side is halved until at most so many pixels are left; at least once."""
+    times = 1
+    while side / 2**times > most:
+        times += 1
+    return times
