@@ -129,7 +129,9 @@ def worker_command(
         )
     hosts = ",".join(distributed.hosts) or f"localhost:{count}"
     # Given an interface, Horovod asks no services of its own for one: their secret would be on command lines.
+    # Gradients come in buckets; which of them Horovod would join depends on time, and so would their sums.
     return [
         str(launcher), "-np", count, "-H", hosts, "--gloo", "--network-interfaces", _network(distributed).interface,
-        "--disable-cache", "--output-filename", str(logs), *worker,
+        "--fusion-threshold-mb", "0", "--cycle-time-ms", f"{distributed.cycle_ms:g}", "--disable-cache",
+        "--output-filename", str(logs), *worker,
     ]  # fmt: skip
