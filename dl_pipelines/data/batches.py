@@ -33,22 +33,30 @@ def window_table(workspace: Workspace, window: Artifact, task: Task, copies: boo
     if (window.digest, copies) in _last:
         return _last[window.digest, copies]
     parts = []
+    for artifact in window_datasets(workspace, window, task):
+        table = read_records(artifact)
+        if not copies and "copy" in table.column_names:
+            table = table.filter(pa.array(table["copy"].to_numpy() == 0))
+        parts.append(table)
+    found = pa.concat_tables(parts).combine_chunks()
+    _last.clear()
+    if found.nbytes <= KEPT_BYTES:
+        _last[window.digest, copies] = found
+    return found
+
+
+def window_datasets(workspace: Workspace, window: Artifact, task: Task) -> list[Artifact]:
+    """The datasets of a window by its days, at least one. Raises ArtifactError, see window_table."""
+    found = []
     for entry in window.read_json("window.json")["days"]:
         artifact = workspace.by_digest(stored_stage(task), entry["digest"])
         if artifact.digest != entry["digest"]:
             raise ArtifactError(
                 f"found another dataset than the window {window.short} was made from; run training_window again"
             )
-        table = read_records(artifact)
-        if not copies and "copy" in table.column_names:
-            table = table.filter(pa.array(table["copy"].to_numpy() == 0))
-        parts.append(table)
-    if not parts:
+        found.append(artifact)
+    if not found:
         raise ArtifactError(f"found no days in the window {window.short}; expected at least one; run the data stages")
-    found = pa.concat_tables(parts).combine_chunks()
-    _last.clear()
-    if found.nbytes <= KEPT_BYTES:
-        _last[window.digest, copies] = found
     return found
 
 

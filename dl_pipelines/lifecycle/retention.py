@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dl_pipelines.data.row_cache import unused_rows
 from dl_pipelines.serving.champion import champion, exclusive, previous
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.garbage import Stored
@@ -53,6 +54,11 @@ def collect_garbage(workspace: Workspace, keep: int, dry_run: bool = False) -> l
             _drop_copies(workspace)
     for stage, path in garbage.leftovers(workspace):
         removed.append(Removed(stage, path.name, "", "", garbage.size(path), "is left of a run that did not finish"))
+        if not dry_run:
+            durable.remove_tree(path)
+    for path in unused_rows(workspace, kept):
+        told = "is a copy of rows, of no window that is kept or unused for a week"
+        removed.append(Removed("rows", path.name, "", "", garbage.size(path), told))
         if not dry_run:
             durable.remove_tree(path)
     return removed

@@ -139,6 +139,11 @@ def leftovers(workspace: Workspace) -> list[tuple[str, Path]]:
     return found
 
 
+def busy(workspace: Workspace) -> bool:
+    """Whether anybody makes an artifact of the project."""
+    return any(_running(workspace, stage) for stage in stages(workspace))
+
+
 def size(folder: Path) -> int:
     """Bytes of every file below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

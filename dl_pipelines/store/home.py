@@ -48,6 +48,11 @@ class Home:
         return self.root / "work"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again at any time: `<project>/rows/`."""
+        return self.root / "cache"
+
+    @property
     def locks(self) -> Path:
         """Lock files."""
         return self.root / "locks"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft
@@ -44,8 +46,27 @@ def open_records(artifact: Artifact, name: str = RECORDS) -> lance.LanceDataset:
 def read_records(artifact: Artifact, columns: list[str] | None = None, name: str = RECORDS) -> pa.Table:
     """The whole dataset as an Arrow table. Raises ArtifactError when it is missing or corrupt."""
     dataset = open_records(artifact, name)
-    try:
+    with _readable(artifact, name):
         return dataset.to_table(columns=columns)
+
+
+def read_pieces(artifact: Artifact, most_bytes: int, name: str = RECORDS) -> Iterator[pa.Table]:
+    """The dataset in its order, as tables of about so many bytes at most, one record at least; see read_records."""
+    dataset = open_records(artifact, name)
+    with _readable(artifact, name):
+        total, one = dataset.count_rows(), dataset.to_table(limit=1)
+    count = max(1, most_bytes // max(1, one.nbytes))
+    for start in range(0, total, count):
+        with _readable(artifact, name):
+            table = dataset.to_table(offset=start, limit=count)
+        yield table
+
+
+@contextlib.contextmanager
+def _readable(artifact: Artifact, name: str) -> Iterator[None]:
+    """Tell what is wrong with a dataset that can't be read."""
+    try:
+        yield
     except (OSError, ValueError) as error:  # a page that can't be decoded is Arrow's ValueError
         raise ArtifactError(
             f"found a corrupt dataset in {artifact.path / name} ({error}); remove the folder and run "

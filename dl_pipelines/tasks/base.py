@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -139,6 +139,8 @@ class Task(ABC):
     """What a model has to beat, by name, as `module:function` of evaluation; none where the task registers none."""
     not_applicable: ClassVar[Mapping[str, str]] = {}
     """Stages that this task has not, with the reason."""
+    row_by_row: ClassVar[bool] = False
+    """Whether each record makes a row by itself: then `rows` and `fit_pieces` may be given a window piece by piece."""
 
     Params: ClassVar[type[BaseParams]]
     """Validates `problem.task.params`; the task is made with an instance of it."""
@@ -210,6 +212,17 @@ class Task(ABC):
 
         Statistics that normalise, encode or impute. Nothing but the chosen records may go into it.
         """
+
+    def fit_pieces(self, pieces: Iterable[tuple[pa.Table, np.ndarray]]) -> dict[str, Any]:
+        """`fit` on a table that comes in pieces, each with its own `chosen`.
+
+        By default they are joined: a task that is `row_by_row` has to hold no more than one at a time.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        tables, chosen = zip(*pieces, strict=True)
+        return self.fit(pa.concat_tables(tables).combine_chunks(), np.concatenate(chosen))
 
     def described(self, statistics: Mapping[str, Any]) -> dict[str, str]:
         """The fitted statistics in words for the report.

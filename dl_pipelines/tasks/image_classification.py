@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -60,6 +60,7 @@ class ImageClassification(Task):
     kind = "image"
     family = "cnn"
     primary = "accuracy"
+    row_by_row = True
     metrics = classification.METRICS
     not_applicable: ClassVar[Mapping[str, str]] = {"baselines": "image_classification registers none"}
 
@@ -212,14 +213,22 @@ class ImageClassification(Task):
 
     def fit(self, table: pa.Table, chosen: np.ndarray) -> dict[str, Any]:
         """`mean` and `std` of each channel of the pixels scaled to 0..1. See Task.fit."""
+        return self.fit_pieces([(table, chosen)])
+
+    def fit_pieces(self, pieces: Iterable[tuple[pa.Table, np.ndarray]]) -> dict[str, Any]:
+        """From how often each intensity is there. See Task.fit_pieces."""
         import numpy as np
 
-        inputs = self.rows(table, chosen).inputs
-        scaled = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64) / 255
-        std = np.maximum(scaled.std(axis=0), 1e-3)
+        counts = np.zeros((self.params.channels, 256), np.int64)
+        for table, chosen in pieces:
+            pixels = self.rows(table, chosen).inputs.reshape(-1, self.params.channels)
+            counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
+        scaled, total = np.arange(256) / 255, np.maximum(1, counts.sum(axis=1))
+        mean = counts @ scaled / total
+        std = np.sqrt((counts * (scaled - mean[:, None]) ** 2).sum(axis=1) / total)
         return {
-            "mean": [round(float(value), 8) for value in scaled.mean(axis=0)],
-            "std": [round(float(value), 8) for value in std],
+            "mean": [round(float(value), 8) for value in mean],
+            "std": [round(float(max(value, 1e-3)), 8) for value in std],
         }
 
     def described(self, statistics: Mapping[str, Any]) -> dict[str, str]:

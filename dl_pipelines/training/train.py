@@ -14,18 +14,17 @@ from dl_pipelines.brief.sections import Architecture, Data, Distributed, TaskRef
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.tasks.base import Rows, Task
-from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job, write_rows
+from dl_pipelines.tasks.base import Task
+from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
 from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
 from dl_pipelines.training.selected import selected
 from dl_pipelines.training.warm import START, earlier_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
 STAGE, WARM_START = "trained_model", "warm_start"
+VERSION = 2
 
 
 class TrainingFailed(ValueError):
@@ -71,7 +70,7 @@ def make_trained_model(
         "seed": data.augmentation.seed,
     }
     parents = {"training_window": window, **choosing, **({} if start is None else {WARM_START: start})}
-    return workspace.make(STAGE, partition, build, settings=settings, parents=parents)
+    return workspace.make(STAGE, partition, build, settings=settings, parents=parents, version=VERSION)
 
 
 def task_ref(task: Task) -> TaskRef:
@@ -83,33 +82,26 @@ def _prepare(
     draft: Draft, workspace: Workspace, window: Artifact, architecture: Architecture, training: Training,
     distributed: Distributed, data: Data, task: Task,
 ) -> Job:  # fmt: skip
-    from dl_pipelines.data.batches import splits_of, window_rows, window_table
+    from dl_pipelines.data.row_cache import cached_rows, count_of, statistics_of
 
     workspace.progress(STAGE, "reading the window")
-    rows = {
-        "train": window_rows(workspace, window, "train", data, task, copies=True),
-        "validation": window_rows(workspace, window, "validation", data, task),
-    }
-    table = window_table(workspace, window, task)
-    statistics = task.fit(table, splits_of(window, table, data, task) == "train")
-    _check(rows, distributed)
-    for split, found in rows.items():
-        write_rows(draft.work, split, found)
+    rows = cached_rows(workspace, window, data, task)
+    _check(count_of(rows, "train"), distributed)
     if WARM_START in draft.parents:
         shutil.copyfile(draft.parents[WARM_START].verify().file("weights.safetensors"), draft.work / START)
     job = Job(
-        draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation, statistics,
-        rows=draft.work, pretrained=architecture.pretrained,
+        draft.work, task_ref(task), architecture.family, training, distributed, data.augmentation,
+        statistics_of(rows), rows, architecture.pretrained,
     )  # fmt: skip
     job.write()
     return job
 
 
-def _check(rows: Mapping[str, Rows], distributed: Distributed) -> None:
+def _check(train_rows: int, distributed: Distributed) -> None:
     least = 2 * distributed.workers
-    if len(rows["train"]) < least:
+    if train_rows < least:
         raise TrainingFailed(
-            f"found {len(rows['train'])} train records; expected at least {least} for {distributed.workers} worker(s); "
+            f"found {train_rows} train records; expected at least {least} for {distributed.workers} worker(s); "
             "bring more records, or set distributed.workers lower"
         )
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from dl_pipelines.brief.sections import Data
-from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.brief.sections import AugmentationPlan, Data
+from dl_pipelines.store.artifacts import Artifact, Gate
 from dl_pipelines.store.home import Home
+from dl_pipelines.store.records import write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.tasks.image_classification import ImageClassification
@@ -106,3 +108,38 @@ def run_day() -> Stages:
         return {artifact.stage: artifact for artifact in made}
 
     return run
+
+
+@pytest.fixture
+def two_days(tmp_path, paint, data_of) -> Data:
+    """A source with two days; the files don't matter."""
+    paint(tmp_path / "images/cat/1.png", 1, FIRST)
+    paint(tmp_path / "images/dog/2.png", 2, date(2026, 3, 2))
+    return data_of(tmp_path / "images")
+
+
+def stored(workspace, task, day: date, records: list[dict], factor: int = 1) -> Artifact:
+    """The three artifacts of a day with these records, written as their contracts say, without Great Expectations."""
+    from dl_pipelines.data.augmentation import grow
+
+    rows = [
+        {"id": f"{day}-{number}", "date": day, "event_time": datetime(2026, 3, 1, tzinfo=UTC),
+         "group": f"{day}-{number}", "image": np.random.default_rng(number).integers(0, 256, 64).tolist(),
+         "label": number % 3, "mode": "L", "source_height": 8, "source_width": 8, "sha256": f"{day} {number}",
+         "uri": "", **record}
+        for number, record in enumerate(records)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=task.arrow_schema())
+    parents: dict[str, Artifact] = {}
+    plan = AugmentationPlan.model_validate({"factor": factor, "offline": ["translation"]})
+    trains = task.split(table, day, Data.model_validate({"source": "digits"}).split) == "train"
+    for stage in ("raw_data", "validated_data", "augmented_dataset"):
+        content = grow(table, trains, plan, task) if stage == "augmented_dataset" else table
+
+        def build(draft, content=content):
+            write_records(draft, content)
+            draft.gate(Gate("fine", True, "", blocking=True))
+
+        artifact = workspace.make(stage, Partition(day), build, settings={"rows": str(rows)}, parents=parents)
+        parents = {stage: artifact}
+    return artifact

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from dl_pipelines.brief.sections import AugmentationPlan, Data
-from dl_pipelines.data.augmentation import grow
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.data.batches import splits_of, window_rows, window_table
 from dl_pipelines.data.raw import make_raw_data
 from dl_pipelines.data.validation import make_validated_data
@@ -18,6 +17,7 @@ from dl_pipelines.data.window import make_training_window, window_days
 from dl_pipelines.store.artifacts import Artifact, ArtifactError, Gate
 from dl_pipelines.store.records import write_records
 from dl_pipelines.store.workspace import Partition
+from tests.data.conftest import stored
 
 DAY, SECOND = date(2026, 3, 1), date(2026, 3, 2)
 DAYS = [DAY, SECOND, date(2026, 3, 5)]
@@ -36,39 +36,6 @@ DAYS = [DAY, SECOND, date(2026, 3, 5)]
 )
 def test_days_up_to_a_date(as_of, length, wanted):
     assert window_days(list(reversed(DAYS)), as_of, length) == wanted
-
-
-def stored(workspace, task, day: date, records: list[dict], factor: int = 1) -> Artifact:
-    """The three artifacts of a day with these records, written as their contracts say, without Great Expectations."""
-    rows = [
-        {"id": f"{day}-{number}", "date": day, "event_time": datetime(2026, 3, 1, tzinfo=UTC),
-         "group": f"{day}-{number}", "image": np.random.default_rng(number).integers(0, 256, 64).tolist(),
-         "label": number % 3, "mode": "L", "source_height": 8, "source_width": 8, "sha256": f"{day} {number}",
-         "uri": "", **record}
-        for number, record in enumerate(records)
-    ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=task.arrow_schema())
-    parents: dict[str, Artifact] = {}
-    plan = AugmentationPlan.model_validate({"factor": factor, "offline": ["translation"]})
-    trains = task.split(table, day, Data.model_validate({"source": "digits"}).split) == "train"
-    for stage in ("raw_data", "validated_data", "augmented_dataset"):
-        content = grow(table, trains, plan, task) if stage == "augmented_dataset" else table
-
-        def build(draft, content=content):
-            write_records(draft, content)
-            draft.gate(Gate("fine", True, "", blocking=True))
-
-        artifact = workspace.make(stage, Partition(day), build, settings={"rows": str(rows)}, parents=parents)
-        parents = {stage: artifact}
-    return artifact
-
-
-@pytest.fixture
-def two_days(tmp_path, paint, data_of) -> Data:
-    """A source with two days; the files don't matter."""
-    paint(tmp_path / "images/cat/1.png", 1, DAY)
-    paint(tmp_path / "images/dog/2.png", 2, SECOND)
-    return data_of(tmp_path / "images")
 
 
 def gates(window: Artifact) -> dict[str, Gate]:

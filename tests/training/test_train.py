@@ -188,13 +188,12 @@ def test_training_alone_wants_a_window(tmp_path, partition, brief, task):
 
 def test_fewer_records_than_workers_can_share_are_refused(copy_home, partition, brief, task):
     many = brief.model_copy(update={"distributed": Distributed(workers=64)})
-    rows = {"train": range(127)}
     with pytest.raises(
         TrainingFailed,
         match=r"found 127 train records; expected at least 128 for 64 worker\(s\); bring more records, or set "
         "distributed.workers lower",
     ):
-        train._check(rows, many.distributed)
+        train._check(127, many.distributed)
 
 
 @pytest.mark.parametrize(
