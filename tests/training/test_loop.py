@@ -1,14 +1,19 @@
+import copy
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 
+from dl_pipelines.brief.sections import AugmentationPlan
 from dl_pipelines.data.augmentation import Online
 from dl_pipelines.data.feed import Feed
 from dl_pipelines.models.recipe import Objective, Phase, Recipe
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.tasks.registry import TASKS
+from dl_pipelines.training import schedules
+from dl_pipelines.training.checkpoint import load_checkpoint
 from dl_pipelines.training.communicators.base import CommunicatorError
 from dl_pipelines.training.communicators.single import SingleCommunicator
 from dl_pipelines.training.loop import NotFinite, Trainer
@@ -53,22 +58,42 @@ def same(one, other):
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_that_goes_on_is_bitwise_the_undisturbed_one(make_job, optimizer, precision):
-    training = {"epochs": 3, "optimizer": optimizer, "precision": precision}
+class Stop(Exception):
+    pass
+
+
+def stopped_after(job, count):
+    """Trained up to the given number of steps, then interrupted as if killed."""
+    made, calls = trainer(job), []
+    step = made._step
+
+    def counted(*args):
+        if len(calls) == count:
+            raise Stop
+        calls.append(1)
+        step(*args)
+
+    made._step = counted
+    with pytest.raises(Stop):
+        run(job, made)
+
+
+RESUMED = {
+    "adamw": {},
+    "adam, bf16, clipped": {"optimizer": "adam", "precision": "bf16", "clip": 0.5},
+    "sgd, averaged": {"optimizer": "sgd", "ema": 0.9},
+    "rmsprop, plateau": {"optimizer": "rmsprop", "schedule": "plateau", "learning_rate": 0.02},
+    "muon, accumulated": {"optimizer": "muon", "accumulate": 3, "batch_size": 16, "schedule": "one_cycle"},
+    "early stopping, averaged, bf16": {"patience": 3, "ema": 0.95, "precision": "bf16", "schedule": "constant"},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_training_that_goes_on_is_bitwise_the_undisturbed_one(make_job, name):
+    training = {"epochs": 3, "checkpoint_steps": 2, **RESUMED[name]}
     job, undisturbed = make_job(name="one", training=training), make_job(name="other", training=training)
     wanted, curves = run(undisturbed)
-
-    class Stop(Exception):
-        pass
-
-    def stop(line):
-        if line.get("train_loss") and line["epoch"] == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(job, trainer(job, say=stop))
+    stopped_after(job, random.Random(name).randrange(3, 20))
     torch.rand(5)  # whatever is drawn in between must not matter
     got, again = run(job)
     assert same(wanted, got)
@@ -78,6 +103,73 @@ def test_a_training_that_goes_on_is_bitwise_the_undisturbed_one(make_job, optimi
     assert curves[-1].train_loss < curves[0].train_loss
     files = {path.suffix for path in (job.folder / "checkpoints").iterdir()}
     assert files == {".json", ".safetensors"}
+
+
+def test_a_training_goes_on_within_an_epoch_with_what_was_kept(make_job):
+    job = make_job(training={"epochs": 2, "checkpoint_steps": 3})
+    stopped_after(job, 5)
+    names = {path.stem for path in (job.folder / "checkpoints").glob("epoch-*")}
+    assert names == {"epoch-00000-00000003"}
+    made, steps = trainer(job), []
+    step = made._step
+    made._step = lambda *args: (steps.append(1), step(*args))[1]
+    _, curves = run(job, made)
+    assert len(steps) == 14 - 3 and [line.epoch for line in curves] == [1, 2]
+
+
+def test_a_training_that_pauses_ends_as_one_that_does_not(make_job):
+    training = {"epochs": 4, "ema": 0.9, "patience": 4}
+    whole, paused = make_job(name="whole", training=training), make_job(name="paused", training=training)
+    wanted, _ = run(whole)
+    made = trainer(paused)
+    for until in (1, 3):
+        arrays = rows(paused, "train"), rows(paused, "validation")
+        assert len(made.run(*arrays, paused.folder / "checkpoints", until)) == until
+    got, curves = run(paused)
+    assert same(wanted, got) and len(curves) == 4
+
+
+def test_batches_that_are_accumulated_are_one_large_batch(make_job):
+    given = {"epochs": 1, "optimizer": "sgd", "warmup_epochs": 0.0, "schedule": "constant", "learning_rate": 0.1}
+    parts = make_job(name="parts", records=384, training={**given, "batch_size": 16, "accumulate": 4})
+    whole = make_job(name="whole", records=384, training={**given, "batch_size": 64})
+
+    def trained(job):
+        made = bare(job)
+        made.online = Online(AugmentationPlan())
+        return run(job, made)[0]
+
+    one, other = trained(parts), trained(whole)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6)
+
+
+class Flat(torch.nn.Flatten):
+    """uint8 images -> float32 rows."""
+
+    def forward(self, images):
+        return super().forward(images / 255)
+
+
+def bare(job, modules=None, phases=None, **options):
+    """A trainer of a linear network without anything random, or of other modules and phases."""
+    torch.manual_seed(0)
+    modules = modules or {"network": torch.nn.Sequential(Flat(), torch.nn.Linear(64, 10))}
+    phases = phases or (Phase("only", (Objective("a", ("network",), cross_entropy("network")),)),)
+    return Trainer(
+        Recipe(modules, "network", phases), TASKS.make(job.task), job.training, Online(job.augmentation),
+        SingleCommunicator(), **options,
+    )  # fmt: skip
+
+
+def cross_entropy(*names):
+    def loss(modules, inputs, targets):
+        outputs = inputs
+        for name in names:
+            outputs = modules[name](outputs)
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    return loss
 
 
 def test_another_seed_gives_another_model(make_job):
@@ -98,52 +190,21 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_weights_in_float32(make_job):
     assert not same(got, run(make_job(name="fp32", training={"epochs": 1}))[0])
 
 
-def torch_rates(training, steps):
-    """What torch's own schedulers give, step by step: LinearLR, then CosineAnnealingLR or ConstantLR."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
-    warm, total = int(training.warmup_epochs * steps), training.epochs * steps
-    schedulers = torch.optim.lr_scheduler
-    after = (
-        schedulers.CosineAnnealingLR(optimizer, total - warm)
-        if training.schedule == "cosine"
-        else schedulers.ConstantLR(optimizer, factor=1.0)
-    )
-    chain = after
-    if warm:
-        first = schedulers.LinearLR(optimizer, 1 / (warm + 1), 1.0, total_iters=warm)
-        chain = schedulers.SequentialLR(optimizer, [first, after], [warm])
-    rates = []
-    for _ in range(total):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        chain.step()
-    return rates
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
-@pytest.mark.filterwarnings(
-    "ignore:The epoch parameter in `scheduler.step", "ignore:Please also save or load the state"
-)
-def test_rates_are_those_of_torchs_schedulers(make_job, schedule, warmup):
-    job = make_job(training={"epochs": 4, "schedule": schedule, "warmup_epochs": warmup, "learning_rate": 0.01})
-    made, steps = trainer(job), 8
-    ours = [made._rate(step, steps) for step in range(4 * steps)]
-    np.testing.assert_allclose(ours, torch_rates(job.training, steps), rtol=1e-9, atol=1e-12)
-
-
 def test_every_step_runs_at_its_rate(make_job):
     job = make_job(training={"epochs": 2, "warmup_epochs": 0.5, "optimizer": "sgd"})
     made, seen = trainer(job), []
-    (optimizer,) = made.optimizers.values()
+    optimizer = only_optimizer(made)
     step = optimizer.step
-    optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())[1]  # type: ignore[method-assign]
+    optimizer.step = lambda: (seen.append(optimizer.param_groups[0]["lr"]), step())[1]
     _, curves = run(job, made)
-    steps = feed(made, rows(job, "train")).steps
-    assert steps == 7
-    np.testing.assert_allclose(seen, torch_rates(job.training.model_copy(update={"warmup_epochs": 3 / 7}), 7), rtol=0.2)
-    assert seen == [made._rate(number, steps) for number in range(2 * steps)]
+    assert seen == [schedules.rate(job.training, number, 7) for number in range(14)]
     assert curves[-1].learning_rate == seen[-1]
+
+
+def only_optimizer(made):
+    (mover,) = made.movers.values()
+    (optimizer,) = mover.optimizers
+    return optimizer
 
 
 @pytest.mark.parametrize(
@@ -178,7 +239,7 @@ def test_every_rank_takes_other_records_and_as_many_steps(make_job):
 def test_gradients_are_clipped_by_their_global_norm(make_job):
     job = make_job(training={"epochs": 1, "clip": 1e-3, "optimizer": "sgd", "weight_decay": 0.0})
     made, seen = trainer(job), []
-    (optimizer,) = made.optimizers.values()
+    optimizer = only_optimizer(made)
     step = optimizer.step
 
     def look():
@@ -186,11 +247,10 @@ def test_gradients_are_clipped_by_their_global_norm(make_job):
         seen.append(float(torch.linalg.vector_norm(torch.cat([grad.flatten() for grad in grads]))))
         step()
 
-    optimizer.step = look  # type: ignore[method-assign]
+    optimizer.step = look
     run(job, made)
     assert len(seen) == 7
     np.testing.assert_allclose(seen, 1e-3, rtol=1e-3)
-    assert trainer(make_job(name="any"))._clip(optimizer) is None
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(make_job):
@@ -201,13 +261,36 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(make_job):
         r"\(now 0.003\), or look at the records of the window",
     ):
         run(job)
-    assert not (job.folder / "checkpoints").exists()
+    assert not list((job.folder / "checkpoints").glob("epoch-*"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "steps", "message"),
+    [
+        (16, None, "training loss of nan in step 20 of epoch 1"),
+        (16, 17, "sum of weights of nan in step 17 of epoch 1"),
+        (25, None, "training loss of nan in epoch 1"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_within_steps_and_before_a_checkpoint(make_job, bad, steps, message):
+    job = make_job(training={"epochs": 2, "batch_size": 16, "checkpoint_steps": steps})
+    made, calls = trainer(job), []
+    loss = made._loss
+
+    def last_is_bad(objective, batch):
+        calls.append(1)
+        return loss(objective, batch) * (math.nan if len(calls) == bad else 1)
+
+    made._loss = last_is_bad
+    with pytest.raises(NotFinite, match=message):
+        run(job, made)
+    assert not list((job.folder / "checkpoints").glob("epoch-*"))
 
 
 def test_weights_that_blow_up_in_the_last_step_are_found_in_validation(make_job):
     job = make_job(training={"epochs": 1})
     made = trainer(job)
-    (optimizer,) = made.optimizers.values()
+    optimizer = only_optimizer(made)
     step, calls = optimizer.step, []
 
     def last_blows_up():
@@ -217,10 +300,10 @@ def test_weights_that_blow_up_in_the_last_step_are_found_in_validation(make_job)
             with torch.no_grad():
                 next(made.recipe.network.parameters()).fill_(math.inf)
 
-    optimizer.step = last_blows_up  # type: ignore[method-assign]
+    optimizer.step = last_blows_up
     with pytest.raises(NotFinite, match="found a validation output of nan in epoch 1; expected a finite one"):
         run(job, made)
-    assert not (job.folder / "checkpoints").exists()
+    assert not list((job.folder / "checkpoints").glob("epoch-*"))
 
 
 def test_ranks_that_go_on_from_other_epochs_stop(make_job):
@@ -229,7 +312,7 @@ def test_ranks_that_go_on_from_other_epochs_stop(make_job):
             return torch.cat([tensor, tensor + 1, tensor])
 
     with pytest.raises(
-        CommunicatorError, match=r"go on from the epochs \[0, 1, 0\]; expected one; let all see the same"
+        CommunicatorError, match=r"go on from \[\[0, 0\], \[1, 1\], \[0, 0\]\] .* expected one position; let all see"
     ):
         run(job := make_job(), trainer(job, Apart()))
 
@@ -244,29 +327,143 @@ def test_progress_tells_the_first_step_and_every_epoch(make_job):
     assert {"accuracy", "loss"} <= set(epochs[0]["validation"])
 
 
-def test_phases_take_their_share_of_the_epochs(make_job):
-    job = make_job(training={"epochs": 4, "weight_decay": 0.0})
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    head = torch.nn.Linear(10, 10)
-
-    def loss(modules, inputs, targets):
-        return torch.nn.functional.cross_entropy(modules["head"](modules["network"](inputs.float())), targets)
-
+def two_phases(job):
+    network = torch.nn.Sequential(Flat(), torch.nn.Linear(64, 10))
+    loss = cross_entropy("network", "head")
     phases = (
         Phase("first", (Objective("a", ("network",), loss),), 0.5),
         Phase("second", (Objective("b", ("head",), loss),), 0.5),
     )
-    made = Trainer(
-        Recipe({"network": network, "head": head}, "network", phases), TASKS.make(job.task), job.training,
-        Online(job.augmentation), SingleCommunicator(),
-    )  # fmt: skip
+    return bare(job, {"network": network, "head": torch.nn.Linear(10, 10)}, phases)
+
+
+def test_phases_take_their_share_of_the_epochs(make_job):
+    job = make_job(training={"epochs": 4, "weight_decay": 0.0})
+    made = two_phases(job)
+    network, head = made.recipe.modules.values()
     assert [made._phase(epoch).name for epoch in range(1, 5)] == ["first", "first", "second", "second"]
     train = feed(made, rows(job, "train"))
     before = head.weight.clone(), network[1].weight.clone()
     made._epoch(1, train)
-    assert torch.equal(head.weight, before[0])
+    assert torch.equal(head.weight, before[0]) and head.weight.grad is None
     assert not torch.equal(network[1].weight, before[1])
     moved = network[1].weight.clone()
     made._epoch(3, train)
     assert torch.equal(network[1].weight, moved)
     assert not torch.equal(head.weight, before[0])
+
+
+def test_each_objective_of_a_step_moves_its_own(make_job):
+    """As a GAN's: both losses go through both modules."""
+    job = make_job(training={"epochs": 1, "optimizer": "sgd", "weight_decay": 0.0})
+    network, head = torch.nn.Sequential(Flat(), torch.nn.Linear(64, 10)), torch.nn.Linear(10, 10)
+    loss, grads = cross_entropy("network", "head"), []
+
+    def against(modules, inputs, targets):
+        grads.append((network[1].weight.requires_grad, head.weight.requires_grad))
+        return -loss(modules, inputs, targets)
+
+    phases = (Phase("both", (Objective("a", ("head",), against), Objective("b", ("network",), loss))),)
+    made = bare(job, {"network": network, "head": head}, phases)
+    _, curves = run(job, made)
+    assert grads[-7:] == [(False, True)] * 7  # those before measured what a step takes
+    assert math.isfinite(curves[0].train_loss)
+    assert network[1].weight.requires_grad and head.weight.requires_grad
+
+
+def test_early_stopping_takes_the_best_epoch(make_job):
+    job = make_job(training={"epochs": 20, "patience": 2, "ema": 0.5})
+    made = trainer(job)
+    accuracy, seen = iter([0.5, 0.7, 0.7, 0.6, 0.9]), []
+    measure = made._measure
+
+    def told(epoch, validation):
+        seen.append({name: value.clone() for name, value in made._model().state_dict().items()})
+        return {**measure(epoch, validation), "accuracy": next(accuracy)}
+
+    made._measure = told
+    got, curves = run(job, made)
+    assert [line.epoch for line in curves] == [1, 2, 3, 4]
+    assert same(seen[1], got) and not same(seen[3], got)
+    assert made.ran()["stopped"] == "no better accuracy for 2 epoch(s) after epoch 2"
+    again, same_curves = run(job)  # what was lost after its last checkpoint trains no further
+    assert same(again, got) and same_curves == curves
+
+
+def test_earlier_phases_do_not_stop_it(make_job):
+    job = make_job(training={"epochs": 8, "patience": 1, "schedule": "plateau"})
+    made = two_phases(job)
+    measure = made._measure
+    made._measure = lambda epoch, validation: {**measure(epoch, validation), "accuracy": 0.5}
+    _, curves = run(job, made)
+    assert len(curves) == 6 and made.stopping.epoch == 5
+
+
+def test_averaged_weights_are_validated_saved_and_the_model(make_job):
+    job = make_job(training={"epochs": 1, "ema": 0.9, "optimizer": "sgd", "learning_rate": 0.1})
+    made = trainer(job)
+    wanted, number = state(made), 0
+    optimizer = only_optimizer(made)
+    step = optimizer.step
+
+    def follow():
+        nonlocal number
+        step()
+        number += 1
+        decay = min(0.9, (1 + number) / (10 + number))
+        for name, value in state(made).items():
+            if name.endswith("num_batches_tracked"):
+                wanted[name] = value
+            else:
+                wanted[name] = decay * wanted[name] + (1 - decay) * value
+
+    optimizer.step = follow
+    got, curves = run(job, made)
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-6)
+    tensors, _ = load_checkpoint(job.folder / "checkpoints")
+    assert all(torch.equal(tensors[f"average/{name}"], value) for name, value in got.items())
+    assert not torch.equal(tensors["model/network/1.weight"], got["1.weight"])
+    inputs, targets, _ = rows(job, "validation")
+    with torch.no_grad():
+        outputs = made.recipe.network.eval()(torch.from_numpy(inputs)).numpy()
+    assert curves[0].validation["accuracy"] == pytest.approx((outputs.argmax(1) == targets).mean(), abs=1e-6)
+
+
+def test_factors_slow_layers_down_or_freeze_them(make_job):
+    job = make_job(training={"epochs": 1, "optimizer": "sgd", "warmup_epochs": 0.0})
+    factors = {"1.weight": 0.0, "2.weight": 0.0, "2.bias": 0.0, "4.weight": 0.5}
+    made = trainer(job, factors=factors)
+    before = state(made)
+    got, _ = run(job, made)
+    still = {name for name, value in got.items() if torch.equal(value, before[name])}
+    assert still == {"0.mean", "0.std", "1.weight", *(name for name in got if name.startswith("2."))}
+    rates = {group["factor"]: group["lr"] for group in only_optimizer(made).param_groups}
+    assert set(rates) == {0.5, 1.0} and rates[0.5] == pytest.approx(0.5 * rates[1.0])
+    frozen = [layer for layer in made.recipe.network if not layer.training]
+    made._moving.begin(made.recipe.phases[0], {"cross_entropy": []})
+    assert len(frozen) == len(list(made.recipe.network))
+    assert [place for place, layer in enumerate(made.recipe.network) if not layer.training] == [1, 2]
+
+
+def test_a_layer_that_modules_share_is_trained_and_kept_once(make_job):
+    job = make_job(training={"epochs": 2, "optimizer": "adamw"})
+    encoder, flat = torch.nn.Linear(64, 16), Flat()
+
+    def size(modules, inputs, _):
+        return modules["encoder"](flat(inputs)).square().mean()
+
+    network = torch.nn.Sequential(Flat(), encoder, torch.nn.Linear(16, 10))
+    phases = (
+        Phase("alone", (Objective("a", ("encoder",), size),), 0.5),
+        Phase("whole", (Objective("b", ("network", "encoder"), cross_entropy("network")),), 0.5),
+    )  # fmt: skip
+    made = bare(job, {"encoder": encoder, "network": network}, phases)
+    assert [len(mover.parameters) for mover in made.movers.values()] == [2, 4]
+    got, _ = run(job, made)
+    tensors, about = load_checkpoint(job.folder / "checkpoints")
+    assert "model/network/1.weight" not in tensors
+    assert about["aliases"]["model/network/1.weight"] == "model/encoder/weight"
+    again = bare(job, copy.deepcopy(dict(made.recipe.modules)), phases)
+    assert same(run(job, again)[0], got)
+    assert again.recipe.modules["network"][1].weight is again.recipe.modules["encoder"].weight
