@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.communicators.base import Communicator, Exchange, Named
+from dl_pipelines.training.communicators.base import Communicator, Exchange, Named, refuse_adasum
 
 
 class SingleCommunicator(Communicator):
@@ -34,6 +34,19 @@ class SingleCommunicator(Communicator):
     def barrier(self) -> None:
         """See Communicator."""
 
+    def start_all_reduce(self, tensor: torch.Tensor, name: str, adasum: bool = False) -> torch.Tensor:
+        """See Communicator."""
+        return tensor
+
+    def start_all_gather(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """See Communicator."""
+        return tensor
+
+    def wait(self, started: torch.Tensor) -> torch.Tensor:
+        """See Communicator."""
+        return started
+
     def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
         """See Communicator."""
+        refuse_adasum(settings, "one process")
         return Exchange(parameters)

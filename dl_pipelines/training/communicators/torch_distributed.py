@@ -7,12 +7,13 @@ listens on every interface.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.communicators.base import Communicator, CommunicatorError, Exchange, Named
+from dl_pipelines.training.communicators.base import Communicator, CommunicatorError, Exchange, Named, refuse_adasum
 from dl_pipelines.training.communicators.buckets import Buckets
 from dl_pipelines.training.launch import TORCH_STORE
 
@@ -58,8 +59,24 @@ class TorchCommunicator(Communicator):
         """See Communicator."""
         dist.barrier()
 
+    def start_all_reduce(self, tensor: torch.Tensor, name: str, adasum: bool = False) -> Any:
+        """See Communicator."""
+        return dist.all_reduce(tensor, async_op=True), tensor
+
+    def start_all_gather(self, tensor: torch.Tensor, name: str) -> Any:
+        """See Communicator."""
+        gathered = tensor.new_empty(self.size * tensor.numel())
+        return dist.all_gather(list(gathered.chunk(self.size)), tensor, async_op=True), gathered
+
+    def wait(self, started: Any) -> torch.Tensor:
+        """See Communicator."""
+        work, tensor = started
+        work.wait()
+        return tensor
+
     def exchange(self, parameters: Named, settings: Distributed) -> Exchange:
         """See Communicator."""
+        refuse_adasum(settings, "torch.distributed")
         return Buckets(parameters, self, settings)
 
     def close(self) -> None:
