@@ -22,8 +22,10 @@ def depths(network: nn.Module) -> list[list[str]]:
     """
     found: list[list[str]] = []
     waiting: list[str] = []
-    for names, matrices in _pieces(network, _numbers(network)):
-        if matrices:
+    known = {name for name, _ in network.named_parameters()}
+    for pieces, matrices in _pieces(network, _numbers(network)):
+        names = [name for name in pieces if name in known]  # one that is shared is known by its first name
+        if matrices and names:
             found.append([*waiting, *names])
             waiting = []
         elif found:
