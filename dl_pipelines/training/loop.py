@@ -233,8 +233,7 @@ class Trainer:
     def _share_start(self) -> None:
         """Every rank starts from rank 0's weights, on its own device."""
         for module in self.recipe.modules.values():
-            for tensor in module.state_dict().values():
-                tensor.copy_(self.communicator.broadcast(tensor))
+            self.communicator.share(module.state_dict().values())
             module.to(self.numerics.device)
 
     def _choose_compiling(self, feed: Feed, folder: Path, done: Progress) -> None:

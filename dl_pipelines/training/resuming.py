@@ -78,9 +78,7 @@ def restore(trainer: Trainer, folder: Path) -> Progress:
 def average_buffers(trainer: Trainer) -> None:
     """Batch norm's running statistics differ by rank; their mean is what validates and is saved after an epoch."""
     if trainer.communicator.size > 1:
-        for buffer in _buffers(trainer):
-            if buffer.is_floating_point():
-                buffer.copy_(trainer.communicator.all_reduce(buffer.cpu(), average=True))
+        trainer.communicator.average(buffer for buffer in _buffers(trainer) if buffer.is_floating_point())
 
 
 def _require_one_position(trainer: Trainer, folder: Path, position: tuple[int, int]) -> None:

@@ -124,7 +124,7 @@ def _by_type(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
 
 
 def _spread(flat: torch.Tensor, tensors: list[torch.Tensor]) -> None:
