@@ -100,6 +100,11 @@ class Artifact:
         self._check(name)
         return durable.read_json(self.path / name)
 
+    def read_text(self, name: str) -> str:
+        """A listed text file, checked against its sha256. Raises ArtifactError."""
+        self._check(name)
+        return (self.path / name).read_text(encoding="utf-8")
+
     def verify(self) -> Artifact:
         """Check every listed file against its sha256. Raises ArtifactError naming the first that differs."""
         for name in self.files:
