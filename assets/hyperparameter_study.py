@@ -1,4 +1,4 @@
-"""`hyperparameter_study`: which settings the model is trained with, when the brief or an experiment asks for a search."""
+"""`hyperparameter_study`: which settings a model is trained with, when the brief or an experiment asks for a search."""
 
 import dagster as dg
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import ValidationError
+
 from dl_pipelines.brief.errors import closest
 from dl_pipelines.brief.sections import Architecture, FamilyRef, Range, Training
 from dl_pipelines.training.selected import replaced
@@ -149,8 +151,16 @@ def _check(architecture: Architecture, training: Training, path: str, given: Ran
             configured(architecture, training, {path: value})
         except ValueError as error:
             raise StudyError(
-                f"found {value!r} for {path} in training.search.space; expected what the brief may hold there: {error}"
+                f"found {value!r} for {path} in training.search.space; expected what the brief may hold there: "
+                f"{_said(error)}"
             ) from error
+
+
+def _said(error: ValueError) -> str:
+    """In one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(item["msg"] for item in error.errors())
+    return str(error)
 
 
 def configured(

@@ -1,4 +1,4 @@
-"""4. Hyperparameters: what the brief asked for and what the model was trained with."""
+"""4. Hyperparameters: what the brief asked for, what a search says of it, and what the model was trained with."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 from dl_pipelines.evaluation.wording import number
 from dl_pipelines.report.cells import Cell, Found, made, not_measured, told
 from dl_pipelines.report.facts import Facts
+from dl_pipelines.report.sections.study import in_row, searched
 
 _ASKED = {"LR": "learning_rate", "BATCH": "batch_size", "EPOCH": "epochs", "OPT": "optimizer"}
 _UNITS = {"BATCH": "records a worker and step", "EPOCH": "epochs"}
-_ROWS = (*_ASKED, "REG", "LOSS")
+ROWS = (*_ASKED, "REG", "LOSS")
 _TRAINED = "manifest.json#/settings/settings"
-NO_SEARCH = "no search was run"
 
 
 def cells(facts: Facts) -> dict[str, Cell]:
     """The section's cells."""
     made_: dict[str, Cell] = {}
-    for row in _ROWS:
-        made_[f"{row}_RANGE"] = not_measured(NO_SEARCH)
-        made_[f"{row}_METHOD"] = told("none: set by the brief", facts.of_brief("training").source)
-        made_[f"{row}_IMPACT"] = not_measured(NO_SEARCH)
+    for row in ROWS:
+        made_ |= in_row(facts, row)
     for row, key in _ASKED.items():
         unit = _UNITS.get(row, "")
         made_[f"{row}_VALUE"] = facts.of_brief("training", key).cell(unit)
@@ -29,7 +27,12 @@ def cells(facts: Facts) -> dict[str, Cell]:
     made_["LR_VALUE"] = made_["LR_VALUE"].noted(_schedule(facts))
     made_["BATCH_FINAL"] = made_["BATCH_FINAL"].noted(_global_batch(facts))
     made_["EPOCH_FINAL"] = _epochs(facts)
-    return {**made_, **_regularisation(facts), **_loss(facts)}
+    made_ |= _regularisation(facts) | _loss(facts)
+    for row in ROWS:
+        edges = [one["label"] for _, one in searched(facts, row) if one["at_edge"]]
+        if edges:
+            made_[f"{row}_FINAL"] = made_[f"{row}_FINAL"].noted(f"({', '.join(edges)}: at the edge of its range)")
+    return made_
 
 
 def _schedule(facts: Facts) -> str:
