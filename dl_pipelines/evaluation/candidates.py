@@ -253,6 +253,16 @@ def _require_one(candidates: Sequence[Candidate], failed: Mapping[str, str]) -> 
         )
 
 
+def validation_rows(folder: Path) -> Rows:
+    """The validation rows of a folder of rows; inputs and targets stay on the disk until they are read."""
+    import numpy as np
+
+    inputs, targets, ids = (
+        np.load(folder / f"validation_{name}.npy", mmap_mode="r") for name in ("inputs", "targets", "ids")
+    )
+    return Rows(np.asarray(inputs), np.asarray(targets), np.asarray(ids))
+
+
 def is_done(folder: Path) -> bool:
     """Whether a training has left its model there."""
     return (folder / FINAL).exists() and (folder / RESULT).exists()

@@ -7,7 +7,6 @@ candidates.py's, what is decided choosing.py's, what it means is told in docs/co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Distributed
@@ -37,6 +36,7 @@ def make_architecture_comparison(
     decided on once. Test rows are not read. Raises ComparisonFailed when no candidate at all could be trained, or
     ArtifactError when the window has no passing report.
     """
+    from dl_pipelines.data.row_cache import count_of
     from dl_pipelines.evaluation.candidates import candidates_of
 
     window = workspace.get("training_window", partition.daily).require_gates()
@@ -55,7 +55,7 @@ def make_architecture_comparison(
         def measure() -> dict[str, Any]:
             bench = _bench(draft, workspace, window, architecture, training, distributed, evaluation, compression, data,
                            task)  # fmt: skip
-            counts = {"train_rows": _train_rows(bench), "validation_rows": len(bench.validation)}
+            counts = {"train_rows": count_of(bench.job.rows, "train"), "validation_rows": len(bench.validation)}
             return {**counts, "energy_reason": _energy_reason(), "rows": bench.run(candidates)}
 
         found = draft.decide_once("measured", measure)
@@ -90,15 +90,14 @@ def _bench(
     distributed: Distributed, evaluation: Evaluation, compression: Compression, data: Data, task: Task,
 ) -> Bench:  # fmt: skip
     """What all trainings have in common: the brief's steps (all workers' batches in one process), one thread."""
-    from dl_pipelines.data.batches import splits_of, window_rows, window_table
-    from dl_pipelines.evaluation.candidates import Bench
+    from dl_pipelines.data.row_cache import cached_rows, statistics_of
+    from dl_pipelines.evaluation.candidates import Bench, validation_rows
     from dl_pipelines.training.job import Job
     from dl_pipelines.training.train import task_ref
 
     asked = architecture.comparison
     workspace.progress(STAGE, "reading the window")
-    rows = _rows(draft, workspace, window, asked.max_rows, evaluation.seed, data, task)
-    table = window_table(workspace, window, task)
+    rows = cached_rows(workspace, window, data, task, asked.max_rows, evaluation.seed)
     changed = {
         "batch_size": training.batch_size * distributed.workers,
         "epochs": asked.epochs or training.epochs,
@@ -113,9 +112,9 @@ def _bench(
         training=training.model_copy(update=changed),
         distributed=Distributed(communicator="single", workers=1, threads=1),
         augmentation=data.augmentation,
-        statistics=task.fit(table, splits_of(window, table, data, task) == "train"),
+        statistics=statistics_of(rows),
     )
-    validation = window_rows(workspace, window, "validation", data, task)
+    validation = validation_rows(rows)
     if not len(validation):
         raise ValueError("found no validation rows in the window; expected some; raise data.split.validation")
 
@@ -123,28 +122,6 @@ def _bench(
         workspace.progress(STAGE, message, done, total)
 
     return Bench(task, job, asked.seeds, validation, evaluation, compression, say)
-
-
-def _rows(
-    draft: Draft, workspace: Workspace, window: Artifact, max_rows: int | None, seed: int, data: Data, task: Task
-) -> Path:
-    """The folder of the rows that all trainings share."""
-    from dl_pipelines.data.batches import window_rows
-    from dl_pipelines.training.ablation import TrainRows, all_of
-    from dl_pipelines.training.job import write_rows
-
-    folder = draft.work / "rows"
-    folder.mkdir(exist_ok=True)
-    train = TrainRows(workspace, window, data, task, max_rows, seed)
-    write_rows(folder, "train", train.of(all_of(data.augmentation)))
-    write_rows(folder, "validation", window_rows(workspace, window, "validation", data, task))
-    return folder
-
-
-def _train_rows(bench: Bench) -> int:
-    import numpy as np
-
-    return len(np.load(bench.job.rows / "train_ids.npy", mmap_mode="r"))
 
 
 def _energy_reason() -> str:

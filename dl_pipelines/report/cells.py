@@ -98,6 +98,7 @@ OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
     "ratio": lambda values: _sum(values[:1]) / _sum(values[1:]),  # the first over the second
     "rest": lambda values: 1 - values[0] / values[1],  # what is left of the second without the first, as a share
     "share": lambda values: values[0] / sum(values),  # of the first in all
+    "cost": lambda values: round(values[0] * values[1] / 3600, 9),  # a price of an hour times seconds
     "megabytes": lambda values: values[0] / 1e6,  # of bytes
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dl_pipelines.brief.sections import Architecture, Data, Distributed, Training
+from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
@@ -91,23 +92,23 @@ def _job(
     """One epoch of just so many samples: train rows in their order, again from the first where there are fewer."""
     import numpy as np
 
-    from dl_pipelines.data.batches import splits_of, window_rows, window_table
-    from dl_pipelines.training.job import write_rows
+    from dl_pipelines.data.row_cache import cached_rows, statistics_of
     from dl_pipelines.training.train import task_ref
 
     workspace.progress(STAGE, "reading the window")
-    rows = work / "rows"
-    rows.mkdir(exist_ok=True)
-    train = window_rows(workspace, window, "train", data, task, copies=True)
-    write_rows(rows, "train", train.take(np.arange(samples) % len(train)))
-    write_rows(rows, "validation", window_rows(workspace, window, "validation", data, task))
-    table_ = window_table(workspace, window, task)
+    whole, rows = cached_rows(workspace, window, data, task), work / "rows"
+    durable.remove_tree(rows)
+    rows.mkdir()
+    for name in ("inputs", "targets", "ids"):
+        train = np.load(whole / f"train_{name}.npy", mmap_mode="r")
+        np.save(rows / f"train_{name}.npy", train[np.arange(samples) % len(train)], allow_pickle=False)
+        (rows / f"validation_{name}.npy").symlink_to(whole / f"validation_{name}.npy")
     changed = {"epochs": 1, "patience": None, "checkpoint_steps": None,
                "compile": "off" if training.compile == "auto" else training.compile}  # fmt: skip
     return Job(
         folder=work, task=task_ref(task), family=architecture.family, training=training.model_copy(update=changed),
         distributed=distributed, augmentation=data.augmentation,
-        statistics=task.fit(table_, splits_of(window, table_, data, task) == "train"), rows=rows,
+        statistics=statistics_of(whole), rows=rows,
     )  # fmt: skip
 
 

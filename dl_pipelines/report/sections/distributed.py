@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dl_pipelines.evaluation.wording import number, plural
-from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured, told
+from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.report.cells import Cell, Extra, Found, made, not_applicable, not_measured, told
 from dl_pipelines.report.facts import Facts, library
+from dl_pipelines.report.sections.scaling import figure, find, place_of, scaling
 
 _MEASURED = "outcome.json#/measured"
 
@@ -15,6 +16,11 @@ _MEASURED = "outcome.json#/measured"
 def cells(facts: Facts) -> dict[str, Cell]:
     """The section's cells."""
     return {**_infrastructure(facts), **_strategy(facts), **_performance(facts)}
+
+
+def extras(facts: Facts) -> list[Extra]:
+    """Every number of workers, where the brief asked for a scaling report."""
+    return scaling(facts)
 
 
 def _trained(facts: Facts, path: str) -> Found | Cell:
@@ -78,24 +84,56 @@ def _strategy(facts: Facts) -> dict[str, Cell]:
 
 def _performance(facts: Facts) -> dict[str, Cell]:
     seconds, workers, devices = _trained(facts, "seconds"), _trained(facts, "workers"), _trained(facts, "hardware/gpus")
-    rate = _trained(facts, "samples_per_second")
-    cost = not_measured("the brief has no price of an hour")
     if isinstance(seconds, Cell) or isinstance(workers, Cell) or isinstance(devices, Cell):
         reason = next(item for item in (seconds, workers, devices) if isinstance(item, Cell))
-        names = ("SINGLE_TIME", "MULTI_TIME", "SCALE_EFF", "THROUGHPUT")
-        return {**dict.fromkeys(names, reason), "TRAINING_COST": cost}
+        names = ("SINGLE_TIME", "MULTI_TIME", "SCALE_EFF", "THROUGHPUT", "TRAINING_COST")
+        return dict.fromkeys(names, reason)
     on = "CPU workers, no GPU" if not devices.value else f"workers, {plural(devices.value, 'GPU')}"
-    taken = seconds.cell("s", lambda value: number(value / 3600), f"({number(seconds.value)} s; {workers.value} {on})")
+    taken = _hours(seconds, f"{workers.value} {on}")
     many = workers.value > 1
+    one, several = place_of(facts, 1), place_of(facts, workers.value if many else None)
+    compared = one is not None and several is not None
     return {
-        "SINGLE_TIME": not_measured("no training with one worker was run beside it") if many else taken,
-        "MULTI_TIME": taken if many else not_applicable("one worker"),
-        "SCALE_EFF": not_measured("needs the time of one worker on the same input")
-        if many
+        "SINGLE_TIME": taken if not many
+        else _same_samples(facts, one, "one worker") if compared
+        else not_measured("no training with one worker was run beside it"),
+        "MULTI_TIME": _same_samples(facts, several, f"its {workers.value} workers", seconds if many else None)
+        if compared and many
+        else taken if many
         else not_applicable("one worker"),
-        "THROUGHPUT": _cell(rate, "samples/s"),
-        "TRAINING_COST": cost,
-    }
+        "SCALE_EFF": _efficiency(facts, several) if compared
+        else not_measured("needs the time of one worker on the same input: distributed.scaling.workers") if many
+        else not_applicable("one worker"),
+        "THROUGHPUT": _cell(_trained(facts, "samples_per_second"), "samples/s", note="(the training, with validation)"),
+        "TRAINING_COST": _cost(facts, seconds),
+    }  # fmt: skip
+
+
+def _hours(seconds: Found, note: str) -> Cell:
+    return seconds.cell("s", lambda value: number(value / 3600), f"({number(seconds.value)} s; {note})")
+
+
+def _same_samples(facts: Facts, place: int | None, who: str, whole: Found | None = None) -> Cell:
+    """Hours for the samples of the scaling report; beside them what the `whole` training took."""
+    seconds, samples = find(facts, place, "seconds"), find(facts, place, "samples")
+    if isinstance(seconds, Cell) or isinstance(samples, Cell):
+        return seconds if isinstance(seconds, Cell) else not_measured("no samples")
+    beside = f"; the whole training {number(whole.value)} s" if whole else ""
+    return _hours(seconds, f"{plural(samples.value, 'sample')}, {who}{beside}")
+
+
+def _efficiency(facts: Facts, place: int | None) -> Cell:
+    workers = find(facts, place, "workers")
+    note = f"({workers.value} workers)" if isinstance(workers, Found) else ""
+    return figure(facts, place, "efficiency", "share", percent).noted(note)
+
+
+def _cost(facts: Facts, seconds: Found) -> Cell:
+    if facts.brief["distributed"]["price_per_hour"] is None:
+        return not_measured("the brief has no price of an hour")
+    price = facts.of_brief("distributed", "price_per_hour")
+    note = f"(the training's {number(seconds.value)} s at ${number(price.value)} an hour)"
+    return made("cost", [price, seconds]).cell("USD", number, note)
 
 
 def _cell(found: Found | Cell, unit: str, show: Callable[[Any], str] | None = None, note: str = "") -> Cell:

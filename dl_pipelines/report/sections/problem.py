@@ -1,11 +1,12 @@
-"""1. Architectures beside each other: only what was trained in this run has figures."""
+"""1. Architectures beside each other: as the comparison measured them; without one, the family that was trained."""
 
 from __future__ import annotations
 
 from dl_pipelines.evaluation.wording import number
 from dl_pipelines.models.registry import FAMILIES
-from dl_pipelines.report.cells import Cell, Found, not_applicable, not_measured
+from dl_pipelines.report.cells import Cell, Extra, Found, not_applicable, not_measured
 from dl_pipelines.report.facts import Facts
+from dl_pipelines.report.sections.comparison import STAGE, candidates, compared, row_cells
 from dl_pipelines.report.sections.evaluation import estimate
 from dl_pipelines.report.sections.opening import said
 
@@ -17,17 +18,33 @@ _COLUMNS = ("FIT", "PARAMS", "TRAIN", "INFER", "ACC")
 
 
 def cells(facts: Facts) -> dict[str, Cell]:
-    """The table's cells; the family of the brief is the row that was measured."""
-    family = facts.brief["architecture"]["family"]["name"]
-    row, name = FAMILIES.load(family).template_row, said(family)
-    trained = ROWS.get(row, "CUSTOM")
+    """The table's cells."""
     made: dict[str, Cell] = {}
-    for prefix in ROWS.values():
-        if prefix == trained:
-            made |= {f"{prefix}_{column}": cell for column, cell in zip(_COLUMNS, _measured(facts), strict=True)}
-        else:
-            made |= {f"{prefix}_{column}": not_measured(f"only the {name} was trained") for column in _COLUMNS}
+    rows = _compared(facts) if compared(facts) else _trained(facts)
+    for prefix, found in rows.items():
+        made |= {f"{prefix}_{column}": cell for column, cell in zip(_COLUMNS, found, strict=True)}
     return made
+
+
+def extras(facts: Facts) -> list[Extra]:
+    """Every candidate, where there were some."""
+    return candidates(facts)
+
+
+def _compared(facts: Facts) -> dict[str, tuple[Cell, ...]]:
+    return {prefix: row_cells(facts, row) for row, prefix in ROWS.items()}
+
+
+def _trained(facts: Facts) -> dict[str, tuple[Cell, ...]]:
+    """The family that was trained is the row that was measured."""
+    found = facts.find("trained_model", "model.json#/family/name")
+    family = found.value if isinstance(found, Found) else facts.brief["architecture"]["family"]["name"]
+    why = not_measured(f"only the {said(family)} was trained")
+    if facts.brief["architecture"]["comparison"]["candidates"]:
+        missing = facts.find(STAGE, "comparison.json")
+        why = missing if isinstance(missing, Cell) else why
+    mine = ROWS.get(FAMILIES.load(family).template_row, "CUSTOM")
+    return {prefix: _measured(facts) if prefix == mine else (why,) * len(_COLUMNS) for prefix in ROWS.values()}
 
 
 def _measured(facts: Facts) -> tuple[Cell, ...]:
