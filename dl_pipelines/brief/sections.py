@@ -25,6 +25,7 @@ from dl_pipelines.brief.registry import Named
 from dl_pipelines.brief.targets import Target
 
 _SECRET = re.compile(r"\$\{[A-Z][A-Z0-9_]*\}")
+_HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([1-9][0-9]{0,3})")
 
 
 def _bare_name(value: Any) -> Any:
@@ -307,6 +308,27 @@ class Distributed(Section):
     def _single_is_one(self) -> Distributed:
         if self.communicator == "single" and self.workers != 1:
             raise ValueError("workers: 1 with communicator: single")
+        return self
+
+    @field_validator("hosts")
+    @classmethod
+    def _names_and_slots(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [host for host in hosts if not _HOST.fullmatch(host)]
+        if wrong:
+            raise ValueError(f"name:slots of each machine, such as 10.0.0.7:2 or gpu-1:8, not {wrong[0]!r}")
+        names = [host.rpartition(":")[0].lower() for host in hosts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each machine once, not {twice[0]} again; give it more slots")
+        return hosts
+
+    @model_validator(mode="after")
+    def _hosts_have_slots(self) -> Distributed:
+        slots = sum(int(host.rpartition(":")[2]) for host in self.hosts)
+        if self.hosts and self.communicator != "horovod":
+            raise ValueError("communicator: horovod with hosts; the others train on one machine")
+        if self.hosts and slots < self.workers:
+            raise ValueError(f"hosts with at least as many slots ({slots}) as workers ({self.workers})")
         return self
 
 

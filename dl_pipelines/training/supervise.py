@@ -1,9 +1,9 @@
 """Between the orchestrator and the workers: starts them, watches their progress, starts them again, ends them all.
 
 `python -m dl_pipelines.training.supervise --job job.json` is the one process that an orchestrator has to know. It
-tries again from the last checkpoint when a worker is lost or stalls; a failure that would repeat itself (bad input, a
-loss that is not finite) is told at once. Where Dagster Pipes is in the environment it reports what rank 0 says; the
-workers themselves never open it, because they may be started several times.
+tries again from the last checkpoint when a worker is killed, is stopped, runs out of memory or stalls; a failure that
+would repeat itself (bad input, a loss that is not finite) is told at once. Where Dagster Pipes is in the environment
+it reports what rank 0 says; the workers themselves never open it, because they may be started several times.
 """
 
 from __future__ import annotations
@@ -12,27 +12,32 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from dl_pipelines.store import durable
+from dl_pipelines.training.faults import Fault, Watch, alive, ends, lost, memory_kills, reached
 from dl_pipelines.training.job import PROGRESS, RESULT, Job
-from dl_pipelines.training.launch import die_with_parent, sandbox_prefix, worker_command, worker_environment
+from dl_pipelines.training.launch import (
+    die_with_parent,
+    network_environment,
+    sandbox_prefix,
+    worker_command,
+    worker_environment,
+)
 
 OUTCOME = "supervised.json"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 START_SECONDS = 120.0
 """Workers may take so long before their first step (imports on a loaded machine)."""
-TAIL = 15
 
 Tell = Callable[[str], None]
 
@@ -55,76 +60,118 @@ def main() -> None:
         sys.exit(143)
 
 
+class _Ended(NamedTuple):
+    """How an attempt ended: with a failure in words or none, the fault behind it, whether another try is in vain."""
+
+    failure: str | None
+    fault: Fault | None
+    final: bool
+
+
 def supervise(path: Path, tell: Tell) -> bool:
     """Run attempts until one is done or no more are allowed; True when the result is there."""
-    job, attempts = Job.read(path), []
+    job = Job.read(path)
+    attempts: list[str] = []
+    faults: list[dict[str, Any]] = []
     for number in range(1, job.distributed.restarts + 2):
         for old in job.folder.glob("failure-*.json"):
             old.unlink()
-        failure, final = _attempt(job, path, number, tell)
-        attempts.append(failure or "done")
-        sandboxed = bool(sandbox_prefix())
-        durable.write_json(job.folder / OUTCOME, {"attempts": attempts, "failure": failure, "sandboxed": sandboxed})
-        if failure is None:
+        ended = _attempt(job, path, number, tell)
+        attempts.append(ended.failure or "done")
+        if ended.fault:
+            faults.append({"attempt": number, **ended.fault.plain()})
+        durable.write_json(job.folder / OUTCOME, {
+            "attempts": attempts, "failure": ended.failure, "faults": faults, "sandboxed": bool(_sandbox(job)),
+        })  # fmt: skip
+        if ended.failure is None:
             return True
-        tell(f"attempt {number}: {failure}")
-        if final:
+        tell(f"attempt {number}: {ended.failure}")
+        if ended.final:
             return False
     return False
 
 
-def _attempt(job: Job, path: Path, number: int, tell: Tell) -> tuple[str | None, bool]:
-    """One try: (None, True) when done, else what went wrong and whether trying again would be in vain."""
+def _attempt(job: Job, path: Path, number: int, tell: Tell) -> _Ended:
+    """One try, to its end."""
     logs = job.folder / "logs" / f"attempt-{number}"
     durable.remove_tree(logs)  # of a training that was interrupted
     logs.mkdir(parents=True)
     try:
         workers = worker_command(path, job.distributed, logs)
+        environment = worker_environment(job.distributed.threads, logs) | network_environment(job.distributed)
     except ValueError as error:
-        return str(error), True
-    command = [*die_with_parent(), *sandbox_prefix(), *die_with_parent(), *workers]
-    environment = worker_environment(job.distributed.threads, logs)
+        return _Ended(str(error), None, True)
+    command = [*die_with_parent(), *_sandbox(job), *die_with_parent(), *workers]
+    starved = memory_kills()
     with (logs / "stdout").open("wb") as out, (logs / "stderr").open("wb") as err:
         process = subprocess.Popen(
             command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
         )
-        stalled = False
+        followed, fault = _Followed(job, tell), None
+        watch = Watch(process.pid)
         try:
-            stalled = _watch(job, process, tell)
-        finally:
-            end_tree(process)
+            fault = _watch(job, process, followed, watch)
+        except BaseException:
+            end_tree(process, known=watch.processes)
+            raise
+        end_tree(process, 0.0 if fault else None, watch.processes)
     failures = sorted(job.folder.glob("failure-*.json"))
     if failures:
-        return json.loads(failures[0].read_text())["message"], True
-    if stalled:
-        return f"no progress for {job.distributed.stall_seconds:g} s; the workers were ended", False
-    if process.returncode != 0 or not (job.folder / RESULT).exists():
-        return f"{_lost(logs, process.returncode)}:\n{_ends(logs)}", False
-    return None, True
+        return _Ended(json.loads(failures[0].read_text())["message"], None, True)
+    if fault is None and process.returncode == 0 and (job.folder / RESULT).exists():
+        return _Ended(None, None, True)
+    if fault is not None:
+        return _Ended(f"{fault.words} {reached(followed.last)}; the workers were ended", fault, False)
+    fault = lost(logs, process.returncode, job.distributed.workers, watch, memory_kills() > starved)
+    return _Ended(f"{fault.words} {reached(followed.last)}:\n{ends(logs)}", fault, False)
 
 
-def _watch(job: Job, process: subprocess.Popen[bytes], tell: Tell) -> bool:
-    """Follow the progress until the process ends; True when it made none for too long."""
-    progress, read = job.folder / PROGRESS, 0
-    read = progress.stat().st_size if progress.exists() else 0
+def _sandbox(job: Job) -> tuple[str, ...]:
+    """Where only loopback exists; no place for a training over several machines."""
+    return () if job.distributed.hosts else sandbox_prefix()
+
+
+def _watch(job: Job, process: subprocess.Popen[bytes], followed: _Followed, watch: Watch) -> Fault | None:
+    """Follow progress and processes until the launcher ends (None), a worker is stopped, or nothing moves any more."""
     last, limit = time.monotonic(), max(job.distributed.stall_seconds, START_SECONDS)
     while True:
         done = process.poll() is not None
-        if progress.exists() and progress.stat().st_size > read:
-            with progress.open() as file:
-                file.seek(read)
-                for text in file:
-                    line = json.loads(text)
-                    tell(describe(line))
-                    if "epoch" in line:
-                        limit = job.distributed.stall_seconds
-                read = file.tell()
+        if followed.read():
             last = time.monotonic()
+            if followed.last and "epoch" in followed.last:
+                limit = job.distributed.stall_seconds
         if done:
-            return False
-        if time.monotonic() - last > limit:
-            return True
+            return None
+        if (fault := watch.look()) is not None:
+            return fault
+        if (still := time.monotonic() - last) > limit:
+            return Fault("stalled", None, f"no progress for {job.distributed.stall_seconds:g} s", round(still, 2))
         time.sleep(POLL_SECONDS)
+
+
+class _Followed:
+    """The lines that rank 0 appends to the progress of a job from now on."""
+
+    def __init__(self, job: Job, tell: Tell):
+        self._path, self._tell = job.folder / PROGRESS, tell
+        self._read = self._path.stat().st_size if self._path.exists() else 0
+        self.last: dict[str, Any] | None = None
+
+    def read(self) -> bool:
+        """Tell the lines that have come; whether there were any. A line that was cut short by a kill is passed over."""
+        if not self._path.exists() or self._path.stat().st_size <= self._read:
+            return False
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                self._tell(describe(said))
+                self.last = said
+        return bool(whole)
 
 
 def describe(line: Mapping[str, Any]) -> str:
@@ -137,15 +184,23 @@ def describe(line: Mapping[str, Any]) -> str:
     return f"{line['workers']} worker(s) started, communicator {line['communicator']}"
 
 
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process and everything below it: asked first, killed after the grace time. Only these are touched."""
-    below: list[psutil.Process] = []
+def end_tree(
+    process: subprocess.Popen[bytes], grace: float | None = None, known: Iterable[psutil.Process] = ()
+) -> None:
+    """End a process and everything below it: asked first, killed after the grace time. Only these are touched.
+
+    With a grace of 0 nobody is asked: what a worker has finished is on disk, and a stopped one hears nothing. `known`
+    were below it once: when a launcher was killed, its workers are nobody's children, and the next ones must not meet
+    them.
+    """
+    grace = GRACE_SECONDS if grace is None else grace
+    below = {item for item in known if item.pid != process.pid}
     with contextlib.suppress(psutil.NoSuchProcess):
-        below = psutil.Process(process.pid).children(recursive=True)
-    if process.poll() is None:
+        below |= set(psutil.Process(process.pid).children(recursive=True))
+    if process.poll() is None and grace > 0:
         process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < end and (process.poll() is None or any(child.is_running() for child in below)):
+    end = time.monotonic() + grace
+    while time.monotonic() < end and (process.poll() is None or any(map(alive, below))):
         for child in below:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.status() == psutil.STATUS_STOPPED:
@@ -157,33 +212,9 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
-
-
-def _lost(logs: Path, code: int) -> str:
-    """Which rank ended first and how, as the launcher says (Horovod, then torch); else the launcher's own end."""
-    said = (logs / "stderr").read_text(errors="replace")
-    for pattern in (r"Process name: (\d+)\nExit code: (\d+)", r"Root Cause.*?rank +: (\d+).*?exitcode +: (-?\d+)"):
-        if found := re.search(pattern, said, re.DOTALL):
-            return f"rank {found[1]} was lost ({_exit(int(found[2]))})"
-    return f"the workers were lost ({_exit(code)})"
-
-
-def _exit(code: int) -> str:
-    """An exit code, with the signal's name where it stands for one."""
-    number = -code if code < 0 else code - 128
-    with contextlib.suppress(ValueError):
-        return f"exit code {code}, {signal.Signals(number).name}"
-    return f"exit code {code}"
-
-
-def _ends(logs: Path) -> str:
-    """The last lines of every rank's standard error, and of the launcher's."""
-    parts = []
-    for path in sorted(logs.rglob("stderr*")):
-        lines = path.read_text(errors="replace").strip().splitlines()[-TAIL:]
-        if lines:
-            parts.append("\n".join([f"-- {path.relative_to(logs)}", *lines]))
-    return "\n".join(parts)[-6000:]
+    end = time.monotonic() + GRACE_SECONDS
+    while any(map(alive, below)) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS / 10)
 
 
 def _end(number: int, _: object) -> None:
