@@ -20,6 +20,7 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.tasks.registry import TASKS
+from dl_pipelines.training.brief_checks import check_candidates, check_losses, check_search
 
 KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in (TASKS, SOURCES, FAMILIES, AUGMENTATIONS, TECHNIQUES, TRAFFIC)}
 
@@ -141,4 +142,6 @@ def check_kinds(brief: frame.Brief) -> Iterator[frame.Problem]:
         yield frame.Problem("data.augmentation.offline", f"none for {task.name} ({reason}); use online", "some")
 
 
-CHECKS = (check_targets, check_timezone, check_resamples, check_kinds)
+CHECKS = (
+    check_targets, check_timezone, check_resamples, check_kinds, check_losses, check_candidates, check_search,
+)  # fmt: skip

@@ -244,8 +244,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _located(problem: Problem, lines: Mapping[Path_, int]) -> Problem:
     if problem.line is not None:
         return problem
-    loc = tuple(int(part) if part.isdigit() else part for part in re.split(r"[.\[\]]+", problem.path) if part)
-    return Problem(problem.path, problem.expected, problem.found, _line(loc, lines), problem.closest)
+    # As text: a key may hold dots itself, as those of a search space do.
+    places, path = {_dotted(loc): line for loc, line in lines.items()}, problem.path
+    while path and path not in places:
+        path = re.sub(r"(^|\.|\[)[^.\[]*$", "", path)
+    return Problem(problem.path, problem.expected, problem.found, places.get(path), problem.closest)
 
 
 def _line(loc: Path_, lines: Mapping[Path_, int]) -> int | None:

@@ -37,6 +37,10 @@ class Forecaster(ABC):
     kind = "series"
     name: ClassVar[str]
     template_row: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]] = ("quantile_and_deviance",)
+    """What `training.loss` may name: the one that mean and quantiles are trained by."""
+    loss_settings: ClassVar[tuple[str, ...]] = ()
+    """Further fields of `training` that it goes by: none."""
     Params: ClassVar[type[Common]] = Common
 
     def __init__(self, params: Any):

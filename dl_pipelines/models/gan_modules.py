@@ -32,7 +32,7 @@ def build_network(signature: Signature, statistics: Mapping[str, Any], width: in
         before = after
     places = halved(height, len(widths)) * halved(side, len(widths))
     layers += [nn.Flatten(), nn.Linear(before * places, FEATURES), nn.LeakyReLU(SLOPE), nn.Dropout(dropout)]
-    parts = OrderedDict(
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
         normalise=Normalise(statistics), features=nn.Sequential(*layers), head=nn.Linear(FEATURES, classes)
     )
     return nn.Sequential(parts)

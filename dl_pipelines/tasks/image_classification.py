@@ -212,7 +212,7 @@ class ImageClassification(Task):
         return Rows(inputs, targets, np.array(table["id"].to_pylist(), dtype=object), slices)
 
     def fit(self, table: pa.Table, chosen: np.ndarray) -> dict[str, Any]:
-        """`mean` and `std` of each channel of the pixels scaled to 0..1. See Task.fit."""
+        """`mean` and `std` of each channel, scaled to 0..1; `class_counts`, rows of each class. See Task.fit."""
         return self.fit_pieces([(table, chosen)])
 
     def fit_pieces(self, pieces: Iterable[tuple[pa.Table, np.ndarray]]) -> dict[str, Any]:
@@ -220,8 +220,11 @@ class ImageClassification(Task):
         import numpy as np
 
         counts = np.zeros((self.params.channels, 256), np.int64)
+        classes = np.zeros(len(self.params.classes), np.int64)
         for table, chosen in pieces:
-            pixels = self.rows(table, chosen).inputs.reshape(-1, self.params.channels)
+            rows = self.rows(table, chosen)
+            classes += np.bincount(rows.targets, minlength=len(classes))
+            pixels = rows.inputs.reshape(-1, self.params.channels)
             counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
         scaled, total = np.arange(256) / 255, np.maximum(1, counts.sum(axis=1))
         mean = counts @ scaled / total
@@ -229,6 +232,7 @@ class ImageClassification(Task):
         return {
             "mean": [round(float(value), 8) for value in mean],
             "std": [round(float(max(value, 1e-3)), 8) for value in std],
+            "class_counts": classes.tolist(),
         }
 
     def described(self, statistics: Mapping[str, Any]) -> dict[str, str]:

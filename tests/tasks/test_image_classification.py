@@ -135,6 +135,16 @@ def test_rows_are_arrays_in_order(rgb: ImageClassification):
     assert (chunked.inputs == np.concatenate([pixels[7:], pixels[:7]])).all()
 
 
+def test_it_is_fitted_on_the_chosen_rows(rgb: ImageClassification):
+    table, pixels = records(10)
+    chosen = np.arange(10) != 3
+    found = rgb.fit(table, chosen)
+    scaled = pixels[chosen].reshape(-1, 3) / 255
+    assert found["mean"] == pytest.approx(scaled.mean(axis=0), abs=1e-8)
+    assert found["std"] == pytest.approx(scaled.std(axis=0), abs=1e-8)
+    assert found["class_counts"] == [3, 3, 3]  # the row that is left out is of the first class, as are four of ten
+
+
 def test_an_answer_is_for_people(rgb: ImageClassification):
     answer = rgb.answer(np.log(np.array([0.2, 0.7, 0.1], np.float32)))
     assert answer == {"label": 1, "class": "b", "confidence": pytest.approx(0.7)}
