@@ -22,6 +22,9 @@ def implementation_report(brief: Brief, partitions: Partitions) -> dg.AssetsDefi
         make,
         partitions=partitions.models,
         deps=(
+            "architecture_comparison",
+            "hyperparameter_study",
+            "scaling_report",
             "evaluation",
             "augmentation_ablation",
             "compressed_model",

@@ -5,16 +5,19 @@ from collections.abc import Callable
 import dagster as dg
 from dagster._utils.warnings import disable_dagster_warnings
 
+from assets.architecture_comparison import architecture_comparison
 from assets.augmentation_ablation import augmentation_ablation
 from assets.augmented_dataset import augmented_dataset
 from assets.baselines import baselines
 from assets.compressed_model import compressed_model
 from assets.drift_report import drift_report
 from assets.evaluation import evaluation
+from assets.hyperparameter_study import hyperparameter_study
 from assets.implementation_report import implementation_report
 from assets.partitions import Partitions
 from assets.prediction_log import prediction_log
 from assets.raw_data import raw_data
+from assets.scaling_report import scaling_report
 from assets.trained_model import trained_model
 from assets.training_window import training_window
 from assets.triton_repository import triton_repository
@@ -27,7 +30,10 @@ Stage = Callable[[Brief, Partitions], dg.AssetsDefinition]
 DATA: tuple[Stage, ...] = (raw_data, validated_data, augmented_dataset)
 WINDOW = (training_window,)
 MODEL = (
+    architecture_comparison,
+    hyperparameter_study,
     trained_model,
+    scaling_report,
     baselines,
     evaluation,
     augmentation_ablation,

@@ -26,11 +26,11 @@ def trained_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
         "trained_model",
         make,
         partitions=partitions.models,
-        deps=("training_window",),
+        deps=("training_window", "architecture_comparison", "hyperparameter_study"),
         blocking={
             "finite": "no weight is infinite or not a number",
             "reproducible": "every epoch was trained, from the seed and the window that are named",
         },
         kinds={"pytorch"},
-        description="Weights, curves and cost of a training on the window of this date.",
+        description="Weights, curves and cost of a training on the window of this date, with what was chosen before.",
     )
