@@ -49,6 +49,11 @@ class Prepared:
                 "adapted": self.adapted}  # fmt: skip
 
 
+def located(pretrained: Pretrained | None) -> Pretrained | None:
+    """With the file's whole path, for processes that may work elsewhere. Raises PretrainedError without one."""
+    return None if pretrained is None else pretrained.model_copy(update={"weights": str(_path(pretrained).resolve())})
+
+
 def settings_of(pretrained: Pretrained | None) -> dict[str, Any] | None:
     """What a training depends on: the file's sha256, wherever it lies, and what is done with it.
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Architecture, Data, Distributed, TaskRef, Training
+from dl_pipelines.models.finetune import located, settings_of
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.digest import SHORT
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
@@ -21,6 +23,8 @@ from dl_pipelines.training.selected import selected
 from dl_pipelines.training.warm import START, earlier_model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
 STAGE, WARM_START = "trained_model", "warm_start"
@@ -41,16 +45,20 @@ def make_trained_model(
     task: Task,
     launcher: Launcher = run_locally,
 ) -> Artifact:
-    """`weights.safetensors`, `model.json`, `curves.json`, `layers.json`. An interrupted training goes on.
+    """`weights.safetensors`, `model.json`, `curves.json`, `layers.json` and `layers_detail.json` (see models/profile).
+
+    An interrupted training goes on.
 
     What the architecture comparison and the hyperparameter study chose is taken; those that chose are parents.
     With `training.warm_epochs` it begins from the experiment's last model of an earlier day, where there is one of the
-    same family and task; that model is then the parent `warm_start`.
-    Raises TrainingFailed, or ArtifactError when the window has no passing report.
+    same family and task; that model is then the parent `warm_start`, and comes before `architecture.pretrained`.
+    Raises TrainingFailed, PretrainedError without such a file, or ArtifactError when the window has no passing report.
     """
     window = workspace.get("training_window", partition.daily).require_gates()
     architecture, training, choosing = selected(workspace, partition, architecture, training)
     start = earlier_model(workspace, partition, architecture.family, task_ref(task)) if training.warm_epochs else None
+    pretrained = located(architecture.pretrained) if start is None else None
+    architecture = architecture.model_copy(update={"pretrained": pretrained})
 
     def build(draft: Draft) -> None:
         given = training if start is None else training.model_copy(update={"epochs": training.warm_epochs})
@@ -60,7 +68,10 @@ def make_trained_model(
 
     settings = {
         "task": task_ref(task).model_dump(mode="json"),
-        "architecture": architecture.model_dump(mode="json", exclude={"comparison"}),
+        "architecture": {
+            **architecture.model_dump(mode="json", exclude={"comparison"}),
+            "pretrained": settings_of(pretrained),
+        },
         "training": training.model_dump(mode="json", exclude={"search"}),
         # Threads and restarts change the cost, not the weights; the order of sums changes with the workers.
         "distributed": distributed.model_dump(
@@ -162,7 +173,8 @@ class _Follow:
 def _finish(draft: Draft, job: Job, task: Task) -> None:
     from safetensors.torch import load_file
 
-    from dl_pipelines.models.layers import count_parameters, layer_table
+    from dl_pipelines.models.layers import by_kind, count_parameters
+    from dl_pipelines.models.profile import profile
     from dl_pipelines.models.registry import FAMILIES
     from dl_pipelines.training.supervise import OUTCOME
 
@@ -174,7 +186,9 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     network.load_state_dict(weights)
     parameters, curves = count_parameters(network), [_without_seconds(line) for line in result["curves"]]
     draft.write_json("curves.json", curves)
-    draft.write_json("layers.json", layer_table(network))
+    cost_of_layers = profile(network, _some_inputs(job))
+    draft.write_json("layers.json", by_kind(cost_of_layers.rows))
+    draft.write_json("layers_detail.json", cost_of_layers.rows)
     started = _started(draft, job, network)
     draft.write_json("model.json", {
         "family": job.family.model_dump(mode="json"), "task": job.task.model_dump(mode="json"),
@@ -185,15 +199,18 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
     finite = all(bool(value.isfinite().all()) for value in weights.values())
     draft.gate(Gate("finite", finite, f"{len(weights)} tensors, {parameters:,} parameters", blocking=True))
     window = draft.parents["training_window"]
-    every = [line["epoch"] for line in curves] == list(range(1, job.training.epochs + 1))
-    draft.gate(Gate("reproducible", every,
+    stopped = result.get("stopped")
+    every = [line["epoch"] for line in curves] == list(range(1, len(curves) + 1))
+    early = f" ({stopped})" if stopped else ""
+    draft.gate(Gate("reproducible", every and (len(curves) == job.training.epochs or stopped is not None),
                     f"seed {job.training.seed}, window {window.short}, {len(curves)} of {job.training.epochs} epochs"
-                    f"{_told(draft)}",
+                    f"{early}{_told(draft, started)}",
                     blocking=True))  # fmt: skip
     cost = {name: value for name, value in result.items() if name != "curves"}
     draft.measure(**cost, epoch_seconds=[line["seconds"] for line in result["curves"]], attempts=supervised["attempts"],
                   sandboxed=supervised["sandboxed"], hardware=hardware(),
-                  network="gloo over loopback" if result["workers"] > 1 else "none")  # fmt: skip
+                  network="gloo over loopback" if result["workers"] > 1 else "none",
+                  layers=cost_of_layers.times)  # fmt: skip
     last = curves[-1]["validation"]
     draft.show(parameters=parameters, epochs=len(curves), communicator=result["communicator"],
                workers=result["workers"], samples_per_second=result["samples_per_second"],
@@ -203,20 +220,38 @@ def _finish(draft: Draft, job: Job, task: Task) -> None:
                curves={"md": _curves(curves, task.primary, supervised["attempts"])})  # fmt: skip
 
 
+def _some_inputs(job: Job) -> Any:
+    """Of validation rows, or of train rows where there are none; [N, ...] on the disk."""
+    import numpy as np
+
+    rows = [np.load(job.rows / f"{split}_inputs.npy", mmap_mode="r") for split in ("validation", "train")]
+    return rows[0] if len(rows[0]) else rows[1]
+
+
 def _started(draft: Draft, job: Job, network: torch.nn.Module) -> dict[str, Any]:
-    """`warm_start`, where the training was one: from which model, how many tensors were taken, which were fresh."""
+    """From which weights the training began, how many tensors were taken, which were fresh; nothing if it began anew.
+
+    `warm_start` names an earlier model, `pretrained` a file.
+    """
     from safetensors.torch import load_file
 
+    from dl_pipelines.models.finetune import prepared
     from dl_pipelines.models.weights import copy_weights
 
-    if WARM_START not in draft.parents:
+    if WARM_START in draft.parents:
+        taken, fresh = copy_weights(network, load_file(job.folder / START), copy=False)
+        return {WARM_START: {"from": draft.parents[WARM_START].digest, "tensors": len(taken), "fresh": fresh}}
+    if job.pretrained is None:
         return {}
-    taken, fresh = copy_weights(network, load_file(job.folder / START), copy=False)
-    return {WARM_START: {"from": draft.parents[WARM_START].digest, "tensors": len(taken), "fresh": fresh}}
+    settings = settings_of(job.pretrained)
+    assert settings is not None
+    return {"pretrained": {"sha256": settings["sha256"], **prepared(network, job.pretrained, copy=False).plain()}}
 
 
-def _told(draft: Draft) -> str:
-    return f", from the weights of {draft.parents[WARM_START].short}" if WARM_START in draft.parents else ""
+def _told(draft: Draft, started: Mapping[str, Any]) -> str:
+    if WARM_START in draft.parents:
+        return f", from the weights of {draft.parents[WARM_START].short}"
+    return f", from weights of sha256 {started['pretrained']['sha256'][:SHORT]}" if started else ""
 
 
 def _without_seconds(line: dict[str, Any]) -> dict[str, Any]:
