@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Architecture, Compression, Evaluation, FamilyRef
-from dl_pipelines.evaluation.metrics import Estimate, over_seeds
+from dl_pipelines.evaluation.metrics import Estimate, estimate, over_seeds
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import SHORT, digest_json
@@ -226,6 +226,8 @@ class _Model:
 
     def figures(self, best: _Model | None) -> dict[str, Any]:
         """What is told of it; how far it is `behind` the best is of the same rows and seeds."""
+        import numpy as np
+
         assert best is not None
         task, given = self.bench.task, self.bench.evaluation
         metric = task.metrics[task.primary]
@@ -233,13 +235,15 @@ class _Model:
         apart = [sign * (a - b) for a, b in zip(best.values, self.values, strict=True)]
         drawn = [sign * (a - b) for a, b in zip(best.drawn, self.drawn, strict=True)]
         found = over_seeds(self.values, self.drawn, given.confidence, given.seed)
+        behind = over_seeds(apart, drawn, given.confidence, given.seed)
         names = [name for name in task.metrics if all(name in item for item in self.metrics)]
         return {
             "parameters": self.parameters,
             "metric": _inside(found) if metric.unit == "share" else found,
             "values": [round(value, 6) for value in self.values],
             "metrics": {name: round(sum(item[name] for item in self.metrics) / len(self.metrics), 6) for name in names},
-            "behind": over_seeds(apart, drawn, given.confidence, given.seed),
+            "behind": _inside(behind, -1.0) if metric.unit == "share" else behind,
+            "behind_rows": estimate(sum(apart) / len(apart), np.mean(drawn, axis=0), given.confidence),
             "size_mb": self.path.stat().st_size / 1e6,
             "train_seconds": _seconds(self.seconds, given.confidence),
         }
@@ -318,9 +322,9 @@ def _seconds(values: Sequence[float], confidence: float) -> Estimate:
     return {name: max(0.0, value) for name, value in found.items()}
 
 
-def _inside(found: Estimate) -> Estimate:
-    """A share can't leave 0 to 1; Student's interval of a few seeds may."""
-    return {name: min(1.0, max(0.0, value)) for name, value in found.items()}
+def _inside(found: Estimate, least: float = 0.0) -> Estimate:
+    """A share can't leave 0 to 1, nor a difference of two -1 to 1; Student's interval of a few seeds may."""
+    return {name: min(1.0, max(least, value)) for name, value in found.items()}
 
 
 def _first(text: str) -> str:

@@ -37,15 +37,16 @@ def judged(
 ) -> list[dict[str, Any]]:
     """The rows with `tied`, `chosen`, `pareto`, `fit` (0 to 10) and `fit_parts` (each 0 to 1, None: not known).
 
-    Of a row are read: `metric`, `behind` (the paired difference to the best, above 0: worse), `metrics` and what
-    MEASURES names. Tied are those whose `behind` has an interval that holds 0.
+    Of a row are read: `metric`, `behind` (the paired difference to the best over rows and seeds, above 0: worse),
+    `behind_rows` (the same over rows alone), `metrics` and what MEASURES names.
     """
     able = [row for row in rows if not row.get("reason")]
-    winner, front = chosen(able, better, priority), pareto(able, better, priority)
+    tied = ties(able, better)
+    winner, front = chosen(tied, better, priority), pareto(able, better, priority)
     return [
         {
             **row,
-            "tied": not row.get("reason") and is_tied(row),
+            "tied": any(row is other for other in tied),
             "chosen": row is winner,
             "pareto": any(row is other for other in front),
             **({"fit": None, "fit_parts": {}} if row.get("reason") else fit(row, able, better, priority, targets)),
@@ -54,17 +55,32 @@ def judged(
     ]
 
 
-def is_tied(row: Row) -> bool:
-    """Whether the interval of how far it is behind the best holds 0."""
-    return row["behind"]["low"] <= 0 <= row["behind"]["high"]
+def ties(able: Sequence[Row], better: str) -> list[Row]:
+    """The best, and those that can't be told from it: the interval of how far they are behind it holds 0.
+
+    A candidate is not tied for its own unsteadiness alone, which would let a bad one through when its seeds differ
+    enough: its mean has to lie within the best's interval, or the rows alone must not tell the two apart.
+    """
+    if not able:
+        return []
+    best = min(able, key=lambda row: _cost(value(row, "metric"), better))
+    worst = _cost(best["metric"]["low" if better == "higher" else "high"], better)
+
+    def near(row: Row) -> bool:
+        return _cost(value(row, "metric"), better) <= worst or _holds_zero(row["behind_rows"])
+
+    return [row for row in able if row is best or (_holds_zero(row["behind"]) and near(row))]
 
 
-def chosen(able: Sequence[Row], better: str, priority: Priority) -> Row | None:
-    """The best by the metric; among those that are tied with it, the best by the priority's measure.
+def _holds_zero(difference: Mapping[str, float]) -> bool:
+    return difference["low"] <= 0 <= difference["high"]
+
+
+def chosen(tied: Sequence[Row], better: str, priority: Priority) -> Row | None:
+    """Among those that are tied with the best, itself among them, the best by the priority's measure.
 
     Where one of them lacks that measure, and where two are equal by it, the metric decides, then the order.
     """
-    tied = [row for row in able if is_tied(row)]
     if not tied:
         return None
 
@@ -86,6 +102,10 @@ def why(rows: Sequence[Row], metric: str, better: str, priority: Priority) -> st
     others = [row["candidate"] for row in able if row["tied"] and row is not winner]
     if len(able) == 1:
         return f"{name} is the only candidate that could be trained and run"
+    unsteady = [row["candidate"] for row in able if not row["tied"] and _holds_zero(row["behind"])]
+    if not others and unsteady:
+        left_open = f"only their seeds' spread leaves open how far {_listed(unsteady)} fall behind"
+        return f"{name} has the best {metric} on validation rows; {left_open}"
     if not others:
         return f"{name} has the best {metric} on validation rows, by more than chance explains against each other one"
     told = f"{name} and {_listed(others)} can't be told apart by {metric} on validation rows; of these {name} "

@@ -12,17 +12,21 @@ from dl_pipelines.brief.targets import Target
 from dl_pipelines.evaluation.choosing import MEASURES, WEIGHTS, axis, judged, pareto, why
 
 
+def between(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
 def flat(value):
-    return {"value": value, "low": value, "high": value}
+    return between(value, value, value)
 
 
-def row(name, metric, behind=(0.0, 0.0, 0.0), **figures):
-    """`behind`: value, low, high of the paired difference to the best."""
+def row(name, metric, behind=(0.0, 0.0, 0.0), rows=None, **figures):
+    """`behind`: value, low, high of the paired difference to the best; `rows`: over rows alone, by default the same."""
     given = {"latency_ms": 1.0, "throughput": 100.0, "train_seconds": 10.0, "energy_j": 5.0, **figures}
     measures = {key: value if key == "energy_j" or value is None else flat(value) for key, value in given.items()}
     return {
         "candidate": name, "reason": None, "metric": flat(metric), "metrics": {"accuracy": metric}, "size_mb": 0.5,
-        "behind": dict(zip(("value", "low", "high"), behind, strict=True)), **measures,
+        "behind": between(*behind), "behind_rows": between(*(rows or behind)), **measures,
     }  # fmt: skip
 
 
@@ -64,6 +68,23 @@ def test_the_best_by_more_than_chance_is_chosen_whatever_the_priority():
 def test_an_interval_that_ends_at_0_is_a_tie():
     edge = row("edge", 0.95, (0.04, 0.0, 0.08), latency_ms=0.5)
     assert choose([BEST, edge], "latency")[0] == "edge"
+
+
+def test_unsteady_seeds_alone_make_no_tie():
+    best, wild = row("best", 0.99), row("wild", 0.8, (0.19, -0.4, 0.8), rows=(0.19, 0.15, 0.23), latency_ms=0.1)
+    told = "only their seeds' spread leaves open how far wild fall behind"
+    assert choose([wild, best], "latency") == ("best", f"best has the best accuracy on validation rows; {told}")
+    unsure = {**best, "metric": between(0.99, 0.79, 1.0)}
+    assert choose([wild, unsure], "latency")[0] == "wild", "it lies within the best's own interval"
+    near = {**wild, "behind_rows": between(0.19, -0.01, 0.4)}
+    assert choose([near, best], "latency")[0] == "wild", "the rows alone do not tell them apart"
+
+
+def test_unsteady_errors_alone_make_no_tie():
+    best, wild = row("best", 0.1), row("wild", 0.3, (0.2, -0.4, 0.8), rows=(0.2, 0.15, 0.23), latency_ms=0.1)
+    assert choose([wild, best], "latency", "lower")[0] == "best"
+    unsure = {**best, "metric": between(0.1, 0.05, 0.31)}
+    assert choose([wild, unsure], "latency", "lower")[0] == "wild"
 
 
 def test_lower_is_better_for_a_forecast():

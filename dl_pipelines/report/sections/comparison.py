@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dl_pipelines.evaluation.choosing import MEASURES, value
+from dl_pipelines.evaluation.choosing import value
 from dl_pipelines.evaluation.wording import in_unit, number, plural
 from dl_pipelines.report.cells import Cell, Extra, Found, interval, not_measured, told
 from dl_pipelines.report.facts import Facts, pointer
@@ -69,8 +69,8 @@ def candidates(facts: Facts) -> list[Extra]:
         return []
     energy = any(row.get("energy_j") is not None for row in found["rows"])
     metric = facts.metrics[found["metric"]]
-    columns = ["Candidate", f"{metric.label}", "Latency (ms)", "Throughput (rows/s)", "Size (MB)", "Parameters",
-               "Training (s)", "Cost ($)", *(["Energy (J)"] if energy else []), "Fit", "Verdict"]  # fmt: skip
+    columns = ["Candidate", "Verdict", metric.label, "Latency (ms)", "Throughput (rows/s)", "Size (MB)", "Training (s)",
+               "Cost ($)", *(["Energy (J)"] if energy else []), "Fit", "Parameters"]  # fmt: skip
     rows = [(row["candidate"], _row(facts, place, energy)) for place, row in enumerate(found["rows"])]
     return [Extra(TITLE, columns, rows, _note(found, energy))]
 
@@ -83,16 +83,16 @@ def _row(facts: Facts, place: int, energy: bool) -> list[Cell]:
         return [not_measured(row["reason"])] * (9 + energy)
     cost = _cell(facts, place, "cost")
     return [
+        _verdict(facts, place, row),
         _metric(facts, place),
-        _estimate(facts, place, "latency_ms", "ms"),
+        _estimate(facts, place, "latency_ms", "ms", lambda ms: f"{ms:.3g}"),
         _estimate(facts, place, "throughput", "rows/s", lambda rate: f"{rate:,.0f}"),
         _cell(facts, place, "size_mb", "MB"),
-        _cell(facts, place, "parameters"),
         _estimate(facts, place, "train_seconds", "s", lambda seconds: f"{seconds:.3g}"),
         not_measured("the brief has no price of an hour") if row["cost"] is None else cost,
         *([_cell(facts, place, "energy_j", "J")] if energy else []),
         _cell(facts, place, "fit"),
-        _verdict(facts, place, row),
+        _cell(facts, place, "parameters"),
     ]
 
 
@@ -113,9 +113,8 @@ def _verdict(facts: Facts, place: int, row: dict[str, Any]) -> Cell:
 def _note(found: dict[str, Any], energy: bool) -> str:
     """Why the chosen one, and what the figures are of."""
     why = found["why"][0].upper() + found["why"][1:]
-    measure = f", by {MEASURES[found['priority']][0]}" if found["priority"] in MEASURES else ""
     parts = [
-        f"{why}. The brief's priority is {found['priority']}{measure}.",
+        f"{why}. The brief's priority is {found['priority']}.",
         f"{plural(found['seeds'], 'seed')} of {plural(found['epochs'], 'epoch')} each, "
         f"{plural(found['train_rows'], 'train row')}; the metric on "
         f"{plural(found['validation_rows'], 'validation row')}, intervals {found['interval']}.",
