@@ -110,7 +110,7 @@ def variants(
 
     The transforms follow each other in order (a mixed record also depends on its partner in the batch).
     """
-    return Drawn([AUGMENTATIONS.make(ref) for ref in transforms], seed)(inputs, targets, ids, draw)
+    return Drawn([AUGMENTATIONS.make(ref) for ref in transforms], seed)(inputs.copy(), targets, ids, draw)
 
 
 class Drawn:
@@ -128,7 +128,7 @@ class Drawn:
     def __call__(
         self, inputs: np.ndarray, targets: np.ndarray, ids: Iterable[str], draw: int, keys: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See variants; `keys` are those of the ids, where they are at hand. The given arrays are left as they are."""
+        """See variants; `keys` are those of the ids, where they are at hand. The inputs may be overwritten."""
         drawn = derived(self.keys(ids) if keys is None else keys, draw)
         for place, transform in enumerate(self.transforms):
             inputs, targets = transform.apply_batch(inputs, targets, derived(drawn, place))
@@ -156,7 +156,7 @@ class Online:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Variants of inputs [N, ...] with their targets for an epoch (counted from 1), the same in any order.
 
-        `keys` [N] are those of the ids, where they are at hand.
+        `keys` [N] are those of the ids, where they are at hand. The inputs may be overwritten.
         """
         if not self.plan.online:
             return inputs, targets

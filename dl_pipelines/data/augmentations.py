@@ -1,6 +1,6 @@
 """Transforms of a batch of images, drawn from one key an image: what happens to an image depends on nothing beside it.
 
-A transform takes uint8 [N, H, W, C] and gives a new array. The labels are kept: a brief names only transforms under
+A transform takes uint8 [N, H, W, C] and gives the same kind. The labels are kept: a brief names only transforms under
 which they stay true (a rotated 6 past 90 degrees is a 9).
 """
 
@@ -33,7 +33,10 @@ class Transform(Protocol):
     def apply_batch(
         self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Variants of inputs [N, ...] with their targets [N, ...]; keys uint64 [N] decide. What is given stays."""
+        """Variants of inputs [N, ...] with their targets [N, ...]; keys uint64 [N] decide.
+
+        The given arrays may be overwritten: a batch was gathered anew, and copies cost more than most transforms.
+        """
         ...
 
 
@@ -42,6 +45,8 @@ class OfImages(ABC):
 
     kind = "image"
     codes: Sequence[int] = ()
+    moves: ClassVar[bool] = False
+    """Whether pixels go elsewhere in a way that can't be written over what it is read from."""
 
     def apply_batch(
         self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
@@ -49,7 +54,7 @@ class OfImages(ABC):
         """See Transform.apply_batch; targets are the given ones."""
         import numpy as np
 
-        made = np.empty(inputs.shape, inputs.dtype)
+        made = np.empty(inputs.shape, inputs.dtype) if self.moves else inputs
         step = max(1, SLICE_BYTES // max(1, inputs[:1].nbytes))
         for start in range(0, len(inputs), step):
             part = slice(start, start + step)
@@ -58,7 +63,7 @@ class OfImages(ABC):
 
     @abstractmethod
     def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
-        """Write the variant of each image uint8 [N, H, W, C] into `made`, by its key alone."""
+        """Write the variant of each image uint8 [N, H, W, C], by its key alone, to `made` (`images` unless `moves`)."""
 
 
 class Rotation(OfImages):
@@ -93,6 +98,8 @@ class Rotation(OfImages):
 class Translation(OfImages):
     """Moves by whole pixels drawn evenly from -pixels to +pixels in both directions, empty borders black."""
 
+    moves = True
+
     class Params(BaseParams):
         """Largest move, in pixels."""
 
@@ -116,6 +123,8 @@ class Crop(OfImages):
     The border does not repeat the outermost pixel, and is at most half as wide as the image.
     """
 
+    moves = True
+
     class Params(BaseParams):
         """Width of the border, in pixels."""
 
@@ -126,14 +135,18 @@ class Crop(OfImages):
 
     def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
         """See OfImages.change."""
-        height, width = images.shape[1:3]
+        import numpy as np
+
+        count, height, width, channels = images.shape
         widest = max(0, min(self.params.pixels, (height - 1) // 2, (width - 1) // 2))
+        source, target = np.ascontiguousarray(images).reshape(count, -1), made.reshape(count, -1)
+        columns = made.view((np.void, channels))[..., 0].swapaxes(1, 2)  # numpy copies whole pixels faster
         for place, (down, across) in enumerate(_moves(keys, widest)):
-            (to_rows, rows), (to_columns, columns) = _overlap(height, down), _overlap(width, across)
-            image = made[place]
-            image[to_rows, to_columns] = images[place, rows, columns]
-            _mirror(image[to_rows].swapaxes(0, 1), across)
-            _mirror(image, down)
+            # All rows move as one piece of memory; what comes in from the rows beside is written over.
+            to, whence = _overlap(source.shape[1], (down * width + across) * channels)
+            target[place, to] = source[place, whence]
+            _mirror(columns[place], across)
+            _mirror(made[place], down)
 
 
 class Flip(OfImages):
@@ -152,7 +165,6 @@ class Flip(OfImages):
         import numpy as np
         import torch
 
-        made[...] = images
         chosen = np.flatnonzero(uniform(keys, 0, 1)[:, 0] < self.params.share)
         if len(chosen):
             # Seen with channels first, torch mirrors images with channels last many times faster than numpy.

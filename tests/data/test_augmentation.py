@@ -88,15 +88,26 @@ def test_a_variant_is_the_same_in_another_process(rows):
 
 def test_online_variants_are_new_each_epoch_and_the_same_on_resume(rows):
     online = Online(PLAN)
-    given = rows.inputs, rows.targets, rows.ids
-    (first, targets), (again, _), (second, _) = (online(*given, epoch) for epoch in (1, 1, 2))
-    assert targets is rows.targets
-    assert (first == again).all()
+
+    def drawn(epoch, part=slice(None)):
+        return online(rows.inputs[part].copy(), rows.targets[part], rows.ids[part], epoch)[0]
+
+    first, second = drawn(1), drawn(2)
+    assert (first == drawn(1)).all()
     assert (first != second).any(axis=(1, 2, 3)).all()
-    assert (first[7] == online(rows.inputs[7:8], rows.targets[7:8], rows.ids[7:8], 1)[0][0]).all()
+    assert (first[7] == drawn(1, slice(7, 8))[0]).all()
     stored = variants(rows.inputs, rows.targets, rows.ids, PLAN.online, 5, 1)[0]
     assert (first != stored).any(axis=(1, 2, 3)).all(), "an epoch is no copy"
-    assert Online(AugmentationPlan())(*given, 1)[0] is rows.inputs
+    found, targets = Online(AugmentationPlan())(rows.inputs, rows.targets, rows.ids, 1)
+    assert found is rows.inputs and targets is rows.targets
+
+
+def test_variants_leave_what_they_are_made_from(rows):
+    before = rows.inputs.copy()
+    for name in ("noise", "flip", "crop", "brightness", "rotation", "translation"):
+        plan = AugmentationPlan.model_validate({"offline": [name]})
+        assert (variants(rows.inputs, rows.targets, rows.ids, plan.offline, 5, 1)[0] != before).any()
+        assert (rows.inputs == before).all(), name
 
 
 def test_only_train_grows_by_the_factor(validated, data, digits_task):
