@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dl_pipelines.report.cells import Cell, Extra, Found, made, not_applicable, told
-from dl_pipelines.report.facts import REPORT, Facts, library, pointer
+from dl_pipelines.report.facts import REPORT, Facts, library
+from dl_pipelines.report.sections import layers
 
 _ROWS = {"CONV": "Convolutional", "POOL": "Pooling", "DENSE": "Dense/FC", "DROP": "Dropout", "BN": "Batch Norm"}
 _FIELDS = {
@@ -20,39 +21,26 @@ _FIXED = {"POOL_ACT", "DROP_ACT", "DROP_PARAMS", "BN_ACT"}
 def cells(facts: Facts) -> dict[str, Cell]:
     """The section's cells."""
     made_: dict[str, Cell] = {**_input(facts), **_output(facts)}
-    layers = facts.find("trained_model", "layers.json")
+    found = facts.find("trained_model", "layers.json")
     for prefix, kind in _ROWS.items():
         for column, key in _FIELDS.items():
             if f"{prefix}_{column}" not in _FIXED:
-                made_[f"{prefix}_{column}"] = _layer(facts, layers, kind, key)
+                made_[f"{prefix}_{column}"] = _layer(facts, found, kind, key)
     return made_
 
 
 def extras(facts: Facts) -> list[Extra]:
-    """Every kind of layer, where a network has kinds that the template has no row for."""
-    layers = facts.find("trained_model", "layers.json")
-    if isinstance(layers, Cell) or all(row["type"] in _ROWS.values() for row in layers.value):
-        return []
-    rows = [
-        (row["type"], [_field(facts, position, key) for key in _FIELDS.values()])
-        for position, row in enumerate(layers.value)
-    ]
-    columns = ("Layer Type", "Count", "Configuration", "Parameters", "Activation", "Purpose")
-    return [Extra("All layers", columns, rows, "Every parameter of the network is in one row.")]
+    """Tables of ours: see sections/layers.py."""
+    return layers.extras(facts)
 
 
-def _layer(facts: Facts, layers: Found | Cell, kind: str, key: str) -> Cell:
-    if isinstance(layers, Cell):
-        return layers
-    position = next((place for place, row in enumerate(layers.value) if row["type"] == kind), None)
+def _layer(facts: Facts, found: Found | Cell, kind: str, key: str) -> Cell:
+    if isinstance(found, Cell):
+        return found
+    position = next((place for place, row in enumerate(found.value) if row["type"] == kind), None)
     if position is None:
         return not_applicable("this network has none")
-    return _field(facts, position, key)
-
-
-def _field(facts: Facts, position: int, key: str) -> Cell:
-    found = facts.find("trained_model", "layers.json" + pointer(position, key))
-    return found if isinstance(found, Cell) else found.cell("parameters" if key == "parameters" else "")
+    return layers.field(facts, position, key)
 
 
 def _input(facts: Facts) -> dict[str, Cell]:
