@@ -258,11 +258,11 @@ def _require_one(candidates: Sequence[Candidate], failed: Mapping[str, str]) -> 
 
 
 def validation_rows(folder: Path) -> Rows:
-    """The validation rows of a folder of rows; inputs and targets stay on the disk until they are read."""
+    """The validation rows of a folder of rows, read from the disk when they are looked at."""
     import numpy as np
 
     inputs, targets, ids = (
-        np.load(folder / f"validation_{name}.npy", mmap_mode="r") for name in ("inputs", "targets", "ids")
+        np.load(folder / f"validation_{name}.npy", mmap_mode="c") for name in ("inputs", "targets", "ids")
     )
     return Rows(np.asarray(inputs), np.asarray(targets), np.asarray(ids))
 
