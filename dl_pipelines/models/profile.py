@@ -24,7 +24,7 @@ from dl_pipelines.models.layers import CONSTANTS, NONE, WHOLE, layer_rows
 if TYPE_CHECKING:
     import numpy as np
 
-HOOK_SECONDS, HOOK_SHARE = 4e-6, 0.02
+HOOK_SECONDS, HOOK_SHARE = 8e-6, 0.02
 """What looking at one module costs, and the share of a forward that this may be."""
 MOST, ROUNDS = 256, (5, 30)
 """Largest batch, fewest and most rounds."""
@@ -36,8 +36,9 @@ class Profile:
     """`rows`: those of layer_rows with `output_shape`, `macs`, `activation_bytes`. `times`: what was measured.
 
     `times` holds `by_layer` (ms in the order of the rows), `by_kind` (ms), `sum_ms`, `end_to_end_ms`, `batch`, `rounds`
-    and `threads`, for one forward of the batch. `end_to_end_ms` is of forwards at which nobody looks. All are means
-    over the faster half of the rounds: other than medians, those of the parts add up to that of the whole.
+    and `threads`, for one forward of the batch: processor time of the one thread that computes, or on a GPU the time
+    until it is done. `end_to_end_ms` is of forwards at which nobody looks. All are means over the faster half of the
+    rounds: other than medians, those of the parts add up to that of the whole.
     """
 
     rows: list[dict[str, Any]]
@@ -87,7 +88,7 @@ def measured(
     return {
         "by_kind": by_kind, "by_layer": by_layer, "sum_ms": round(sum(by_layer), 5),
         "end_to_end_ms": round(1e3 * fmean(_quiet(alone, float)), 5), "batch": len(batch), "rounds": len(alone),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }  # fmt: skip
 
 
@@ -179,15 +180,20 @@ def _looked_at(
 
 @contextmanager
 def _evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """In evaluation mode, without gradients, and a Transformer's layer as the modules that it is made of."""
-    training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
+    """In evaluation mode, without gradients, on one thread, and a Transformer's layer as the modules it is made of.
+
+    Threads that wait for one another, on a machine that does something else too, would hide what a layer takes.
+    """
+    training, fast, threads = network.training, torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
     network.eval()
+    torch.set_num_threads(1)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_num_threads(threads)
         network.train(training)
 
 
@@ -196,7 +202,7 @@ def _size(network: torch.nn.Module, inputs: np.ndarray, looks: int) -> int:
     size, least = 1, looks * HOOK_SECONDS / HOOK_SHARE
     while size < MOST:
         batch = _batch(network, inputs, size)
-        if min(_seconds(network, batch, _clock(batch)) for _ in range(2)) >= least:
+        if all(_seconds(network, batch, _clock(batch)) >= least for _ in range(4)):
             break
         size *= 2
     return size
@@ -211,9 +217,9 @@ def _batch(network: torch.nn.Module, inputs: np.ndarray, size: int) -> torch.Ten
 
 
 def _clock(batch: torch.Tensor) -> Callable[[], float]:
-    """Seconds, when all that was asked of the device is done."""
+    """Seconds: of this thread on the processor, which other processes do not prolong; else until the device is done."""
     if batch.device.type != "cuda":
-        return time.perf_counter
+        return time.thread_time
 
     def clock() -> float:
         torch.cuda.synchronize(batch.device)

@@ -161,6 +161,7 @@ def test_times_are_exclusive_and_add_up(monkeypatch):
     monkeypatch.setattr(profiling, "_clock", lambda batch: clock)
     block = Takes(clock, 0.0005, nn.Sequential(nn.ReLU(), Takes(clock, 0.002)))
     network = nn.Sequential(Takes(clock, 0.001), block, nn.Linear(3, 2)).train()
+    threads = torch.get_num_threads()
     found = profile(network, np.zeros((3, 3), np.float32), seconds=0.01)
     rows, times = found.rows, found.times
     size = times["batch"]
@@ -169,7 +170,7 @@ def test_times_are_exclusive_and_add_up(monkeypatch):
     assert times["by_kind"][BETWEEN] == pytest.approx(3.5 * size)
     assert times["sum_ms"] == pytest.approx(times["end_to_end_ms"]) == pytest.approx(3.5 * size)
     assert network.training and not any(module._forward_hooks for module in network.modules())
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() and torch.get_num_threads() == threads
 
 
 def test_the_batch_grows_until_looking_costs_little(monkeypatch):

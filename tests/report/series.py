@@ -53,7 +53,7 @@ DETAIL = [
     )
 ]  # fmt: skip
 TIMES = {"by_kind": {"Recurrent": 3.0, "Dense/FC": 1.0}, "by_layer": [3.0, 0.75, 0.25], "sum_ms": 4.0,
-         "end_to_end_ms": 4.2, "batch": 64, "rounds": 30, "threads": 2}  # fmt: skip
+         "end_to_end_ms": 4.2, "batch": 64, "rounds": 30, "threads": 1}  # fmt: skip
 
 
 def make_brief(**changes: Any) -> Brief:

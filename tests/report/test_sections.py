@@ -130,7 +130,7 @@ def test_layers_are_told_with_what_they_cost(found, text):
     assert "| Recurrent | 42 x 64 | 774,144 | 0.01126 MB | 3 ms | 75% |" in text
     assert "| head.1 | Dense/FC | 64->8 | 520 | 8 | 512 | 0.000032 MB | 0.25 ms | 6.25% |" in text
     assert (
-        "with 64 records at once on 2 threads: they add up to 4 ms, 95.24% of the 4.2 ms of a whole forward at which "
+        "with 64 records at once on 1 thread: they add up to 4 ms, 95.24% of the 4.2 ms of a whole forward at which "
         "nobody looks." in text
     )
 

@@ -118,7 +118,7 @@ def _note(facts: Facts) -> str:
     found = times.value
     share = percent(found["sum_ms"] / found["end_to_end_ms"])
     return (
-        f"{counted} Times are measured in PyTorch, forward, with {plural(found['batch'], 'record')} at once on "
+        f"{counted} Times are processor time of PyTorch, forward, with {plural(found['batch'], 'record')} at once on "
         f"{plural(found['threads'], 'thread')}: they add up to {in_unit(found['sum_ms'], 'ms')}, "
         f"{share}% of the {in_unit(found['end_to_end_ms'], 'ms')} of a whole forward at which nobody looks."
     )
