@@ -19,13 +19,16 @@ from dl_pipelines.store.artifacts import MANIFEST, OUTCOME, Artifact
 from dl_pipelines.store.digest import SHORT
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
+from dl_pipelines.training.selected import CHOOSING
 
 MODEL = (
     "trained_model", "baselines", "evaluation", "compressed_model", "triton_repository", "prediction_log",
     "drift_report",
 )  # fmt: skip
-ON_DEMAND = ("augmentation_ablation",)
+ON_DEMAND = (*CHOOSING, "augmentation_ablation", "scaling_report")
 """Stages that nobody misses when they have not run."""
+KEPT = (*CHOOSING, "scaling_report")
+"""Those that hold for days: one of an earlier day is about the window and the choices of that day."""
 STAGES = (*DAILY, "training_window", *MODEL)
 OF_EVERY_DAY = ("quality.json", OUTCOME)
 """Files that are read of each day of a window, where its stage writes them."""
@@ -71,13 +74,14 @@ def collect(workspace: Workspace, partition: Partition, task: Task) -> Collected
     """The artifacts of a partition. Raises ArtifactError when one is damaged."""
     artifacts: dict[str, Artifact] = {}
     missing = {stage: not_applicable(why).reason or "" for stage, why in task.not_applicable.items()}
-    for stage in ("training_window", *MODEL, *ON_DEMAND):
+    for stage in ("training_window", *CHOOSING, *MODEL, *(name for name in ON_DEMAND if name not in CHOOSING)):
         if stage in missing:
             continue
         found = workspace.find(stage, partition.daily if stage == "training_window" else partition)
         if found is None and stage in ON_DEMAND:
             continue
-        reason = _stale(found, artifacts, missing) if found else f"{stage} has not run"
+        kept = found is not None and stage in KEPT and found.settings["day"] != partition.day.isoformat()
+        reason = ("" if kept else _stale(found, artifacts, missing)) if found else f"{stage} has not run"
         if found is None or reason:
             missing[stage] = not_measured(reason).reason or ""
         else:
@@ -144,12 +148,13 @@ def read(
 
 
 def document(artifact: Artifact, day: str = "", wanted: Collection[str] | None = None) -> Document:
-    """Every JSON file of an artifact (the `wanted` ones), `{"size": bytes}` for the others.
+    """Every JSON file of an artifact (the `wanted` ones), SVG as text, `{"size": bytes}` for the others.
 
     Raises ArtifactError when one is damaged.
     """
     names = [name for name in artifact.files if wanted is None or name in wanted]
     files = {name: artifact.read_json(name) for name in names if name.endswith(".json")}
+    files |= {name: artifact.read_text(name) for name in names if name.endswith(".svg")}
     if wanted is None:
         from dl_pipelines.store import durable
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, number, plural
-from dl_pipelines.report import charts, evaluated
+from dl_pipelines.report import charts, evaluated, selection_figures, study_figures
 from dl_pipelines.report.assemble import FilledReport, FilledRow
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval
 from dl_pipelines.report.collect import MODEL, ON_DEMAND
@@ -30,7 +30,9 @@ def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str
     """report.html: one file, no script, nothing loaded from elsewhere."""
     context = _context(facts, report, plain)
     drawn = {
-        2: [evaluated.ablation(facts)], 4: [charts.training_curves(facts)],
+        1: [selection_figures.pareto(facts)], 2: [evaluated.ablation(facts)],
+        4: [charts.training_curves(facts), study_figures.plots(facts)],
+        5: [selection_figures.scaling(facts)],
         6: [evaluated.confusion(facts), *evaluated.pictured(facts)],
         7: [charts.ledger(facts)], 9: [charts.drift(facts)],
     }  # fmt: skip

@@ -17,6 +17,7 @@ from dl_pipelines.report.sections import (
     opening,
     problem,
     serving,
+    study,
     training,
 )
 
@@ -41,4 +42,8 @@ def all_cells(facts: Facts) -> dict[str, Cell]:
 
 def all_extras(facts: Facts) -> dict[int, list[Extra]]:
     """Tables of ours by the number of the section that they stand behind."""
-    return {2: data.extras(facts), 3: architecture.extras(facts), 6: evaluation.extras(facts)}
+    return {
+        1: problem.extras(facts), 2: data.extras(facts), 3: architecture.extras(facts), 4: study.extras(facts),
+        5: distributed.extras(facts),
+        6: evaluation.extras(facts),
+    }  # fmt: skip
