@@ -92,12 +92,16 @@ Move = Promote | Begin | None
 def next_move(all_of: Sequence[Configuration], given: Ladder, trials: int) -> Move:
     """What a free process does; None when there is nothing (now, while others are going, or any more).
 
-    When no new configuration is to come, at least one of each rung goes on, so that one is trained to its end.
+    When no new configuration is to come, the first one, the brief's own, is trained to its end, to compare with; and at
+    least one of each rung goes on, so that one of them is.
     """
     if found := _promotable(all_of, given, least=0):
         return found
     if len(all_of) < trials:
         return Begin()
+    own = all_of[0]
+    if own.target < given.top and not own.over and not own.going:
+        return Promote(own.number, given.top)
     return None if any(one.going for one in all_of) else _promotable(all_of, given, least=1)
 
 

@@ -113,12 +113,12 @@ class Trials:
         import optuna
 
         number = len(self.all())
-        target = first = self.ladder.top if number == 0 else self.ladder.first(number)
+        first = self.ladder.first(number)
         params, drawn = (self._own(), {}) if number == 0 else self._draw(number, first)
         given = {field.path: field.distribution() for field in self.fields if field.path in params}
         self.study.add_trial(optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING, params=params, distributions=given, system_attrs=drawn,
-            user_attrs={TARGET: target, FIRST: 0 if number == 0 else first},
+            user_attrs={TARGET: first, FIRST: first},
         ))  # fmt: skip
         self._read = None
         return self.all()[number]

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from dl_pipelines.brief.sections import Architecture, FamilyRef, Search, Training
+from dl_pipelines.store import durable
 from dl_pipelines.store.workspace import Partition
-from dl_pipelines.training import tuning
+from dl_pipelines.training import tuning, worker
+from dl_pipelines.training.job import Job
 from dl_pipelines.training.pool import Pool
 from dl_pipelines.training.study_space import StudyError
 from dl_pipelines.training.study_store import FILE
+from dl_pipelines.training.supervise import OUTCOME
 from dl_pipelines.training.train import make_trained_model
 from dl_pipelines.training.tuning import make_hyperparameter_study
 
@@ -66,6 +69,13 @@ def make(workspace, training_window, partition, task, monkeypatch):
     return run
 
 
+def here(command, env):
+    """A launcher that trains in this process: a supervisor and its worker would import torch twice more."""
+    job = Job.read(Path(command[-1]))
+    worker.run(job)
+    durable.write_json(job.folder / OUTCOME, {"attempts": ["done"], "failure": None, "sandboxed": False})
+
+
 def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, partition, task, monkeypatch):
     found = make(small, "study")
     study, choice = found.read_json("study.json"), found.read_json("choice.json")
@@ -91,8 +101,9 @@ def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, p
 
     given = small.training.model_copy(update={"epochs": 1})
     model = make_trained_model(
-        workspace, Partition(partition.day, "study"), small.architecture, given, small.distributed, small.data, task
-    )
+        workspace, Partition(partition.day, "study"), small.architecture, given, small.distributed, small.data, task,
+        launcher=here,
+    )  # fmt: skip
     assert model.parents["hyperparameter_study"] == found.digest
     trained = model.settings["settings"]
     assert trained["training"]["learning_rate"] == best["params"]["training.learning_rate"]
