@@ -295,6 +295,11 @@ class Distributed(Section):
         default="none", description="of gradients while they are exchanged"
     )
     reduction: Literal["average", "adasum"] = "average"
+    shared_memory: bool = Field(
+        default=True,
+        description="exchange gradients that are neither compressed nor reduced by adasum through memory, where all "
+        "workers are on one machine; false: through the communicator's sockets",
+    )
     bucket_mb: float = Field(default=8, gt=0, le=1024, description="gradients that are exchanged together")
     cycle_ms: float = Field(default=1, gt=0, le=1000, description="how often horovod looks for gradients")
     restarts: int = Field(default=2, ge=0, le=10)

@@ -46,6 +46,8 @@ class Communicator(ABC):
     name: str
     rank: int
     size: int
+    on_one_machine: bool = False
+    """Whether there are several workers, all where they may share memory."""
 
     @abstractmethod
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:

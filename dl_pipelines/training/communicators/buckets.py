@@ -7,19 +7,18 @@ are bitwise the same whichever gradient or worker comes first. Nothing here know
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import torch
 
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.communicators.base import CommunicatorError, Exchange, Named
+from dl_pipelines.training.communicators.base import Exchange, Named
+from dl_pipelines.training.communicators.bucket import Bucket
+from dl_pipelines.training.communicators.memory import SharedBucket, open_shared
 
 if TYPE_CHECKING:
     from dl_pipelines.training.communicators.base import Communicator
-
-FEW = 4
-"""Workers up to which gathered 16-bit gradients are no longer a message than a ring's sum of 32-bit ones."""
-WORDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Buckets(Exchange):
@@ -32,19 +31,43 @@ class Buckets(Exchange):
 
     def __init__(self, parameters: Named, communicator: Communicator, settings: Distributed):
         unlike = {id(parameter): (name, parameter) for name, parameter in parameters if parameter.requires_grad}
-        super().__init__(list(unlike.values()))
+        self._named, self._communicator, self._settings = list(unlike.values()), communicator, settings
+        super().__init__(self._named)
         self.buckets = [
             Bucket(f"gradients.{place}.{group[0][0]}", [parameter for _, parameter in group], communicator, settings)
-            for place, group in enumerate(_groups(list(unlike.values()), settings.bucket_mb * 2**20))
+            for place, group in enumerate(_groups(self._named, settings.bucket_mb * 2**20))
         ]
-        self._started, self._last = 0, False
+        self._hooked, self._started, self._last = False, 0, False
+
+    def _prepare(self) -> None:
+        """Before the first step: share memory where that can be, and have gradients laid as they arrive."""
+        self.buckets = self._shared() or self.buckets
         for bucket in self.buckets:
             for place, parameter in enumerate(bucket.parameters):
                 parameter.register_post_accumulate_grad_hook(functools.partial(self._arrived, bucket, place))
+        self._hooked = True
+
+    def _shared(self) -> list[Bucket] | None:
+        """One bucket for all gradients of a type, in memory; None where they go through the library."""
+        given, communicator = self._settings, self._communicator
+        plain = given.compression == "none" and given.reduction == "average"
+        near = communicator.on_one_machine and all(value.device.type == "cpu" for value in self.parameters)
+        if not (given.shared_memory and plain and near):
+            return None
+        made: list[Bucket] = []
+        for group in _groups(self._named, math.inf):
+            parameters = [parameter for _, parameter in group]
+            shared = open_shared(parameters, communicator)
+            if shared is None:
+                return None
+            made.append(SharedBucket(group[0][0], parameters, communicator, given, shared))
+        return made
 
     def zero(self) -> None:
         """See Exchange; gradients become None, so that the next are laid into the buckets without an addition."""
         super().zero()
+        if not self._hooked:
+            self._prepare()
         for bucket in self.buckets[: self._started]:
             bucket.finish()
         for bucket in self.buckets:
@@ -77,108 +100,6 @@ class Buckets(Exchange):
         while self._started < len(self.buckets) and self.buckets[self._started].full:
             self.buckets[self._started].start()
             self._started += 1
-
-
-class Bucket:
-    """A flat buffer with a place for each parameter's gradient, and how its contents become means."""
-
-    def __init__(
-        self, name: str, parameters: list[torch.nn.Parameter], communicator: Communicator, settings: Distributed
-    ):
-        self.name, self.parameters, self._communicator = name, parameters, communicator
-        self._adasum = settings.reduction == "adasum"
-        first = parameters[0]
-        wide = WORDS.get(settings.compression, first.dtype)
-        self._words = wide if first.dtype == torch.float32 else first.dtype
-        self._gather = not communicator.adds(self._words, first.device)
-        if self._gather and (communicator.size > FEW or self._adasum):
-            raise CommunicatorError(
-                f"found distributed.compression {settings.compression} of {communicator.size} workers by "
-                f"{communicator.name}, reduced by {settings.reduction}; expected a type that it adds, or at most {FEW} "
-                "workers and average; set distributed.compression to fp16 or none"
-            )
-        self._share = 1.0 if self._adasum else 1 / communicator.size
-        self._laid, self._running = [False] * len(parameters), None
-        self._flat: torch.Tensor | None = None
-
-    def _allocate(self) -> torch.Tensor:
-        """At first use, because the phases of a training have exchanges of their own, one after the other."""
-        first, count = self.parameters[0], sum(parameter.numel() for parameter in self.parameters)
-        flat = torch.empty(count, dtype=first.dtype, device=first.device)
-        self._sent = flat if self._words == first.dtype else torch.empty_like(flat, dtype=self._words)
-        self._spare = torch.empty_like(flat) if self._gather else None
-        sizes = [parameter.numel() for parameter in self.parameters]
-        shapes = [parameter.shape for parameter in self.parameters]
-        self._inlets = [part.view(shape) for part, shape in zip(self._sent.split(sizes), shapes, strict=True)]
-        self._views = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
-        return flat
-
-    @property
-    def full(self) -> bool:
-        """Whether every gradient has been laid."""
-        return all(self._laid)
-
-    def empty(self) -> None:
-        """Forget what was laid."""
-        self._laid = [False] * len(self.parameters)
-
-    @torch.no_grad()
-    def lay(self, place: int) -> None:
-        """Lay a parameter's gradient, or zeros for none: scaled or cast on the way, in one pass."""
-        if self._laid[place]:
-            raise CommunicatorError(
-                "found a second gradient of a parameter in one backward; expected one; use checkpoints of activations "
-                "that are not reentrant"
-            )
-        if self._flat is None:
-            self._flat = self._allocate()
-        parameter, inlet = self.parameters[place], self._inlets[place]
-        if parameter.grad is None:
-            inlet.zero_()
-        elif self._words != parameter.dtype:
-            inlet.copy_(parameter.grad)
-        else:
-            torch.mul(parameter.grad, self._share, out=inlet)
-        parameter.grad = self._views[place]
-        self._laid[place] = True
-
-    def fill(self) -> None:
-        """Lay what has not been laid."""
-        for place, laid in enumerate(self._laid):
-            if not laid:
-                self.lay(place)
-
-    def start(self) -> None:
-        """Hand the bucket to the library."""
-        narrow, send = self._words != self.parameters[0].dtype, self._sent
-        if self._gather:
-            words = send if send.element_size() > 2 else send.view(torch.int16)
-            self._running: Any = self._communicator.start_all_gather(words, self.name)
-            return
-        if narrow:
-            send.mul_(self._share)  # before the sum, which could be too large for 16 bits
-        self._running = self._communicator.start_all_reduce(send, self.name, self._adasum)
-
-    def finish(self) -> None:
-        """Wait for the means and put them where the gradients are."""
-        if self._running is None:
-            return
-        found, self._running = self._communicator.wait(self._running), None
-        assert self._flat is not None
-        if self._gather:
-            self._add(found.view(self._words))
-        elif self._words != self._flat.dtype:
-            self._flat.copy_(found)
-
-    def _add(self, gathered: torch.Tensor) -> None:
-        """The mean, in 32 bits and in the order of ranks, of every worker's words [size * N]."""
-        assert self._flat is not None and self._spare is not None
-        first, *others = gathered.chunk(self._communicator.size)
-        self._flat.copy_(first)
-        for other in others:
-            self._flat.add_(self._spare.copy_(other))  # adding words as they are would take three times as long
-        if self._words != self._flat.dtype:
-            self._flat.mul_(self._share)
 
 
 def _groups(named: Named, most: float) -> list[list[tuple[str, torch.nn.Parameter]]]:

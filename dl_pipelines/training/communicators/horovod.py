@@ -15,7 +15,8 @@ from dl_pipelines.training.communicators.base import (
     Named,
     refuse_adasum,
 )
-from dl_pipelines.training.communicators.buckets import FEW, Buckets
+from dl_pipelines.training.communicators.bucket import FEW
+from dl_pipelines.training.communicators.buckets import Buckets
 
 NAP_SECONDS = 0.0002
 """Between two looks at what was started. Horovod's own wait keeps a core busy: that of another worker's training."""
@@ -37,6 +38,7 @@ class HorovodCommunicator(Communicator):
         hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
+        self.on_one_machine = hvd.local_size() == self.size > 1
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
         """See Communicator."""

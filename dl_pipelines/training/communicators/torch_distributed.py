@@ -32,6 +32,7 @@ class TorchCommunicator(Communicator):
         else:
             dist.init_process_group("gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(self.size) and self.size > 1
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> torch.Tensor:
         """See Communicator."""
