@@ -146,6 +146,8 @@ class Online:
             for transform in made:
                 transform.codes = codes
         self._drawn = Drawn(made, plan.seed)
+        self.moves = bool(made) and made[0].moves
+        """Whether inputs may come as augmentations.Picked, which the first transform reads from where they lie."""
 
     def keys(self, ids: np.ndarray) -> np.ndarray | None:
         """Keys of all records [N] of a training, made once; None when no transform needs them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ class Transform(Protocol):
     kind: ClassVar[str]
     codes: Sequence[int]
     """Columns of an input that hold codes of texts; whoever makes a transform may tell."""
+    moves: ClassVar[bool]
+    """Whether the inputs may come as Picked: each is read once, and written elsewhere."""
 
     def apply_batch(
         self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
@@ -40,13 +42,35 @@ class Transform(Protocol):
         ...
 
 
+class Picked:
+    """Records of an array by their places, instead of the batch that indexing would copy; for who reads each once."""
+
+    def __init__(self, array: np.ndarray, places: list[int]):
+        self._array, self._places = array, places
+        self.shape, self.dtype = (len(places), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the batch."""
+        return len(self._places) * self._array[:1].nbytes
+
+    def __getitem__(self, place: int | slice) -> Any:
+        """One record, as it lies in the array, or some of them."""
+        if isinstance(place, slice):
+            return Picked(self._array, self._places[place])
+        return self._array[self._places[place]]
+
+
 class OfImages(ABC):
     """Base of those that change images and not their labels."""
 
     kind = "image"
     codes: Sequence[int] = ()
     moves: ClassVar[bool] = False
-    """Whether pixels go elsewhere in a way that can't be written over what it is read from."""
+    """Whether pixels go elsewhere, so that images can't be changed where they lie: they may then come as Picked."""
 
     def apply_batch(
         self, inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray
@@ -111,10 +135,10 @@ class Translation(OfImages):
     def change(self, images: np.ndarray, keys: np.ndarray, made: np.ndarray) -> None:
         """See OfImages.change."""
         made[...] = 0
-        height, width = images.shape[1:3]
+        _, height, width, _ = images.shape
         for place, (down, across) in enumerate(_moves(keys, self.params.pixels)):
             (to_rows, rows), (to_columns, columns) = _overlap(height, down), _overlap(width, across)
-            made[place, to_rows, to_columns] = images[place, rows, columns]
+            made[place, to_rows, to_columns] = images[place][rows, columns]
 
 
 class Crop(OfImages):
@@ -139,12 +163,12 @@ class Crop(OfImages):
 
         count, height, width, channels = images.shape
         widest = max(0, min(self.params.pixels, (height - 1) // 2, (width - 1) // 2))
-        source, target = np.ascontiguousarray(images).reshape(count, -1), made.reshape(count, -1)
+        target = made.reshape(count, -1)
         columns = made.view((np.void, channels))[..., 0].swapaxes(1, 2)  # numpy copies whole pixels faster
         for place, (down, across) in enumerate(_moves(keys, widest)):
             # All rows move as one piece of memory; what comes in from the rows beside is written over.
-            to, whence = _overlap(source.shape[1], (down * width + across) * channels)
-            target[place, to] = source[place, whence]
+            to, whence = _overlap(target.shape[1], (down * width + across) * channels)
+            target[place, to] = images[place].reshape(-1)[whence]
             _mirror(columns[place], across)
             _mirror(made[place], down)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.data.augmentation import Online
+from dl_pipelines.data.augmentations import Picked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,9 @@ class Feed:
         for step in range(first, self.steps):
             chosen = mine[step * self._batch : (step + 1) * self._batch]
             keys = None if self._keys is None else self._keys[chosen]
-            batch = self._online(self._inputs[chosen], self._targets[chosen], self._ids[chosen], epoch, keys)
+            # What moves each image anyway takes it from where it lies.
+            inputs: Any = Picked(self._inputs, chosen.tolist()) if self._online.moves else self._inputs[chosen]
+            batch = self._online(inputs, self._targets[chosen], self._ids[chosen], epoch, keys)
             yield (_pinned(batch[0]), _pinned(batch[1])) if self._pinned else batch
 
 

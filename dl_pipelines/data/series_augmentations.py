@@ -27,6 +27,7 @@ class OfSeries:
     """Base of those of forecasting rows; whoever makes one may tell which columns are `codes` of texts."""
 
     kind = "series"
+    moves = False
     codes: Sequence[int] = (1,)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,16 @@ def test_what_becomes_of_an_image_depends_on_its_key_alone(name, monkeypatch):
     monkeypatch.setattr(augmentations, "SLICE_BYTES", 3 * images[0].nbytes)
     assert (changed(name, images) == whole).all()
     assert transform(name).apply_batch(images[:0], TARGETS[:0], KEYS[:0])[0].shape == (0, 16, 12, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGES if AUGMENTATIONS.load(name).moves])
+def test_what_moves_takes_images_from_where_they_lie(name):
+    images, places = images_of((16, 12, 3)), np.random.default_rng(0).permutation(COUNT)
+    images.flags.writeable = False
+    picked: Any = augmentations.Picked(images, places.tolist())
+    assert (len(picked), picked.shape, picked.nbytes) == (COUNT, images.shape, images.nbytes)
+    found, _ = transform(name).apply_batch(picked, TARGETS, KEYS)
+    assert (found == changed(name, images[places])).all()
 
 
 def test_every_transform_is_of_images_or_of_series():

@@ -78,11 +78,13 @@ def test_batches_made_ahead_are_the_same_from_any_step(arrays, ahead, first, no_
     assert same(batches(Feed(arrays, Online(PLAN), 10, 3, ahead=ahead), first=first), whole[first:])
 
 
-def test_an_augmented_record_is_the_same_in_any_batch_and_rank(arrays):
-    wanted, _ = variants(*arrays, PLAN.online, PLAN.seed, -2)
+@pytest.mark.parametrize("online", [["crop", "flip", "noise"], ["translation"], ["flip", "crop"]])
+def test_an_augmented_record_is_the_same_in_any_batch_and_rank(arrays, online):
+    plan = AugmentationPlan.model_validate({"online": online, "seed": 4})
+    wanted, _ = variants(*arrays, plan.online, plan.seed, -2)
     for size, batch in ((1, 10), (1, 64), (2, 7)):
         for rank in range(size):
-            for inputs, targets in Feed(arrays, Online(PLAN), batch, 0, rank, size).epoch(2):
+            for inputs, targets in Feed(arrays, Online(plan), batch, 0, rank, size).epoch(2):
                 assert (inputs == wanted[targets]).all()
 
 
