@@ -39,6 +39,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 LOOK_STEPS = 10
 """Steps between looks at the loss: at each the host waits for the device."""
 
+AHEAD = 2
+"""Batches that the host makes while a GPU computes; on a CPU making them would take the cores from the step."""
+
 
 class NotFinite(ValueError):
     """The loss became infinite or not a number."""
@@ -76,8 +79,8 @@ class Trainer:
         self.best: dict[str, torch.Tensor] = {}
         self.compiling = compiling.Choice(False, "nothing was left to train")
         self._losses: Mapping[str, Loss] = {name: item.loss for name, item in self.objectives.items()}
-        self.total = torch.zeros((), dtype=torch.float64, device=self.numerics.device)
-        """Of the losses of this epoch so far, summed on the device."""
+        self.total, self._unseen = 0.0, list[torch.Tensor]()
+        """Of the losses of this epoch that were looked at, and those on the device that were not yet."""
 
     def run(self, train: Arrays, validation: Arrays, folder: Path, until: int | None = None) -> list[Epoch]:
         """Train every epoch that `folder` has no checkpoint of; returns the curves from the first epoch on.
@@ -86,7 +89,9 @@ class Trainer:
         network has the weights that are the model: averaged, or of the best epoch, as the brief says.
         """
         given, rank, size = self.training, self.communicator.rank, self.communicator.size
-        feed = Feed(train, self.online, given.batch_size, given.seed, rank, size)
+        gpu = self.numerics.device.type == "cuda"
+        ahead = AHEAD if gpu else 0
+        feed = Feed(train, self.online, given.batch_size, given.seed, rank, size, ahead, pinned=gpu)
         done, last = resuming.restore(self, folder), min(given.epochs, until or given.epochs)
         if done.epoch < last and not self.stopping.over:
             self._choose_compiling(feed, folder, done)
@@ -126,19 +131,20 @@ class Trainer:
             if self.averages is not None:
                 self.averages.update(number + 1)
             if step == first or (step + 1) % LOOK_STEPS == 0:
-                self._require_finite("training loss", float(self.total), f"step {step + 1} of epoch {epoch}")
+                self._require_finite("training loss", self.look(), f"step {step + 1} of epoch {epoch}")
             due = given.checkpoint_steps is not None and (number + 1) % given.checkpoint_steps == 0
             if due and keep is not None and step + 1 < steps:
                 keep(step + 1)
             self._beat.tell(epoch, step + 1, steps)
-        loss = float(self.communicator.all_reduce(self.total.cpu().view(1) / feed.steps, average=True))
+        mean = torch.tensor([self.look() / feed.steps], dtype=torch.float64)
+        loss = float(self.communicator.all_reduce(mean, average=True))
         self._require_finite("training loss", loss, f"epoch {epoch}")
         return loss
 
     def _begin(self, epoch: int, phase: Phase, first: int) -> None:
         if first == 0:
             torch.manual_seed(_seed(self.training.seed, epoch, self.communicator.rank))
-            self.total.zero_()
+            self.total, self._unseen = 0.0, []
         self._moving.begin(phase, {name: mover.parameters for name, mover in self.movers.items()})
 
     def _batches(self, feed: Feed, epoch: int, first: int) -> Iterator[Batch]:
@@ -156,7 +162,7 @@ class Trainer:
                     with self.numerics.autocast():
                         loss = self._loss(objective, batch)
                     if objective is phase.objectives[-1]:
-                        self.total += loss.detach()
+                        self._unseen.append(loss.detach())
                     exchange.backward(self._scaled(loss, len(batches)), place == len(batches))
             exchange.finish()
             mover.step(rate, self.scaler)
@@ -165,7 +171,7 @@ class Trainer:
 
     def _loss(self, objective: Objective, batch: Batch) -> torch.Tensor:
         # Compiled for one shape: a last, smaller batch of an epoch is not worth another compilation.
-        whole = len(batch[0]) == self.training.batch_size
+        whole = batch[0].shape[0] == self.training.batch_size
         loss = self._losses[objective.name] if whole else objective.loss
         return loss(self.recipe.modules, *batch)
 
@@ -173,10 +179,18 @@ class Trainer:
         mean = loss / batches if batches > 1 else loss
         return mean if self.scaler is None else self.scaler.scale(mean)
 
+    def look(self) -> float:
+        """The sum of this epoch's losses so far; the host waits for the device."""
+        if self._unseen:
+            for loss in torch.stack(self._unseen).tolist():  # one after the other: the same sum, however often it looks
+                self.total += loss
+            self._unseen = []
+        return self.total
+
     def require_finite_weights(self, when: str) -> None:
         """Raise NotFinite, on every rank, unless all losses and weights of all ranks are finite."""
-        weights = [value.detach().sum(dtype=torch.float64) for value in self._moving.movable]
-        found = torch.stack([self.total, *weights]).sum().cpu().view(1) * 0
+        weights = torch.stack([value.detach().sum(dtype=torch.float64) for value in self._moving.movable])
+        found = torch.tensor([(self.look() + float(weights.sum())) * 0])
         self._require_finite("sum of weights", float(self.communicator.all_reduce(found)), when)
 
     def _require_finite(self, what: str, value: float, when: str) -> None:

@@ -32,11 +32,9 @@ class Numerics:
         return nullcontext() if found is None else torch.autocast(self.device.type, found)
 
     def put(self, array: np.ndarray) -> torch.Tensor:
-        """The array on the device; the host does not wait for the copy."""
+        """The array on the device; the host does not wait for a copy from pinned memory."""
         tensor = torch.from_numpy(array)
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """What keeps small gradients above the smallest fp16 number (Micikevicius et al., 2018)."""

@@ -98,7 +98,7 @@ def _buffers(trainer: Trainer) -> list[torch.Tensor]:
 
 def _gathered(trainer: Trainer) -> dict[str, torch.Tensor]:
     """What differs by rank, of every rank, by `rank/<rank>/<name>`."""
-    own = {"random": torch.get_rng_state(), "total": trainer.total}
+    own = {"random": torch.get_rng_state(), "total": torch.tensor(trainer.look(), dtype=torch.float64)}
     if trainer.numerics.device.type == "cuda":
         own["random_cuda"] = torch.cuda.get_rng_state()
     if trainer.communicator.size > 1:
@@ -114,7 +114,7 @@ def _take_own(trainer: Trainer, own: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(own["random"])
     if "random_cuda" in own:
         torch.cuda.set_rng_state(own["random_cuda"])
-    trainer.total.copy_(own["total"])
+    trainer.total = float(own["total"])
     if trainer.communicator.size > 1:
         for place, buffer in enumerate(_buffers(trainer)):
             buffer.copy_(own[f"buffer/{place}"])
