@@ -35,10 +35,9 @@ def row_cells(facts: Facts, template_row: str) -> tuple[Cell, ...]:
     if row["reason"]:
         return (not_measured(f"{row['candidate']}: {row['reason']}"),) * 5
     rivals = [other for other in found["rows"] if other["template_row"] == template_row]
-    named = f"{row['candidate']}, " if len(rivals) > 1 or row["chosen"] else ""
-    fit = _cell(facts, place, "fit")
+    named = f"{row['candidate']}, " if len(rivals) > 1 else ""
     return (
-        fit.noted(f"({named}{'chosen' if row['chosen'] else 'not chosen'})".replace(", not chosen", "")),
+        _cell(facts, place, "fit").noted(f"({named}{'chosen' if row['chosen'] else 'not chosen'})"),
         _plain(facts, place, "parameters", "parameters", lambda count: number(count / 1e6),
                f"({number(row['parameters'])})"),
         _plain(facts, place, "train_seconds", "s", lambda seconds: number(seconds / 3600),

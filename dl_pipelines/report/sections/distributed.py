@@ -97,8 +97,7 @@ def _performance(facts: Facts) -> dict[str, Cell]:
         "SINGLE_TIME": taken if not many
         else _same_samples(facts, one, "one worker") if compared
         else not_measured("no training with one worker was run beside it"),
-        "MULTI_TIME": _same_samples(facts, several, f"its {workers.value} workers", seconds if many else None)
-        if compared and many
+        "MULTI_TIME": _several_time(facts, several, seconds if many else None) if compared
         else taken if many
         else not_applicable("one worker"),
         "SCALE_EFF": _efficiency(facts, several) if compared
@@ -120,6 +119,12 @@ def _same_samples(facts: Facts, place: int | None, who: str, whole: Found | None
         return seconds if isinstance(seconds, Cell) else not_measured("no samples")
     beside = f"; the whole training {number(whole.value)} s" if whole else ""
     return _hours(seconds, f"{plural(samples.value, 'sample')}, {who}{beside}")
+
+
+def _several_time(facts: Facts, place: int | None, whole: Found | None) -> Cell:
+    workers = find(facts, place, "workers")
+    count = workers.value if isinstance(workers, Found) else 0
+    return _same_samples(facts, place, f"{count} workers", whole)
 
 
 def _efficiency(facts: Facts, place: int | None) -> Cell:
