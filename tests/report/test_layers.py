@@ -27,6 +27,7 @@ def test_the_slowest_layers_are_shown_in_order_and_the_others_summed_up():
     kind, configuration, parameters, shape, macs, memory, time, share = told.rows[-1][1]
     assert kind.reason == configuration.reason == shape.reason == "not applicable: they differ"
     assert (parameters.value, macs.value, time.value, share.value) == (33, 3 * 774_144, 1.5, 0.015)
+    assert told.note == "In the order of the network; the slowest 40 of it."
     assert memory.value == 3 * 11_264 / 1e6
     assert parameters.source == {"op": "sum", "of": [
         {"stage": "trained_model", "digest": "abc", "field": f"layers_detail.json#/{place}/parameters"}
@@ -41,6 +42,7 @@ def test_without_times_layers_are_shown_and_the_cells_say_why():
     assert costs.rows[0][1][3].reason == "not measured: trained_model did not measure measured layers by_kind Recurrent"
     assert costs.note.endswith("are counted for one record.")
     assert len(kinds.rows) == 2
+    assert layers.note == "In the order of the network."
 
 
 def test_weights_that_a_training_began_from_are_told():

@@ -59,7 +59,8 @@ def _detail(facts: Facts) -> list[Extra]:
         rows.append((f"{plural(len(others), 'other layer')}, none of them slower",
                      [several, several, _sum(facts, paths, "parameters"), *costs]))  # fmt: skip
     columns = ("Layer", "Type", "Configuration", "Parameters", *_COSTS)
-    return [Extra("Layer by layer", columns, rows, f"In the order of the network; the slowest {SHOWN} of it.")]
+    which = f"; the slowest {SHOWN} of it" if others else ""
+    return [Extra("Layer by layer", columns, rows, f"In the order of the network{which}.")]
 
 
 def _layer(facts: Facts, place: int) -> list[Cell]:
