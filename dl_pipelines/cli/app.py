@@ -413,6 +413,34 @@ def gc(
 
 @app.command()
 @command
+def mpijob(
+    file: File,
+    image: Annotated[str, typer.Option(help="Image with this project, sshd and ssh")],
+    namespace: Annotated[str, typer.Option(help="Namespace of the cluster")] = "default",
+    slots: Annotated[int, typer.Option(min=1, help="Workers a pod")] = 1,
+    memory: Annotated[str, typer.Option(help="Memory of a pod")] = "4Gi",
+    gpus: Annotated[int, typer.Option(min=0, help="NVIDIA GPUs of a worker's pod")] = 0,
+    claim: Annotated[str, typer.Option(help="Volume claim that all pods may write: the home")] = "dlp-home",
+    secret: Annotated[str, typer.Option(help="Secret with the variables that the brief names")] = "dlp-secrets",
+    variable: Annotated[list[str] | None, typer.Option(help="One more of its variables: DLP_DATABASE_URL")] = None,
+    until: Annotated[str, typer.Option(help="The last stage to run")] = "trained_model",
+    crd: Annotated[Path | None, typer.Option(help="The cluster's definition of MPIJob, to check against")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print an MPIJob for Kubernetes that runs a brief over several pods; apply it with kubectl."""
+    from dl_pipelines import catalog
+    from dl_pipelines.cli.mpijob import written
+    from dl_pipelines.cli.run import last_stage
+    from dl_pipelines.training.mpijob import Cluster
+
+    brief = catalog.load_brief(file)
+    last_stage(until)
+    cluster = Cluster(image, namespace, slots, memory, gpus, claim, secret, tuple(variable or ()))
+    typer.echo(written(brief, file.read_text(encoding="utf-8"), cluster, until, crd, as_json), nl=as_json)
+
+
+@app.command()
+@command
 def ui(port: Annotated[int, typer.Option(help="Port of 127.0.0.1")] = 3000, home: HomeOption = None) -> None:
     """Dagster's UI with every brief's assets, checks, schedule and sensors, and the daemon that runs them."""
     from dl_pipelines.cli.ui import serve_ui
