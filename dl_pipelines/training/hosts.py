@@ -1,14 +1,21 @@
-"""Which network leads to the machines of a training, so that Horovod listens on that one and on no other."""
+"""The machines of a training, and which network leads to them, so that Horovod listens on that one and on no other."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from dl_pipelines.brief.sections import Distributed
 
 INTERFACE = "DLP_INTERFACE"
 """Names the network interface of a training over several machines; it is called alike on all of them."""
+HOSTFILE = "DLP_HOSTFILE"
+"""Names a file with the machines of every training whose brief has no hosts: `name slots=N` or `name:N` a line."""
 
 
 class Network(NamedTuple):
@@ -16,6 +23,28 @@ class Network(NamedTuple):
 
     interface: str
     address: str
+
+
+def hosts_of(distributed: Distributed) -> tuple[str, ...]:
+    """The brief's hosts, else those of the file that HOSTFILE names, as `name:slots`; empty: only this machine.
+
+    Raises ValueError when the file can't be read, or has too few slots.
+    """
+    path = os.environ.get(HOSTFILE)
+    if distributed.hosts or not path or distributed.communicator != "horovod":
+        return distributed.hosts
+    try:
+        lines = [line.split() for line in Path(path).read_text().splitlines()]
+    except OSError as error:
+        raise ValueError(f"found {HOSTFILE}={path}, which can't be read ({error}); expected a file of hosts") from error
+    found = [":".join(word.removeprefix("slots=") for word in words) for words in lines if words]
+    if not found:
+        raise ValueError(f"found no hosts in {path}; expected a line for each machine: name slots=N")
+    try:
+        return Distributed.model_validate({**distributed.model_dump(), "hosts": found}).hosts
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"found {', '.join(found)} in {path}; expected {reason}") from error
 
 
 def network_of(hosts: Sequence[str]) -> Network:

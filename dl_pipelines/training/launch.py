@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.hosts import INTERFACE, Network, network_of
+from dl_pipelines.training.hosts import HOSTFILE, INTERFACE, Network, hosts_of, network_of
 
 PASSED = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME", INTERFACE,
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME",
+    INTERFACE, HOSTFILE,
 )  # fmt: skip
 """What workers may see of the environment: Horovod puts all of it on their command lines, so never a secret."""
 
@@ -84,7 +85,8 @@ def network_environment(distributed: Distributed) -> dict[str, str]:
 
 
 def _network(distributed: Distributed) -> Network:
-    return network_of(distributed.hosts) if distributed.hosts else LOOPBACK
+    hosts = hosts_of(distributed)
+    return network_of(hosts) if hosts else LOOPBACK
 
 
 def die_with_parent(number: str = "TERM") -> list[str]:
@@ -127,7 +129,7 @@ def worker_command(
             f"found no {launcher}; expected Horovod's launcher; run `make setup`, then `dlp doctor`, or set "
             "distributed.communicator to torch"
         )
-    hosts = ",".join(distributed.hosts) or f"localhost:{count}"
+    hosts = ",".join(hosts_of(distributed)) or f"localhost:{count}"
     # Given an interface, Horovod asks no services of its own for one: their secret would be on command lines.
     # Gradients come in buckets; which of them Horovod would join depends on time, and so would their sums.
     return [

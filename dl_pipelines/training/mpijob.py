@@ -1,7 +1,7 @@
 """A training on Kubernetes: a brief as a ConfigMap and an MPIJob (kubeflow.org/v2beta1) whose launcher runs it.
 
 The operator starts workers that wait for ssh and names them in a hosts file; in the launcher `dlp run` makes the data
-and starts `horovodrun` over those hosts, as on one machine (`launch.py`), so that restarts from checkpoints are the same.
+and starts `horovodrun` over those hosts, as on one machine (`launch.py`), with the same restarts from checkpoints.
 Launcher and workers share the home by a volume that many may write. Not here: applying it (`kubectl apply -f -` does).
 """
 

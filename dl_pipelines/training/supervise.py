@@ -24,6 +24,7 @@ import psutil
 
 from dl_pipelines.store import durable
 from dl_pipelines.training.faults import Fault, Watch, alive, ends, lost, memory_kills, reached
+from dl_pipelines.training.hosts import hosts_of
 from dl_pipelines.training.job import PROGRESS, RESULT, Job
 from dl_pipelines.training.launch import (
     die_with_parent,
@@ -66,6 +67,7 @@ class _Ended(NamedTuple):
     failure: str | None
     fault: Fault | None
     final: bool
+    sandboxed: bool = False
 
 
 def supervise(path: Path, tell: Tell) -> bool:
@@ -81,7 +83,7 @@ def supervise(path: Path, tell: Tell) -> bool:
         if ended.fault:
             faults.append({"attempt": number, **ended.fault.plain()})
         durable.write_json(job.folder / OUTCOME, {
-            "attempts": attempts, "failure": ended.failure, "faults": faults, "sandboxed": bool(_sandbox(job)),
+            "attempts": attempts, "failure": ended.failure, "faults": faults, "sandboxed": ended.sandboxed,
         })  # fmt: skip
         if ended.failure is None:
             return True
@@ -99,9 +101,10 @@ def _attempt(job: Job, path: Path, number: int, tell: Tell) -> _Ended:
     try:
         workers = worker_command(path, job.distributed, logs)
         environment = worker_environment(job.distributed.threads, logs) | network_environment(job.distributed)
+        sandbox = _sandbox(job)
     except ValueError as error:
         return _Ended(str(error), None, True)
-    command = [*die_with_parent(), *_sandbox(job), *die_with_parent(), *workers]
+    command = [*die_with_parent(), *sandbox, *die_with_parent(), *workers]
     starved = memory_kills()
     with (logs / "stdout").open("wb") as out, (logs / "stderr").open("wb") as err:
         process = subprocess.Popen(
@@ -115,20 +118,21 @@ def _attempt(job: Job, path: Path, number: int, tell: Tell) -> _Ended:
             end_tree(process, known=watch.processes)
             raise
         end_tree(process, 0.0 if fault else None, watch.processes)
+    apart = bool(sandbox)
     failures = sorted(job.folder.glob("failure-*.json"))
     if failures:
-        return _Ended(json.loads(failures[0].read_text())["message"], None, True)
+        return _Ended(json.loads(failures[0].read_text())["message"], None, True, apart)
     if fault is None and process.returncode == 0 and (job.folder / RESULT).exists():
-        return _Ended(None, None, True)
+        return _Ended(None, None, True, apart)
     if fault is not None:
-        return _Ended(f"{fault.words} {reached(followed.last)}; the workers were ended", fault, False)
+        return _Ended(f"{fault.words} {reached(followed.last)}; the workers were ended", fault, False, apart)
     fault = lost(logs, process.returncode, job.distributed.workers, watch, memory_kills() > starved)
-    return _Ended(f"{fault.words} {reached(followed.last)}:\n{ends(logs)}", fault, False)
+    return _Ended(f"{fault.words} {reached(followed.last)}:\n{ends(logs)}", fault, False, apart)
 
 
 def _sandbox(job: Job) -> tuple[str, ...]:
     """Where only loopback exists; no place for a training over several machines."""
-    return () if job.distributed.hosts else sandbox_prefix()
+    return () if hosts_of(job.distributed) else sandbox_prefix()
 
 
 def _watch(job: Job, process: subprocess.Popen[bytes], followed: _Followed, watch: Watch) -> Fault | None:
