@@ -1,7 +1,9 @@
-"""Kills a writer at every operation of its durable writes, for as long as told, and reads what it left.
+"""Kills what works, for as long as told, and looks at what it left: a writer of artifacts, workers of a training.
 
-`python -m benchmarks.soak --minutes N [--folder DIR]` goes on where an earlier soak in the same folder stopped, and
-prints one JSON object with the count it reached. A reader must find nothing, or a whole artifact; never half of one.
+`python -m benchmarks.soak [PART ...] --minutes N [--folder DIR]` goes on where an earlier soak in the same folder
+stopped, and prints one JSON object a part with the count it reached. N is shared by the parts, all without PART.
+`durable_writes` kills a writer at every operation; a reader must find nothing, or a whole artifact; never half of one.
+`training` kills workers (`soak_training.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
+from benchmarks import soak_training
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Draft
 from dl_pipelines.store.home import Home
@@ -91,11 +94,27 @@ def soak(folder: Path, minutes: float) -> dict[str, object]:
     return {"name": "soak.durable_writes", "minutes": minutes, **counts}
 
 
-if __name__ == "__main__":
+PARTS = {"durable_writes": (soak, 0.2), "training": (soak_training.soak, 0.8)}
+"""Each part, and its share of the minutes: a kill of a writer takes milliseconds, one of a training seconds."""
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--folder", type=Path, default=Path(".dlp-soak"))
     arguments = parser.parse_args()
-    result = soak(arguments.folder, arguments.minutes)
-    print(json.dumps(result))
-    raise SystemExit(1 if result["faults"] else 0)
+    chosen = arguments.parts or list(PARTS)
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        parser.error(f"found {unknown[0]!r}; expected of {', '.join(PARTS)}")
+    shares, faults = sum(PARTS[name][1] for name in chosen), 0
+    for name in chosen:
+        run, share = PARTS[name]
+        result = run(arguments.folder, arguments.minutes * share / shares)
+        print(json.dumps(result), flush=True)
+        faults += len(result["faults"])  # type: ignore[arg-type]
+    raise SystemExit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
