@@ -103,6 +103,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def studies(self) -> Path:
+        """Optuna's database, where none is given by `DLP_DATABASE_URL`."""
+        return self.root / "optuna.sqlite"
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL: `DLP_DATABASE_URL`, else a SQLite file in the home."""
         return os.environ.get(DATABASE_URL) or f"sqlite:///{self.root / 'dlp.sqlite'}"

@@ -32,18 +32,19 @@ def study_plots(trials: Trials, importance: Mapping[str, Mapping[str, float]], m
     if len(shown.trials) < 2:
         return {}
     fields = sorted(trials.fields, key=lambda field: -importance.get(field.path, {"value": 0.0})["value"])
+    name = f"validation {metric}"
     labels = [field.label for field in fields if _varies(shown, field)]
     plots: dict[str, Callable[[], Any]] = {
-        "history.svg": lambda: drawn.plot_optimization_history(shown, target_name=metric),
+        "history.svg": lambda: drawn.plot_optimization_history(shown, target_name=name),
     }
     if labels:
-        plots["parallel.svg"] = lambda: drawn.plot_parallel_coordinate(shown, params=labels, target_name=metric)
-        plots["slice.svg"] = lambda: drawn.plot_slice(shown, params=labels[:SLICES], target_name=metric)
+        plots["parallel.svg"] = lambda: drawn.plot_parallel_coordinate(shown, params=labels, target_name=name)
+        plots["slice.svg"] = lambda: drawn.plot_slice(shown, params=labels[:SLICES], target_name=name)
     if importance:
         fixed = _known({field.label: importance[field.path]["value"] for field in fields if field.path in importance})
-        plots["importance.svg"] = lambda: drawn.plot_param_importances(shown, evaluator=fixed, target_name=metric)
+        plots["importance.svg"] = lambda: drawn.plot_param_importances(shown, evaluator=fixed, target_name=name)
     with _drawing():
-        return {name: _svg(plot) for name, plot in sorted(plots.items())}
+        return {file: _svg(plot) for file, plot in sorted(plots.items())}
 
 
 def _by_label(trials: Trials) -> optuna.Study:
@@ -83,17 +84,21 @@ def _drawing() -> Iterator[None]:
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", message=".*[Tt]ight layout.*")
-        mpl.rcParams.update({"svg.hashsalt": "study", "svg.fonttype": "none"})
+        mpl.rcParams.update({"svg.hashsalt": "study", "svg.fonttype": "none", "figure.figsize": (9, 4.5)})
         yield
 
 
 def _svg(plot: Callable[[], Any]) -> str:
     """What a plot draws, as text that stands in a page: without head, date and what differs between two of them."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     plt.switch_backend("agg")
     plot()
     figure = plt.gcf()
+    for axes in figure.axes:  # between the decades of a logarithmic axis numbers would stand on each other
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
     held = io.StringIO()
     figure.savefig(held, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close("all")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "optuna"
 """On Postgres: Optuna keeps no tables where another library's migrations are."""
-FILE = "optuna.sqlite"
 TARGET, FIRST, ERROR = "target", "first", "error"
 """Attributes of a trial: the rung it is trained to, its bracket's first rung, why it failed."""
 MOST_WORDS = 1000
@@ -40,7 +39,7 @@ STARTUP = 10
 def storage_url(home: Home) -> str:
     """A SQLite file of the home, or the Postgres of DLP_DATABASE_URL."""
     url = with_driver(os.environ.get(DATABASE_URL, ""))
-    return url if url.startswith("postgresql") else f"sqlite:///{home.root / FILE}"
+    return url if url.startswith("postgresql") else f"sqlite:///{home.studies}"
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from dl_pipelines.training import tuning, worker
 from dl_pipelines.training.job import Job
 from dl_pipelines.training.pool import Pool
 from dl_pipelines.training.study_space import StudyError
-from dl_pipelines.training.study_store import FILE
 from dl_pipelines.training.supervise import OUTCOME
 from dl_pipelines.training.train import make_trained_model
 from dl_pipelines.training.tuning import make_hyperparameter_study
@@ -55,10 +53,17 @@ def small(brief):
     return brief.model_copy(update={"architecture": Architecture(family=family), "training": training})
 
 
+@pytest.fixture(scope="module")
+def pool():
+    """One process, kept warm between the studies of this file."""
+    with Pool(side=1) as kept:
+        yield kept
+
+
 @pytest.fixture
-def make(workspace, training_window, partition, task, monkeypatch):
+def make(workspace, training_window, partition, task, pool, monkeypatch):
     """A function: the stage for an experiment, one training at a time."""
-    monkeypatch.setattr(tuning, "Pool", lambda: Pool(side=1))
+    monkeypatch.setattr(tuning, "Pool", lambda: contextlib.nullcontext(pool))
 
     def run(brief, experiment):
         return make_hyperparameter_study(
@@ -76,7 +81,7 @@ def here(command, env):
     durable.write_json(job.folder / OUTCOME, {"attempts": ["done"], "failure": None, "sandboxed": False})
 
 
-def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, partition, task, monkeypatch):
+def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, partition, task):
     found = make(small, "study")
     study, choice = found.read_json("study.json"), found.read_json("choice.json")
     assert study["reason"] is None and study["metric"] == "loss" and study["rungs"] == [0.3333, 1.0]
@@ -110,8 +115,8 @@ def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, p
     assert trained["architecture"]["family"]["params"]["width"] == best["params"]["architecture.family.params.width"]
     assert make(small, "study").digest == found.digest
 
-    # Made again from nothing, killed on the way, and every process of the second try once: nothing is lost or repeated.
-    (workspace.home.root / FILE).unlink()
+    # Made again from nothing, and killed on the way with all it has started: nothing is lost, nothing trained twice.
+    workspace.home.studies.unlink()
     shutil.rmtree(workspace.home.index / workspace.project / tuning.STAGE / "keys")
     arguments = [str(workspace.home.root), small.model_dump_json(), f"{partition.day}|killed"]
     with subprocess.Popen(
@@ -120,18 +125,8 @@ def test_a_study_and_the_model_that_takes_its_settings(make, small, workspace, p
         assert process.stdout is not None
         assert any(line.startswith("configuration 1") for line in process.stdout)
         process.kill()
-    killed: list[int] = []
-
-    class Lossy(Pool):
-        def wait(self):
-            if not killed:
-                killed.extend(self.pids)
-                os.kill(killed[0], signal.SIGKILL)
-            return super().wait()
-
-    monkeypatch.setattr(tuning, "Pool", lambda: Lossy(side=1))
     again = make(small, "killed")
-    assert killed and again.read_json("study.json") == study and again.digest == found.digest
+    assert again.read_json("study.json") == study and again.digest == found.digest
 
 
 def test_without_trials_it_says_why(make, small):
