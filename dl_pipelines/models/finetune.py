@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Pretrained
+from dl_pipelines.brief.sections import Architecture, Pretrained
 from dl_pipelines.store.digest import digest_file
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ def settings_of(pretrained: Pretrained | None) -> dict[str, Any] | None:
     if pretrained is None:
         return None
     return {**pretrained.model_dump(mode="json", exclude={"weights"}), "sha256": digest_file(_path(pretrained))}
+
+
+def architecture_settings(architecture: Architecture) -> dict[str, Any]:
+    """What a training depends on in this section: all but the comparison, and weights by their content."""
+    plain = architecture.model_dump(mode="json", exclude={"comparison"})
+    return {**plain, "pretrained": settings_of(architecture.pretrained)}
 
 
 def prepare(network: torch.nn.Module, pretrained: Pretrained) -> dict[str, float]:

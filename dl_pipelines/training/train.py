@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Architecture, Data, Distributed, TaskRef, Training
-from dl_pipelines.models.finetune import located, settings_of
+from dl_pipelines.models.finetune import architecture_settings, located, settings_of
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import SHORT
@@ -68,10 +68,7 @@ def make_trained_model(
 
     settings = {
         "task": task_ref(task).model_dump(mode="json"),
-        "architecture": {
-            **architecture.model_dump(mode="json", exclude={"comparison"}),
-            "pretrained": settings_of(pretrained),
-        },
+        "architecture": architecture_settings(architecture),
         "training": training.model_dump(mode="json", exclude={"search"}),
         # Threads and restarts change the cost, not the weights; the order of sums changes with the workers.
         "distributed": distributed.model_dump(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Architecture, Data, Distributed, Evaluation, Search, Training
+from dl_pipelines.models.finetune import architecture_settings
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
@@ -66,7 +67,7 @@ def make_hyperparameter_study(
     settings = {
         **about,
         "search": search.model_dump(mode="json", exclude={"keep_days"}),
-        "architecture": architecture.model_dump(mode="json", exclude={"comparison"}),
+        "architecture": architecture_settings(architecture),
         "training": training.model_dump(mode="json", exclude={"warm_epochs", "search"}),
         "workers": distributed.workers,
         "augmentation": data.augmentation.model_dump(mode="json"),
