@@ -15,7 +15,7 @@ from dl_pipelines.store.artifacts import Artifact, ArtifactError
 from dl_pipelines.store.workspace import Partition, Workspace
 
 CHOOSING = ("architecture_comparison", "hyperparameter_study")
-CHOICE = "choice.json"
+CHOICE, FAMILY = "choice.json", "architecture.family"
 Some = TypeVar("Some", bound=Section)
 
 
@@ -25,6 +25,7 @@ def selected(
 ) -> tuple[Architecture, Training, dict[str, Artifact]]:  # fmt: skip
     """Both sections as these stages of the partition chose, and the artifacts that chose anything, by stage.
 
+    Another candidate than the brief's own family begins anew: `architecture.pretrained` is of that family.
     Raises ArtifactError when one is damaged.
     """
     parents: dict[str, Artifact] = {}
@@ -34,7 +35,9 @@ def selected(
         if found is None or not overrides:
             continue
         parents[stage] = found
-        architecture = replaced(architecture, "architecture", overrides)
+        asked, architecture = architecture, replaced(architecture, "architecture", overrides)
+        if FAMILY in overrides and architecture.family != asked.family:
+            architecture = architecture.model_copy(update={"pretrained": None})
         training = replaced(training, "training", overrides)
     return architecture, training, parents
 

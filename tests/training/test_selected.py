@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from dl_pipelines.brief.sections import Architecture, FamilyRef, Training
+from dl_pipelines.brief.sections import Architecture, FamilyRef, Pretrained, Training
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -42,6 +42,16 @@ def test_what_was_chosen_replaces_the_briefs_own(workspace):
     assert (training.learning_rate, training.loss) == (0.02, None)
     assert parents == {STAGE: first, "hyperparameter_study": second}
     assert selected(workspace, day(1), *given, stages=(STAGE,))[1].learning_rate == given[1].learning_rate
+
+
+def test_pretrained_weights_are_of_the_briefs_own_family(workspace):
+    given = Architecture(pretrained=Pretrained(weights="weights.safetensors"))
+    for number, family, kept_ in ((1, {"name": "cnn", "params": {}}, True), (2, {"name": "vit", "params": {}}, False)):
+        choose(workspace, day(number), {"architecture.family": family}, settings={"n": number})
+        architecture = selected(workspace, day(number), given, Training())[0]
+        assert (architecture.pretrained is not None) == kept_
+    choose(workspace, day(3), {"architecture.family.params.dropout": 0.2}, stage="hyperparameter_study")
+    assert selected(workspace, day(3), given, Training())[0].pretrained == given.pretrained
 
 
 def test_a_choice_of_nothing_is_no_parent(workspace):
