@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.communicators import connect
+from dl_pipelines.training.communicators import CommunicatorError, connect
+from dl_pipelines.training.communicators.memory import FOLDER
 
 
 def network() -> torch.nn.Module:
@@ -27,11 +29,11 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def gradients(communicator, ranks: int, compression: str = "none", clip: float | None = None) -> list[list[float]]:
+def gradients(communicator, ranks: int, clip: float | None = None, **changed) -> list[list[float]]:
     """Of one step on this rank's eight rows; with one rank, on all rows of `ranks` ranks. With `clip`: new weights."""
     model = network()
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
-    settings = Distributed(communicator="horovod", workers=2, compression=compression)
+    settings = Distributed(communicator="horovod", workers=2, **changed)
     exchange = communicator.exchange(list(model.named_parameters()), settings)
     inputs, targets = batch(ranks)
     share = slice(communicator.rank * 8, communicator.rank * 8 + 8) if communicator.size > 1 else slice(None)
@@ -43,6 +45,27 @@ def gradients(communicator, ranks: int, compression: str = "none", clip: float |
         plain.step()
         return [value.detach().flatten().tolist() for value in model.parameters()]
     return [value.grad.flatten().tolist() for value in model.parameters() if value.grad is not None]
+
+
+def arrivals(communicator, **changed) -> list[str]:
+    """Digests of the gradients of 12 steps, alike but for which rank is late and which branch is first in backward."""
+    torch.manual_seed(5)
+    branches = [torch.nn.Linear(300, 200) for _ in range(3)]
+    named = [(f"{place}.{key}", value) for place, part in enumerate(branches) for key, value in part.named_parameters()]
+    exchange = communicator.exchange(named, Distributed(communicator="horovod", workers=2, bucket_mb=0.1, **changed))
+    inputs = torch.randn(16, 300, generator=torch.Generator().manual_seed(communicator.rank))
+    digests = []
+    for step in range(12):
+        exchange.zero()
+        losses = [part(inputs).square().mean() for part in branches]
+        for place in np.random.default_rng([step, communicator.rank]).permutation(2):
+            exchange.backward(losses[place], last=False)
+        time.sleep(0.005 * ((step + communicator.rank) % 2))
+        exchange.backward(losses[2])
+        exchange.finish()
+        flat = torch.cat([value.grad.flatten() for _, value in named])
+        digests.append(hashlib.sha256(flat.numpy().tobytes()).hexdigest())
+    return digests
 
 
 def collectives(name: str) -> dict:
@@ -71,8 +94,22 @@ def collectives(name: str) -> dict:
     found["waited"] = time.monotonic() - started
     found["gradients"] = gradients(communicator, size)
     found["clipped"] = gradients(communicator, size, clip=0.05)
-    if name == "horovod":
-        found["gradients_fp16"] = gradients(communicator, size, "fp16")
+    for kind in ("fp16", "bf16"):
+        found[f"gradients_{kind}"] = gradients(communicator, size, compression=kind)
+    found["gradients_by_sockets"] = gradients(communicator, size, shared_memory=False)
+    found["arrivals"] = {
+        name: arrivals(communicator, **changed)
+        for name, changed in {
+            "memory": {}, "sockets": {"shared_memory": False}, "fp16": {"compression": "fp16"},
+            "bf16": {"compression": "bf16"},
+        }.items()
+    }  # fmt: skip
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{FOLDER}/dlp-" in line]
+    found["shared"] = len(mapped), all(line.endswith("(deleted)") for line in mapped)
+    try:
+        communicator.exchange([], Distributed(communicator="horovod", workers=2, reduction="adasum"))
+    except CommunicatorError as error:
+        found["adasum"] = str(error)
     communicator.close()
     return found
 

@@ -15,7 +15,7 @@ from dl_pipelines.training.communicators.single import SingleCommunicator
 from dl_pipelines.training.launch import sandbox_prefix, worker_command, worker_environment
 from tests.training.communicators import program
 
-KINDS = [("single", 1), ("torch", 2), ("horovod", 2)]
+KINDS = [("single", 1), ("torch", 3), ("horovod", 2)]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=[name for name, _ in KINDS])
@@ -64,10 +64,34 @@ def test_gradients_are_those_of_the_joined_batch_in_one_process(found):
     for item in found:
         for ours, single in zip(item["gradients"], wanted, strict=True):
             np.testing.assert_allclose(ours, single, rtol=1e-5, atol=1e-7)
-        for ours, single in zip(item.get("gradients_fp16", []), wanted, strict=False):
-            np.testing.assert_allclose(ours, single, rtol=2e-3, atol=2e-4)
-    if size > 1:
-        assert found[0]["gradients"] == found[1]["gradients"]
+        for ours, single in zip(item["gradients_by_sockets"], wanted, strict=True):
+            np.testing.assert_allclose(ours, single, rtol=1e-5, atol=1e-7)
+        for kind, tolerance in (("fp16", 2e-3), ("bf16", 1.6e-2)):
+            for ours, single in zip(item[f"gradients_{kind}"], wanted, strict=True):
+                np.testing.assert_allclose(ours, single, rtol=tolerance, atol=tolerance / 10)
+    for name in ("gradients", "gradients_by_sockets", "gradients_fp16", "gradients_bf16"):
+        assert all(item[name] == found[0][name] for item in found)
+
+
+def test_gradients_are_bitwise_the_same_whichever_arrives_first(found):
+    for name, digests in found[0]["arrivals"].items():
+        assert len({digest for item in found for digest in item["arrivals"][name]}) == 1, (name, digests)
+
+
+def test_shared_memory_has_no_name_that_a_killed_worker_would_leave(found):
+    for item in found:
+        maps, deleted = item["shared"]
+        assert deleted
+        assert (maps > 0) == (len(found) > 1)
+
+
+def test_adasum_without_mpi_is_an_error(found):
+    have = {"single": "one process", "torch": "torch.distributed", "horovod": "a Horovod built without MPI"}
+    for item in found:
+        assert item["adasum"] == (
+            f"found distributed.reduction adasum with {have[item['name']]}; expected Horovod with MPI, or with NCCL on "
+            "a GPU; set distributed.reduction to average"
+        )
 
 
 def test_a_step_is_clipped_by_the_norm_of_the_joined_batch(found):
