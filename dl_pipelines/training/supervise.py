@@ -212,13 +212,22 @@ def end_tree(
         time.sleep(POLL_SECONDS)
     for child in below:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            if not _tidies(child):
+                child.kill()
     if process.poll() is None:
         process.kill()
     process.wait()
     end = time.monotonic() + GRACE_SECONDS
     while any(map(alive, below)) and time.monotonic() < end:
         time.sleep(POLL_SECONDS / 10)
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _tidies(process: psutil.Process) -> bool:
+    """Python's tracker of resources: it removes the semaphores of those it served, and ends with the last of them."""
+    return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
 
 
 def _end(number: int, _: object) -> None:
