@@ -130,6 +130,19 @@ def dimensions(architecture: Architecture, training: Training, space: Mapping[st
     return found
 
 
+def fitting(architecture: Architecture, training: Training, space: Mapping[str, Range]) -> dict[str, Range]:
+    """A space without what this family can't have: a comparison may have chosen another one than the brief's."""
+    found = {}
+    for path, given in space.items():
+        if path.startswith(PARAMS):
+            try:
+                dimensions(architecture, training, {path: given})
+            except StudyError:
+                continue
+        found[path] = given
+    return found
+
+
 def _known(architecture: Architecture, training: Training) -> dict[str, Any]:
     """Every path that may be searched, with the brief's own value: what the family's default is where it says none."""
     from dl_pipelines.models.registry import FAMILIES

@@ -21,7 +21,7 @@ from dl_pipelines.training.job import Job
 from dl_pipelines.training.pool import Pool
 from dl_pipelines.training.selected import CHOICE, kept, selected
 from dl_pipelines.training.study_run import Run
-from dl_pipelines.training.study_space import StudyError, configured, dimensions
+from dl_pipelines.training.study_space import StudyError, configured, dimensions, fitting
 
 if TYPE_CHECKING:
     from dl_pipelines.training.study_store import Trials
@@ -58,7 +58,8 @@ def make_hyperparameter_study(
 
     if not search.trials:
         return workspace.make(STAGE, partition, tell, settings={**about, "reason": NOT_ASKED}, parents={})
-    fields = dimensions(architecture, training, search.space)
+    space = fitting(architecture, training, search.space) if choosing else search.space
+    fields = dimensions(architecture, training, space)
     base = Base(architecture, training, distributed, data, task, metric.name)
 
     def build(draft: Draft) -> None:

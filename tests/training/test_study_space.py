@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dl_pipelines.brief.sections import Architecture, FamilyRef, Range, Training
-from dl_pipelines.training.study_space import Dimension, StudyError, configured, dimensions
+from dl_pipelines.training.study_space import Dimension, StudyError, configured, dimensions, fitting
 
 ARCHITECTURE = Architecture(family=FamilyRef(name="cnn", params={"width": 8}))
 SERIES = Architecture(family=FamilyRef(name="gru"))
@@ -81,3 +81,13 @@ def test_grids_hold_both_ends_and_every_choice():
     assert Dimension("p", Range(low=0.5, high=1.5), 1).grid(3) == [0.5, 1.0, 1.5]
     assert Dimension("p", Range(low=1, high=2), 1).grid(9) == [1, 2]
     assert Dimension("p", Range(choices=("a", "b")), "a").grid(1) == ["a", "b"]
+
+
+def test_of_a_family_that_a_comparison_chose_only_its_own_params_are_searched():
+    space = {
+        "training.learning_rate": Range(low=1e-4, high=1e-2, log=True),
+        "architecture.family.params.width": Range(low=8, high=16),
+        "architecture.family.params.hidden": Range(low=-8, high=16),
+    }
+    assert list(fitting(SERIES, Training(), space)) == ["training.learning_rate"]
+    assert list(fitting(ARCHITECTURE, Training(), space)) == list(space)[:2]
