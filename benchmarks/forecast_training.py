@@ -5,16 +5,11 @@ Imports, and starting workers, are in neither's seconds.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import ROOT
-
-PACKAGES = ROOT / ".venv-bench"
+from benchmarks.peer import PeerProcess
 
 
 def write_job(folder: Path, brief: Any, task: Any, train: Any, validation: Any, statistics: dict[str, Any]) -> Path:
@@ -45,57 +40,23 @@ def train_ours(job: Path) -> float:
     return durable.read_json(job.parent / RESULT)["seconds"]
 
 
-class Peer:
-    """The library's process while it is open; its error output is kept in `peer.log`."""
+class Peer(PeerProcess):
+    """The library's process while it is open."""
 
     def __init__(self, folder: Path):
-        if not (PACKAGES / "neuralforecast").exists():
-            raise SystemExit(
-                f"found no neuralforecast in {PACKAGES.name}; expected the peer's packages: run `make bench`"
-            )
-        self.folder, self._log = folder, (folder / "peer.log").open("w")
-        path = os.pathsep.join([str(PACKAGES), str(ROOT)])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.forecast_peer", str(folder)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        self.version = self._answer()["library"]
+        super().__init__("benchmarks.forecast_peer", "neuralforecast", folder)
 
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
     def train(self, windows: int, history: int) -> dict[str, Any]:
         """Train on so many windows with so many days of history; `seconds`, and `windows` as they were."""
-        return self._ask({"train": windows, "history": history})
+        return self.ask({"train": windows, "history": history})
 
     def forecast(self) -> Any:
         """Of the last trained model, float32 [origins, items, horizon]."""
         import numpy as np
 
         path = self.folder / "forecasts.npy"
-        self._ask({"forecast": str(path)})
+        self.ask({"forecast": str(path)})
         return np.load(path, allow_pickle=False)
-
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        text = self._process.stdout.readline()
-        if not text:
-            self._log.flush()
-            raise RuntimeError(f"the peer ended:\n{(self.folder / 'peer.log').read_text()[-3000:]}")
-        return json.loads(text)
