@@ -95,8 +95,11 @@ def compile_losses(objectives: Sequence[Objective]) -> dict[str, Loss]:
 
 
 def forget() -> None:
-    """Leave nothing of compiled losses in the process."""
+    """Leave nothing of compiled losses in the process, and none of the processes that compiled them."""
+    from torch._inductor.async_compile import shutdown_compile_workers
+
     torch._dynamo.reset()
+    shutdown_compile_workers()
 
 
 def _measure(
