@@ -1,6 +1,6 @@
 """The layers of a network, one by one and by kind: what section 3 of the report shows, read from the modules.
 
-Nothing is run here: `profile.py` adds what a forward tells of each layer.
+Nothing is run here: `counting.py` adds what a forward tells of each layer.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def layer_rows(module: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def by_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of layers summed up, one dict a kind, with what `profile` counted of each where it did."""
+    """The rows of layers summed up, one dict a kind, with what `counting.py` counted of each where it did."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(row["type"], []).append(row)
