@@ -134,7 +134,7 @@ def test_the_recipe_is_one_supervised_phase():
 
 
 # torchvision's documentation, num_params: with 1,000 classes and colour.
-PUBLISHED = {"resnet18": 11_689_512, "mobilenet_v3_small": 2_542_856, "efficientnet_b0": 5_288_548}
+PUBLISHED = {"resnet18": 11_689_512, "mobilenet_v3_small": 2_542_856}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -158,7 +158,7 @@ def test_small_images_are_halved_less_often(side: int, expected: int):
 
 
 @pytest.mark.parametrize(("name", "last"), [("resnet18", "layer4"), ("mobilenet_v3_small", "features")])
-@pytest.mark.parametrize(("side", "channels", "left"), [(8, 1, 2), (32, 3, 4)])
+@pytest.mark.parametrize(("side", "channels", "left"), [(8, 1, 2), (28, 3, 4)])
 def test_a_published_network_fits_its_image(name: str, last: str, side: int, channels: int, left: int):
     network = cnn(network=name, dropout=0.5).network(task(side, side, channels), COLOUR if channels == 3 else GREY)
     seen = []

@@ -35,6 +35,8 @@ def test_a_family_keeps_the_contract(name: str, given: dict[str, Given]):
     family = FAMILIES.make(Named(name=name))
     assert family.name == name
     assert family.template_row
+    assert family.losses
+    assert set(family.loss_settings) <= set(Training.model_fields)
     task, statistics = given[family.kind]
     assert task.kind == family.kind
     recipe = family.recipe(task, statistics, Training())
