@@ -1,8 +1,9 @@
 """Data-parallel training on one machine: ResNet-18, 112 px, bf16, by two workers of one thread each.
 
 `scaling.horovod` compares them with one process of two threads on the same global batch, `scaling.ddp` with PyTorch's
-DistributedDataParallel over gloo. All three live through the whole run and train in turn; those that wait are stopped,
-because Horovod's background thread works also when nothing is to be done.
+DistributedDataParallel over gloo. `sockets` in the conditions is Horovod without shared memory: gradients by its own
+all-reduce. All live through the whole run and train in turn; those that wait are stopped, because Horovod's background
+thread works also when nothing is to be done.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dl_pipelines.brief.sections import Distributed
 from dl_pipelines.training.launch import sandbox_prefix, worker_command, worker_environment
 
 BATCH = 64
-PAIRS, STEPS = 7, 12
+PAIRS, STEPS = 7, 10
 LIMITS = {"horovod": 0.90, "ddp": 1.0}
 GOALS = {"horovod": 0.97, "ddp": 1.05}
 TOLERANCE = 1e-4
@@ -33,6 +34,7 @@ PATIENCE_SECONDS = 300
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "single": ("ours", {"communicator": "single", "workers": 1, "threads": 2}),
     "horovod": ("ours", {"communicator": "horovod", "workers": 2, "threads": 1}),
+    "sockets": ("ours", {"communicator": "horovod", "workers": 2, "threads": 1, "shared_memory": False}),
     "ddp": ("ddp", {"communicator": "torch", "workers": 2, "threads": 1, "bucket_mb": 25}),
 }
 
@@ -118,6 +120,7 @@ def measure(folder: Path) -> Iterator[Comparison]:
                 "ours": round(BATCH / median(step["horovod"]), 1), "peer": round(BATCH / median(step[peer]), 1)
             },
             cpu_seconds={"ours": by_cpu.ours, "peer": by_cpu.peer, "ratio": by_cpu.ratio},
+            sockets=paired("", step["sockets"], step[peer], "s").ratio,
             ours=settings["horovod"], peer=settings[peer], tolerance=TOLERANCE, apart=apart,
         )  # fmt: skip
 
@@ -138,8 +141,9 @@ def difference(checked: Mapping[str, list[dict[str, Any]]]) -> float:
 
 def told(settings: Distributed) -> dict[str, Any]:
     """What of the settings matters here."""
-    names = ["communicator", "workers", "threads", "compression", "bucket_mb"]
-    return settings.model_dump(mode="json", include={*names, "cycle_ms"} if settings.workers > 1 else {*names})
+    names = ["communicator", "workers", "threads", "compression"]
+    more = {"torch": ["bucket_mb"], "horovod": ["shared_memory", "cycle_ms"]}.get(settings.communicator, [])
+    return settings.model_dump(mode="json", include={*names, *more})
 
 
 def median(values: list[float]) -> float:

@@ -301,7 +301,7 @@ class Distributed(Section):
         "workers are on one machine; false: through the communicator's sockets",
     )
     bucket_mb: float = Field(default=8, gt=0, le=1024, description="gradients that are exchanged together")
-    cycle_ms: float = Field(default=1, gt=0, le=1000, description="how often horovod looks for gradients")
+    cycle_ms: float = Field(default=10, gt=0, le=1000, description="how often horovod looks for gradients")
     restarts: int = Field(default=2, ge=0, le=10)
     stall_seconds: float = Field(default=120, gt=0, description="no progress for so long ends the attempt")
     price_per_hour: float | None = Field(
