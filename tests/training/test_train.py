@@ -316,3 +316,20 @@ def test_a_day_begins_from_the_model_of_the_day_before(copy_home, partition, bri
 
 def warm_parent(home, partition, seen, task):
     return earlier_model(home, partition, seen.architecture.family, train.task_ref(task))
+
+
+def test_a_training_that_ends_early_is_reproducible_and_says_so(copy_home, partition, brief, task, in_process):
+    training = {"epochs": 9, "patience": 1, "learning_rate": 1e-9, "ema": 0.5}
+    still = brief.model_copy(
+        update={
+            "architecture": brief.architecture.model_copy(
+                update={"family": FamilyRef(name="cnn", params={"width": 8, "blocks": 1})}
+            ),
+            "training": brief.training.model_copy(update=training),
+        }
+    )
+    made = train_it(copy_home(), Partition(partition.day, "early"), still, task, in_process)
+    (gate,) = [gate for gate in made.gates if gate.name == "reproducible"]
+    assert gate.passed
+    assert gate.summary.endswith("2 of 9 epochs (no better accuracy for 1 epoch(s) after epoch 1)")
+    assert made.measured["stopped"] and (made.measured["device"], made.measured["precision"]) == ("cpu", "fp32")
