@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.evaluation.wording import number, plural
 from dl_pipelines.report.cells import Cell, Extra, Found, interval, not_applicable, not_measured, told
 from dl_pipelines.report.facts import Facts, pointer
 
@@ -63,7 +63,8 @@ def _impact(facts: Facts, fields: list[tuple[int, dict[str, Any]]]) -> Cell:
 
 
 def _share(importance: dict[str, float]) -> str:
-    return f"{percent(importance['value'])}% {interval(importance, lambda value: percent(value) + '%')}"
+    """In whole percent: the intervals are wider than that."""
+    return f"{importance['value']:.0%} {interval(importance, lambda value: f'{value:.0%}')}"
 
 
 def _sources(facts: Facts, places: list[int], key: str) -> list[Any]:
