@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Architecture, Compression, Evaluation, FamilyRef
-from dl_pipelines.evaluation.metrics import Estimate, estimate, over_seeds
+from dl_pipelines.evaluation.candidate_model import Model, Unable, first_line
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import SHORT, digest_json
@@ -20,7 +20,6 @@ from dl_pipelines.training.job import FINAL, RESULT, Job
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from dl_pipelines.inference.runtimes import Session
     from dl_pipelines.training.energy import Counter
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Rows at once, where throughput is measured."""
-MOST_DRAWS = 400
-"""Resamples of the rows: beside what the seeds differ by, more would cost seconds a candidate and change nothing."""
 ENERGY_SECONDS = 0.5
 """Each candidate answers alone for so long, where a counter tells the energy."""
 Say = Callable[[str, int, int], None]
@@ -96,9 +93,9 @@ class Bench:
             rows[candidate.key] = self._about(candidate)
             try:
                 if candidate.key in failed:
-                    raise _Unable(failed[candidate.key])
-                models[candidate.key] = _Model(self, candidate)
-            except _Unable as error:
+                    raise Unable(failed[candidate.key])
+                models[candidate.key] = Model(self, candidate)
+            except Unable as error:
                 rows[candidate.key]["reason"] = str(error)
         self.say("timing them, interleaved", len(candidates), len(candidates))
         timed = self._timed({key: model.session for key, model in models.items()})
@@ -144,7 +141,9 @@ class Bench:
                 for ended in pool.wait():
                     candidate, seed = jobs[ended.job.folder]
                     if ended.error:
-                        failed.setdefault(candidate.key, f"its training with seed {seed} failed: {_first(ended.error)}")
+                        failed.setdefault(
+                            candidate.key, f"its training with seed {seed} failed: {first_line(ended.error)}"
+                        )
                     durable.remove_tree(ended.job.folder / "checkpoints")
                     self.say(self._told(candidate, ended), len(jobs) - pool.waiting, len(jobs))
         return failed
@@ -155,7 +154,7 @@ class Bench:
         found = ended.curves[-1]["validation"].get(self.task.primary)
         return f"{candidate.name} is trained" + ("" if found is None else f": {self.task.primary} {found:.4g}")
 
-    def _best(self, models: Mapping[str, _Model]) -> _Model | None:
+    def _best(self, models: Mapping[str, Model]) -> Model | None:
         """The one with the best mean of the primary metric, the first of several."""
         sign = 1 if self.task.metrics[self.task.primary].better == "higher" else -1
         return max(models.values(), key=lambda model: sign * model.mean, default=None)
@@ -188,70 +187,6 @@ class Bench:
         }  # fmt: skip
 
 
-class _Unable(ValueError):
-    """Why a candidate has no figures."""
-
-
-class _Model:
-    """The trained networks of a candidate, a seed each: how they answer the validation rows; the first one's file."""
-
-    def __init__(self, bench: Bench, candidate: Candidate):
-        from dl_pipelines.evaluation.evaluate import answer
-        from dl_pipelines.models.layers import count_parameters
-
-        self.bench, task, rows, given = bench, bench.task, bench.validation, bench.evaluation
-        self.metrics: list[dict[str, float]] = []
-        self.drawn: list[np.ndarray] = []
-        self.seconds: list[float] = []
-        draws = min(given.resamples, MOST_DRAWS)
-        for seed in range(bench.seeds):
-            folder = bench.job_of(candidate, seed).folder
-            network = _network(bench, candidate, folder)
-            outputs = answer(network, rows.inputs)
-            self.metrics.append(task.measure(outputs, rows.targets))
-            if task.primary not in self.metrics[-1]:
-                raise _Unable(f"{task.primary} can't be measured on its answers to the validation rows")
-            self.drawn.append(task.resampled(outputs, rows.targets, draws, given.seed)[task.primary])
-            self.seconds.append(sum(line["seconds"] for line in durable.read_json(folder / RESULT)["curves"]))
-            if not seed:
-                self.parameters = count_parameters(network)
-                self.path, self.session = _exported(bench, candidate, network)
-
-    @property
-    def values(self) -> list[float]:
-        """The primary metric of each seed."""
-        return [found[self.bench.task.primary] for found in self.metrics]
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return sum(self.values) / len(self.values)
-
-    def figures(self, best: _Model | None) -> dict[str, Any]:
-        """What is told of it; how far it is `behind` the best is of the same rows and seeds."""
-        import numpy as np
-
-        assert best is not None
-        task, given = self.bench.task, self.bench.evaluation
-        metric = task.metrics[task.primary]
-        sign = 1.0 if metric.better == "higher" else -1.0
-        apart = [sign * (a - b) for a, b in zip(best.values, self.values, strict=True)]
-        drawn = [sign * (a - b) for a, b in zip(best.drawn, self.drawn, strict=True)]
-        found = over_seeds(self.values, self.drawn, given.confidence, given.seed)
-        behind = over_seeds(apart, drawn, given.confidence, given.seed)
-        names = [name for name in task.metrics if all(name in item for item in self.metrics)]
-        return {
-            "parameters": self.parameters,
-            "metric": _inside(found) if metric.unit == "share" else found,
-            "values": [round(value, 6) for value in self.values],
-            "metrics": {name: round(sum(item[name] for item in self.metrics) / len(self.metrics), 6) for name in names},
-            "behind": _inside(behind, -1.0) if metric.unit == "share" else behind,
-            "behind_rows": estimate(sum(apart) / len(apart), np.mean(drawn, axis=0), given.confidence),
-            "size_mb": self.path.stat().st_size / 1e6,
-            "train_seconds": _seconds(self.seconds, given.confidence),
-        }
-
-
 def _require_one(candidates: Sequence[Candidate], failed: Mapping[str, str]) -> None:
     if all(candidate.key in failed for candidate in candidates):
         told = "; ".join(f"{candidate.name}: {failed[candidate.key]}" for candidate in candidates)
@@ -280,28 +215,6 @@ def loss_of(family: FamilyRef, loss: str | None) -> str | None:
     return loss if loss in getattr(FAMILIES.load(family.name), "losses", ()) else None
 
 
-def _network(bench: Bench, candidate: Candidate, folder: Path) -> torch.nn.Module:
-    from safetensors.torch import load_file
-
-    network = FAMILIES.make(candidate.family).network(bench.task, bench.job.statistics)
-    network.load_state_dict(load_file(folder / FINAL))
-    return network.eval()
-
-
-def _exported(bench: Bench, candidate: Candidate, network: torch.nn.Module) -> tuple[Path, Session]:
-    """As a file that serves, opened. Raises _Unable."""
-    from dl_pipelines.inference.export import ExportError, export_onnx
-    from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError, open_runtime
-
-    try:
-        path = export_onnx(network, bench.task, bench.job.folder / f"{candidate.key}.onnx")
-        session = open_runtime("onnxruntime", path, bench.compression.threads)
-        session.run(bench.validation.inputs[:1].copy())
-    except (ExportError, RuntimeFileError, ModelRunError) as error:
-        raise _Unable(f"it can't be served: {_first(str(error))}") from error
-    return path, session
-
-
 def _energy(counter: Counter, session: Session, batch: np.ndarray) -> float:
     """Joules of the machine for a thousand answers, in batches."""
     import time
@@ -315,20 +228,3 @@ def _energy(counter: Counter, session: Session, batch: np.ndarray) -> float:
 
     rows, joules = counter.around(work)
     return round(1000 * joules / rows, 6)
-
-
-def _seconds(values: Sequence[float], confidence: float) -> Estimate:
-    """Mean and Student's interval over the seeds, at least 0."""
-    import numpy as np
-
-    found = over_seeds(values, [np.full(10_000, value) for value in values], confidence, 0)
-    return {name: max(0.0, value) for name, value in found.items()}
-
-
-def _inside(found: Estimate, least: float = 0.0) -> Estimate:
-    """A share can't leave 0 to 1, nor a difference of two -1 to 1; Student's interval of a few seeds may."""
-    return {name: min(1.0, max(least, value)) for name, value in found.items()}
-
-
-def _first(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "")

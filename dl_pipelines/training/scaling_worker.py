@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def run(job: Job) -> None:
     from dl_pipelines.tasks.registry import TASKS
     from dl_pipelines.training.communicators import connect
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every training: see worker.py
+    torch.set_deterministic_debug_mode("error")
     torch.set_num_threads(job.distributed.threads)
     communicator = connect(job.distributed.communicator)
     task = TASKS.make(job.task)

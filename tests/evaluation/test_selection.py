@@ -9,8 +9,8 @@ import pytest
 
 from dl_pipelines.brief.sections import Comparison, FamilyRef, Training
 from dl_pipelines.data import row_cache
+from dl_pipelines.evaluation import candidate_model, selection
 from dl_pipelines.evaluation import candidates as measuring
-from dl_pipelines.evaluation import selection
 from dl_pipelines.evaluation.candidates import Candidate, ComparisonFailed, candidates_of, loss_of
 from dl_pipelines.evaluation.evaluate import answer
 from dl_pipelines.evaluation.selection import choice, make_architecture_comparison
@@ -166,7 +166,7 @@ def unexported(monkeypatch):
         path.write_bytes(b"0" * sum(value.numel() for value in network.parameters()))
         return path, Session(network)
 
-    monkeypatch.setattr(measuring, "_exported", export)
+    monkeypatch.setattr(candidate_model, "_exported", export)
 
 
 def leave(job, task, scale=1.0):
@@ -216,7 +216,7 @@ def test_without_any_model_it_fails(make, monkeypatch):
 def test_one_that_cannot_be_exported_is_a_row_with_its_reason(make, monkeypatch, task):
     from dl_pipelines.inference import export
 
-    export_for_real = measuring._exported
+    export_for_real = candidate_model._exported
 
     def refuse(*_):
         raise export.ExportError("found a graph that ONNX's checker refuses")
@@ -229,7 +229,7 @@ def test_one_that_cannot_be_exported_is_a_row_with_its_reason(make, monkeypatch,
         return export_for_real(bench, candidate, network)
 
     monkeypatch.setattr(export, "export_onnx", refuse)
-    monkeypatch.setattr(measuring, "_exported", exported)
+    monkeypatch.setattr(candidate_model, "_exported", exported)
     fake(monkeypatch, lambda job: leave(job, task))
     made = make("unserved", comparison={"seeds": 1, "max_rows": 103})
     row = made.measured["comparison"]["rows"][1]
@@ -259,7 +259,7 @@ def test_an_interrupted_one_goes_on(make, monkeypatch, task, unexported):
 
 def test_what_is_chosen_is_trained(make, monkeypatch, task, workspace, partition, brief, unexported):
     """Neither has learned anything; the small one answers sooner."""
-    monkeypatch.setattr(timing, "time_interleaved", lambda calls, rounds: {
+    monkeypatch.setattr(timing, "time_interleaved", lambda calls, rounds, warmup=5: {
         key: {"p50_ms": ms, "low": ms, "high": ms} for key, ms in zip(calls, (2.0, 1.0), strict=True)
     })  # fmt: skip
     fake(monkeypatch, lambda job: leave(job, task, 1e-6))
