@@ -32,7 +32,7 @@ PIECE_BYTES = 16_000_000
 """Of the records that are decoded at once, where each makes a row by itself."""
 SPLITS: tuple[SplitName, SplitName] = ("train", "validation")
 VERSION = 1
-"""Raised when the same settings make other rows."""
+"""Raised when the same settings make other rows or statistics."""
 
 
 def cached_rows(

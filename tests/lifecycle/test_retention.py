@@ -327,3 +327,18 @@ def test_a_chain_of_warm_starts_does_not_keep_every_model(workspace):
     assert [item.partition for item in removed] == ["2026-01-03|base", "2026-01-02|base", "2026-01-01|base"]
     assert len(artifacts(workspace)) == 2
     assert workspace.get("trained_model", day(4, "base")).parents["warm_start"] == removed[0].digest
+
+
+def test_rows_that_no_kept_window_needs_go_last(workspace):
+    for number in (1, 2, 3):
+        line(workspace, number)
+    folders = {}
+    for number in (1, 2, 3):
+        window = workspace.get("training_window", day(number)).digest
+        folders[number] = workspace.home.cache / "plain" / "rows" / f"of-{number}"
+        durable.write_json(folders[number] / "rows.json", {"settings": {"window": window}, "bytes": {}})
+    planned = collect_garbage(workspace, 2, dry_run=True)
+    assert [(item.stage, item.name) for item in planned][-1] == ("rows", "of-1")
+    assert str(planned[-1]).endswith("is a copy of rows, of no window that is kept or unused for a week")
+    assert collect_garbage(workspace, 2) == planned
+    assert [folders[number].exists() for number in (1, 2, 3)] == [False, True, True]

@@ -11,7 +11,7 @@ import pytest
 
 from dl_pipelines.store.artifacts import Artifact, ArtifactError, Draft, Gate
 from dl_pipelines.store.digest import digest_folder
-from dl_pipelines.store.records import RECORDS, open_records, read_records, records_digest, write_records
+from dl_pipelines.store.records import RECORDS, open_records, read_pieces, read_records, records_digest, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 
 PIXELS = pa.list_(pa.uint8(), 6)
@@ -142,3 +142,17 @@ def test_pages_that_lance_cant_read_are_told(own: Workspace, base: Partition):
     made = own.make("raw_data", base, build, settings={}, parents={})
     with pytest.raises(ArtifactError, match="found a corrupt dataset in"):
         read_records(made)
+    with pytest.raises(ArtifactError, match="found a corrupt dataset in"):
+        list(read_pieces(made, 100))
+
+
+@pytest.mark.parametrize(("most", "largest"), [(1, 1), (300, 8), (10**6, 20)])
+def test_pieces_are_the_dataset_in_its_order(own: Workspace, base: Partition, most: int, largest: int):
+    def build(draft: Draft) -> None:
+        write_records(draft, table())
+
+    made = own.make("validated_data", base, build, settings={}, parents={})
+    pieces = list(read_pieces(made, most))
+    assert pa.concat_tables(pieces).combine_chunks().equals(table())
+    assert max(piece.num_rows for piece in pieces) <= largest
+    assert len(pieces) == 1 or most < 10**6

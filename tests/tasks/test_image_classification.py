@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dl_pipelines.brief.sections import Split
+from dl_pipelines.tasks.base import Task
 from dl_pipelines.tasks.image_classification import AGREEMENT, MAX_PIXELS, ImageClassification
 
 DAY = date(2026, 1, 1)
@@ -143,6 +144,14 @@ def test_it_is_fitted_on_the_chosen_rows(rgb: ImageClassification):
     assert found["mean"] == pytest.approx(scaled.mean(axis=0), abs=1e-8)
     assert found["std"] == pytest.approx(scaled.std(axis=0), abs=1e-8)
     assert found["class_counts"] == [3, 3, 3]  # the row that is left out is of the first class, as are four of ten
+
+
+def test_pieces_are_fitted_as_the_whole_is(rgb: ImageClassification):
+    table, _ = records(10)
+    chosen = np.arange(10) != 3
+    pieces = [(table.slice(start, 4), chosen[start : start + 4]) for start in (0, 4, 8)]
+    assert rgb.fit_pieces(iter(pieces)) == rgb.fit(table, chosen)
+    assert Task.fit_pieces(rgb, iter(pieces)) == rgb.fit(table, chosen), "joined, as a task does that needs the whole"
 
 
 def test_an_answer_is_for_people(rgb: ImageClassification):
