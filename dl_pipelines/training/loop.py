@@ -255,6 +255,8 @@ class Trainer:
         left = (given.epochs - done.epoch) * feed.steps
 
         def choose() -> compiling.Choice:
+            if done.compiling is not None:
+                return done.compiling
             objectives, modules = self._phase(epoch).objectives, self.recipe.modules
             with self._beat.during(epoch, 0, self._steps(feed)):
                 self._begin(epoch, self._phase(epoch), 1)

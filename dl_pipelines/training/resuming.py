@@ -15,6 +15,7 @@ import torch
 
 from dl_pipelines.training import checkpoint as saved
 from dl_pipelines.training.communicators.base import CommunicatorError
+from dl_pipelines.training.compiling import Choice
 from dl_pipelines.training.job import Epoch
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     curves: list[Epoch] = field(default_factory=list)
+    compiling: Choice | None = None
+    """What was chosen before it stopped."""
 
 
 def keep(trainer: Trainer, folder: Path, done: Progress) -> None:
@@ -72,7 +75,7 @@ def restore(trainer: Trainer, folder: Path) -> Progress:
         trainer.scaler.load_state_dict(about["scaler"])
     _take_own(trainer, saved.part(tensors, f"rank/{trainer.communicator.rank}/"))
     curves = [Epoch(**line) for line in about["curves"]]
-    return Progress(about["epoch"], about["step"], about["seconds"], curves)
+    return Progress(about["epoch"], about["step"], about["seconds"], curves, Choice(**about["compile"]))
 
 
 def average_buffers(trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ from dl_pipelines.training import compiling
 from dl_pipelines.training.communicators.single import SingleCommunicator
 from dl_pipelines.training.compiling import Choice, NoCompiler
 from dl_pipelines.training.precision import choose
-from tests.training.test_loop import run, trainer
+from tests.training.test_loop import rows, run, trainer
 
 NUMERICS = choose(Training(device="cpu"))
 
@@ -117,6 +117,17 @@ def test_a_choice_is_written_down_and_replayed_by_every_rank(tmp_path):
             return torch.ones_like(tensor)
 
     assert compiling.agree(Second(), path, choose_it).compiled and len(made) == 1
+
+
+def test_what_a_checkpoint_was_trained_with_is_replayed(make_job, monkeypatch):
+    job = make_job(training={"epochs": 2})
+    made = trainer(job)
+    made.run(rows(job, "train"), rows(job, "validation"), job.folder / "checkpoints", 1)
+    (job.folder / "checkpoints" / "compile.json").unlink()
+    monkeypatch.setattr(compiling, "decide", lambda *_: pytest.fail("was measured again"))
+    again = trainer(job)
+    run(job, again)
+    assert again.compiling.plain() | {"milliseconds": 0} == made.compiling.plain() | {"milliseconds": 0}
 
 
 def test_whole_batches_are_compiled_and_the_last_one_is_not(make_job, monkeypatch):
