@@ -232,7 +232,10 @@ def test_settings_hold_the_content_and_not_the_place(written, tmp_path):
 
 
 def test_the_documented_command_converts_a_checkpoint(tmp_path, state):
-    torch.save(state, tmp_path / "resnet18.pth")
+    # As a user's file was once written: in a process of its own, since nothing of ours pickles.
+    save_file(state, tmp_path / "state.safetensors")
+    made = "import torch, safetensors.torch as s; torch.save(s.load_file('state.safetensors'), 'resnet18.pth')"
+    subprocess.run([sys.executable, "-c", made], check=True, cwd=tmp_path)
     block = next(block for block in PAGE.split("```")[1::2] if "weights_only=True" in block)
     command = block.removeprefix("bash\n").strip()
     assert command.startswith("python -c '") and command.endswith("' resnet18.pth resnet18.safetensors")
