@@ -71,7 +71,7 @@ def make_augmentation_ablation(
         draft.show(seeds=asked.seeds, trainings=len(found) * asked.seeds, ablation={"md": table(result)})
 
     if reason:
-        return workspace.make(STAGE, partition, tell, settings={**about, "reason": reason}, parents={})
+        return workspace.make(STAGE, partition, tell, settings={**about, "reason": reason}, parents={}, version=2)
     settings = {
         **about,
         "architecture": architecture.model_dump(mode="json", exclude={"comparison"}),
@@ -82,7 +82,7 @@ def make_augmentation_ablation(
         "split": data.split.model_dump(mode="json"),
         "task": task.params.model_dump(mode="json"),  # type: ignore[attr-defined]
     }
-    return workspace.make(STAGE, partition, build, settings=settings, parents={"training_window": window})
+    return workspace.make(STAGE, partition, build, settings=settings, parents={"training_window": window}, version=2)
 
 
 def _job(
