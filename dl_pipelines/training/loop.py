@@ -42,6 +42,8 @@ LOOK_STEPS = 10
 AHEAD = 2
 """Batches that the host makes while a GPU computes; on a CPU making them would take the cores from the step."""
 
+NOTHING = nullcontext()
+
 
 class NotFinite(ValueError):
     """The loss became infinite or not a number."""
@@ -62,7 +64,7 @@ class Trainer:
         self.communicator, self.say = communicator, say or (lambda _: None)
         self._beat = Beat(self.say, training.epochs, beat_seconds)
         self.numerics = precision.choose(training)
-        self.scaler = self.numerics.scaler()
+        self.scaler, self._autocast = self.numerics.scaler(), self.numerics.autocast()
         self._share_start()
         self._moving, self.objectives = Moving(recipe, factors or {}), _objectives(recipe)
         given = distributed or Distributed(communicator="single", workers=1)
@@ -126,7 +128,7 @@ class Trainer:
         for step in range(first, steps):
             number = (epoch - 1) * steps + step
             group = list(itertools.islice(batches, given.accumulate))
-            with self._perhaps_compiling(epoch, step, steps) if step == first else nullcontext():
+            with self._perhaps_compiling(epoch, step, steps) if step == first else NOTHING:
                 self._step(phase, group, self._rate(number, steps))
             if self.averages is not None:
                 self.averages.update(number + 1)
@@ -157,9 +159,9 @@ class Trainer:
         for objective in phase.objectives:
             exchange, mover = self.exchanges[objective.name], self.movers[objective.name]
             exchange.zero()
-            with self._moving.only(exchange.parameters) if several else nullcontext():
+            with self._moving.only(exchange.parameters) if several else NOTHING:
                 for place, batch in enumerate(batches, 1):
-                    with self.numerics.autocast():
+                    with self._autocast:
                         loss = self._loss(objective, batch)
                     if objective is phase.objectives[-1]:
                         self._unseen.append(loss.detach())
@@ -268,7 +270,7 @@ class Trainer:
             self._losses = compiling.compile_losses(list(self.objectives.values()))
 
     def _perhaps_compiling(self, epoch: int, step: int, steps: int) -> AbstractContextManager[None]:
-        return self._beat.during(epoch, step, steps) if self.compiling.compiled else nullcontext()
+        return self._beat.during(epoch, step, steps) if self.compiling.compiled else NOTHING
 
 
 def _objectives(recipe: Recipe) -> dict[str, Objective]:
