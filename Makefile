@@ -37,6 +37,10 @@ bench: ## Ours against limits and peers (installed first), one JSON object a lin
 	@bash scripts/setup.sh bench
 	@$(BIN)/python -m benchmarks.main_job --json
 	@$(BIN)/python -m benchmarks.forecasting --json
+	@$(BIN)/python -m benchmarks.training_loop --json
+	@$(BIN)/python -m benchmarks.input_pipeline --json
+	@$(BIN)/python -m benchmarks.scaling --json
+	@$(BIN)/python -m benchmarks.search --json
 
 soak: setup ## A long run; MINUTES=10
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
