@@ -67,6 +67,16 @@ PATCHES = (
         "for the line above",
     ),
     Patch(
+        "horovod/common/gloo/gloo_context.cc",
+        "  device_attr.iface = gloo_iface_;\n"
+        "  device_attr.ai_family = AF_UNSPEC;\n  auto dev = CreateDevice(device_attr);\n\n"
+        "  global_ctx = global_context.ctx;\n",
+        "  gloo_iface_ = global_context.gloo_iface_;\n  device_attr.iface = gloo_iface_;\n"
+        "  device_attr.ai_family = AF_UNSPEC;\n  auto dev = CreateDevice(device_attr);\n\n"
+        "  global_ctx = global_context.ctx;\n",
+        "the connections that gradients take were made where the machine's name points to, not on the given interface",
+    ),
+    Patch(
         "horovod/common/util.py",
         "def gloo_built(verbose=False):\n",
         "def gloo_built(verbose=False):\n    return True\n",
