@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.contract import Comparison, main, paired
 from dl_pipelines.brief.sections import Distributed
-from dl_pipelines.training.launch import sandbox_prefix, worker_command, worker_environment
+from dl_pipelines.training.launch import die_with_parent, sandbox_prefix, worker_command, worker_environment
 
 BATCH = 64
 PAIRS, STEPS = 7, 10
@@ -49,7 +49,11 @@ class Arm:
         settings = {"distributed": self.settings.model_dump(mode="json"), "batch": BATCH, "arm": kind}
         job = folder / "job.json"
         job.write_text(json.dumps(settings))
-        command = [*sandbox_prefix(), *worker_command(job, self.settings, folder, "benchmarks.scaling_worker")]
+        command = [
+            *die_with_parent(),
+            *sandbox_prefix(),
+            *worker_command(job, self.settings, folder, "benchmarks.scaling_worker"),
+        ]
         self._log = (folder / "launcher.log").open("w")
         # Horovod gives up on a worker that was stopped for half a minute, unless told otherwise.
         environment = {**worker_environment(self.settings.threads, folder), "HOROVOD_GLOO_TIMEOUT_SECONDS": "900"}
@@ -121,7 +125,7 @@ def measure(folder: Path) -> Iterator[Comparison]:
             },
             cpu_seconds={"ours": by_cpu.ours, "peer": by_cpu.peer, "ratio": by_cpu.ratio},
             sockets=paired("", step["sockets"], step[peer], "s").ratio,
-            ours=settings["horovod"], peer=settings[peer], tolerance=TOLERANCE, apart=apart,
+            settings=settings["horovod"], peer_settings=settings[peer], tolerance=TOLERANCE, apart=apart,
         )  # fmt: skip
 
 
