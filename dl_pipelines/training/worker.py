@@ -104,6 +104,7 @@ def _run(job: Job, until: int | None) -> None:
             "seconds": round(seconds, 3), "samples_per_second": round(len(train[0]) * len(curves) / max(ran, 1e-9), 1),
             "peak_memory_mb": [round(value, 1) for value in peaks], "curves": [line.plain() for line in curves],
             "torch": torch.__version__, **trainer.ran(),
+            "gradients": ", ".join(sorted({exchange.route for exchange in trainer.exchanges.values()})),
         })  # fmt: skip
     communicator.close()
 

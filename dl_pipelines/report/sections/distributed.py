@@ -62,7 +62,6 @@ def _strategy(facts: Facts) -> dict[str, Cell]:
         names = ("PARALLEL_TYPE", "DIST_FRAMEWORK", "COMM_BACKEND", "GRAD_AGG", "CHECKPOINT_FREQ")
         return dict.fromkeys(names, reason)
     many = workers.value > 1
-    compression = facts.find("trained_model", "manifest.json#/settings/settings/distributed/compression")
     per = f", {plural(threads.value, 'thread')} each" if isinstance(threads, Found) else ""
     alone = not_applicable("one worker: nothing is exchanged")
     tried = (
@@ -75,11 +74,23 @@ def _strategy(facts: Facts) -> dict[str, Cell]:
         if many else told(f"none: one worker{per}", workers.source),
         "DIST_FRAMEWORK": communicator.cell(),
         "COMM_BACKEND": _cell(network, "") if many else alone,
-        "GRAD_AGG": told(f"all-reduce, average; compression: {compression.value}", compression.source)
-        if many and isinstance(compression, Found) else alone,
+        "GRAD_AGG": _aggregation(facts) if many else alone,
         "CHECKPOINT_FREQ": told(f"each epoch; a lost worker resumes from the last one{tried}",
                                 library("training.checkpoint")),
     }  # fmt: skip
+
+
+def _aggregation(facts: Facts) -> Cell:
+    """How gradients became means, and the way they took: it was chosen when the workers met."""
+    given = facts.find("trained_model", "manifest.json#/settings/settings/distributed")
+    route = _trained(facts, "gradients")
+    if isinstance(given, Cell) or isinstance(route, Cell):
+        return given if isinstance(given, Cell) else not_measured("the way of the gradients was not recorded")
+    way = f"through {route.value}" if "memory" in route.value else f"by the all-reduce of {route.value}"
+    return told(
+        f"{given.value['reduction']}, {way}, in fixed buckets; compression: {given.value['compression']}",
+        given.source, route.source,
+    )  # fmt: skip
 
 
 def _performance(facts: Facts) -> dict[str, Cell]:

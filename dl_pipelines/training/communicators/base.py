@@ -27,6 +27,11 @@ class Exchange:
     def __init__(self, parameters: Named):
         self.parameters = [parameter for _, parameter in parameters]
 
+    @property
+    def route(self) -> str:
+        """The way that gradients take from worker to worker, known after the first step."""
+        return "none"
+
     def zero(self) -> None:
         """Forget the gradients of the step before."""
         for parameter in self.parameters:

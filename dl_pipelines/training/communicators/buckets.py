@@ -39,6 +39,12 @@ class Buckets(Exchange):
         ]
         self._hooked, self._started, self._last = False, 0, False
 
+    @property
+    def route(self) -> str:
+        """See Exchange."""
+        shared = any(isinstance(bucket, SharedBucket) for bucket in self.buckets)
+        return "shared memory" if shared else self._communicator.name
+
     def _prepare(self) -> None:
         """Before the first step: share memory where that can be, and have gradients laid as they arrive."""
         self.buckets = self._shared() or self.buckets
