@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from assets import project
+from dl_pipelines.training.selected import CHOOSING
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "assets").glob("*.py"))
@@ -51,8 +52,14 @@ def test_one_file_a_stage():
 
 
 def reads(path: Path) -> set[str]:
-    """The stages whose artifact the stage's library function asks the workspace for."""
-    return set(re.findall(r'workspace\.get\("(\w+)"', path.read_text(encoding="utf-8")))
+    """The stages whose artifact the stage's library function asks the workspace for, or whose choice it goes by."""
+    found = set(re.findall(r'workspace\.get\("(\w+)"', path.read_text(encoding="utf-8")))
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "selected":
+            found |= set(
+                next((ast.literal_eval(item.value) for item in node.keywords if item.arg == "stages"), CHOOSING)
+            )
+    return found
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name not in ("training_window", "implementation_report")])

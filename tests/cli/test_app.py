@@ -154,8 +154,8 @@ def test_wrong_days_of_a_backfill(dlp, brief, tmp_path, first, last, said):
         ),
         (
             {"architecture": {"family": "resnet"}},
-            "architecture.family.name: found 'resnet'; expected one of cnn, cnn_lstm, gru, lstm_attention, nhits, "
-            "patch_transformer, tcn",
+            "architecture.family.name: found 'resnet'; expected one of autoencoder, cnn, cnn_lstm, conv_attention, "
+            "gan, gru, lstm_attention, nhits, patch_transformer, rnn_rows, tcn, vit",
         ),
         (
             {"data": {"source": "digit"}},

@@ -36,7 +36,7 @@ def test_the_schema_takes_the_examples(validator: Any, path: Path):
     [
         (("training", "epochs"), 0),
         (("training", "epoch"), 3),
-        (("training", "optimizer"), "adam"),
+        (("training", "optimizer"), "adamw2"),
         (("project",), "Digits"),
         (("data", "source"), "digit"),
         (("data", "source"), {"name": "digits", "params": {"per_days": 3}}),

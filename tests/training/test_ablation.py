@@ -143,7 +143,7 @@ def test_a_training_that_fails_is_named_and_the_others_are_ended(two, monkeypatc
 
     class Failing(Pool):
         def wait(self):
-            trial = next(task.job for process in self._processes if (task := process.task))
+            trial = next(busy.job for process in self._processes if (busy := process.task))
             return [Ended(trial, [], 0.0, "found a training loss of nan")]
 
         def __exit__(self, *error):
