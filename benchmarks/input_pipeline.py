@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.contract import Comparison, main, paired
 
 ROWS, SIDE, CLASSES, BATCH, PIXELS, SHARE = 6000, 112, 10, 32, 4, 0.5
-PAIRS, TRAINED_PAIRS, STEPS = 15, 15, 8
+PAIRS, TRAINED_PAIRS, STEPS = 15, 40, 4
 LIMITS = {"memmap": 0.8, "training": 0.99}
 Draws = tuple[list[list[int]], list[bool]]
 
