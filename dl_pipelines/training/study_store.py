@@ -100,7 +100,7 @@ class Trials:
     def all(self) -> list[FrozenTrial]:
         """By number."""
         if self._read is None:
-            self._read = self.study.get_trials(deepcopy=False)
+            self._read = list(self.study.get_trials(deepcopy=False))
         return self._read
 
     def configurations(self) -> list[Configuration]:
@@ -115,12 +115,12 @@ class Trials:
         first = self.ladder.first(number)
         params, drawn = (self._own(), {}) if number == 0 else self._draw(number, first)
         given = {field.path: field.distribution() for field in self.fields if field.path in params}
-        self.study.add_trial(optuna.trial.create_trial(
+        made = self.storage.create_new_trial(self.study._study_id, optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING, params=params, distributions=given, system_attrs=drawn,
             user_attrs={TARGET: first, FIRST: first},
         ))  # fmt: skip
-        self._read = None
-        return self.all()[number]
+        self._read = [*self.all(), self.storage.get_trial(made)]
+        return self._read[number]
 
     def promote(self, number: int, rung: int) -> FrozenTrial:
         """Note that a configuration is trained on."""
@@ -151,11 +151,12 @@ class Trials:
 
     @contextlib.contextmanager
     def _writing(self, number: int) -> Iterator[int]:
-        """The trial's id, to change it; after that trials are read again."""
+        """The trial's id, to change it; after that it is read again."""
+        found, trial = self.all(), self.all()[number]._trial_id
         try:
-            yield self.all()[number]._trial_id
+            yield trial
         finally:
-            self._read = None
+            found[number] = self.storage.get_trial(trial)
 
     def _own(self) -> dict[str, Any]:
         """The brief's own values, where the space has them."""
