@@ -112,8 +112,9 @@ def definitions() -> Iterator[Comparison]:
 
 
 def overhead(folder: Path) -> Iterator[Comparison]:
-    """`dlp run` against the same library calls in a plain script, on a shorter training, interleaved."""
+    """`dlp run` against the same library calls in a plain script, interleaved; a shorter training, none to compare."""
     data = yaml.safe_load(BRIEF.read_text())
+    del data["architecture"]["comparison"], data["distributed"]["scaling"]
     data["training"] |= {"epochs": 4}
     data["serving"] = {"load_seconds": 1}
     brief = folder / "short.yaml"

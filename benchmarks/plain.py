@@ -16,6 +16,7 @@ from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.validation import make_validated_data
 from dl_pipelines.data.window import make_training_window
 from dl_pipelines.evaluation.evaluate import make_evaluation
+from dl_pipelines.evaluation.selection import make_architecture_comparison
 from dl_pipelines.monitoring.drift import make_drift_report
 from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.report.make import make_implementation_report
@@ -25,7 +26,9 @@ from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.training.scaling import make_scaling_report
 from dl_pipelines.training.train import make_trained_model
+from dl_pipelines.training.tuning import make_hyperparameter_study
 
 
 def run(path: Path, root: Path) -> None:
@@ -40,7 +43,14 @@ def run(path: Path, root: Path) -> None:
                 stage(workspace, Partition(day), brief.data, task)
     make_training_window(workspace, Partition(today), brief.data, task)
     at = Partition(today, "base")
-    make_trained_model(workspace, at, brief.architecture, brief.training, brief.distributed, brief.data, task)
+    make_architecture_comparison(
+        workspace, at, brief.problem, brief.architecture, brief.training, brief.distributed, brief.evaluation,
+        brief.compression, brief.data, task,
+    )  # fmt: skip
+    given = workspace, at, brief.architecture, brief.training, brief.distributed, brief.data
+    make_hyperparameter_study(*given, brief.evaluation, task)
+    make_trained_model(*given, task)
+    make_scaling_report(*given, task)
     make_evaluation(workspace, at, brief.evaluation, brief.data, task)
     make_compressed_model(workspace, at, brief.compression, brief.data, task)
     with running(home):
