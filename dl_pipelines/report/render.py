@@ -14,6 +14,7 @@ from dl_pipelines.report.facts import Facts, digest_of
 from dl_pipelines.report.sections.against import unbeaten
 from dl_pipelines.report.template import TEMPLATES, Filled
 from dl_pipelines.store.digest import SHORT
+from dl_pipelines.training.selected import CHOOSING
 
 LABELS = {
     "latency_p50_ms": "Latency p50", "latency_p95_ms": "Latency p95", "latency_p99_ms": "Latency p99",
@@ -116,8 +117,9 @@ def lineage(facts: Facts) -> list[dict[str, Any]]:
             line.append({"stage": stage, "digest": digest, "note": f"{several}{documents[-1].day}"})
         else:
             line.append({"stage": stage, "digest": None, "note": _why(facts, stage)})
-    there = (name for name in ON_DEMAND if name in facts.documents)
-    for stage in ("training_window", *MODEL, *there):
+    there = [name for name in ON_DEMAND if name in facts.documents]
+    before = [name for name in there if name in CHOOSING]
+    for stage in ("training_window", *before, *MODEL, *(name for name in there if name not in before)):
         found = facts.documents.get(stage)
         note = _seconds(found.files["outcome.json"]["seconds"]) if found else _why(facts, stage)
         line.append({"stage": stage, "digest": found.short if found else None, "note": note})

@@ -75,9 +75,15 @@ def _strategy(facts: Facts) -> dict[str, Cell]:
         "DIST_FRAMEWORK": communicator.cell(),
         "COMM_BACKEND": _cell(network, "") if many else alone,
         "GRAD_AGG": _aggregation(facts) if many else alone,
-        "CHECKPOINT_FREQ": told(f"each epoch; a lost worker resumes from the last one{tried}",
+        "CHECKPOINT_FREQ": told(f"{_often(facts)}; a lost worker resumes from the last one{tried}",
                                 library("training.checkpoint")),
     }  # fmt: skip
+
+
+def _often(facts: Facts) -> str:
+    """When checkpoints are written."""
+    steps = facts.find("trained_model", "manifest.json#/settings/settings/training/checkpoint_steps")
+    return f"every {steps.value} steps and each epoch" if isinstance(steps, Found) and steps.value else "each epoch"
 
 
 def _aggregation(facts: Facts) -> Cell:
