@@ -25,7 +25,7 @@ def test_rungs_are_shares_of_each_configurations_own_epochs():
     assert [given.epochs(rung, 2) for rung in range(3)] == [1, 1, 2]
     assert ladder("none", 10).shares == (1.0,)
     assert ladder("asha", 2).shares == (1.0,), "nothing can be given up after less than an epoch"
-    assert len(ladder("asha", 10_000).shares) == 4
+    assert len(ladder("asha", 10_000).shares) == 3
     assert ladder("hyperband", 9).brackets == 3
 
 
@@ -75,9 +75,9 @@ def test_a_whole_study(pruner, side):
     assert int(worth.argmin()) in ended
     reached = [sum(rung in one.values for one in states) for rung in range(given.top + 1)]
     if pruner == "asha":
-        assert reached[0] == 81 and 27 <= reached[1] <= 40 and 9 <= reached[2] <= 20 and 3 <= reached[3] <= 10
+        assert reached[0] == 81 and 27 <= reached[1] <= 40 and 9 <= reached[2] <= 20
     if pruner == "none":
         assert reached == [81]
     if pruner == "hyperband":
         brackets = Counter(one.first for one in states)
-        assert set(brackets) == {0, 1, 2, 3} and brackets[0] > brackets[1] > brackets[2] and len(ended) < 40
+        assert set(brackets) == {0, 1, 2} and brackets[0] > brackets[1] > brackets[2] and len(ended) < 60
