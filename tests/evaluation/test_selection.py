@@ -82,7 +82,8 @@ def test_what_it_says_is_what_the_models_answer(compared, workspace, training_wi
         assert row["metric"]["low"] <= row["metric"]["value"] <= row["metric"]["high"]
         assert row["template_row"] == "CNN (ConvNet)" and 0 < row["fit"] <= 10
         assert row["latency_ms"]["value"] > 0 and row["throughput"]["low"] <= row["throughput"]["high"]
-        assert row["train_seconds"]["value"] > 0 and row["cost"] is None
+        price = row["train_seconds"]["value"] * 0.1 / 3600
+        assert row["train_seconds"]["value"] > 0 and row["cost"] == pytest.approx(price, rel=0.01), "the brief's price"
         assert set(row["metrics"]) >= {"accuracy", "f1", "loss"}
     best = max(whole["rows"], key=lambda row: row["metric"]["value"])
     assert best["behind"] == {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -158,7 +158,9 @@ def test_costs_and_energy_where_they_are_known(facts):
 
 
 def test_without_a_comparison_the_trained_family_is_the_row(facts):
-    plain = facts()
+    given = facts()
+    alone = {**given.brief["architecture"], "comparison": {"candidates": []}}
+    plain = replace(given, brief={**given.brief, "architecture": alone})
     found = problem.cells(plain)
     assert found["CNN_PARAMS"].value == 65_834 and found["CNN_TRAIN"].value == 7.2
     assert found["GAN_ACC"].reason == "not measured: only the CNN was trained"
