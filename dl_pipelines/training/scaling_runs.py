@@ -107,8 +107,8 @@ def _launch(job: Job) -> str | None:
             stalled = _wait(process, job.folder / PROGRESS, max(job.distributed.stall_seconds, START_SECONDS))
         finally:
             end_tree(process)
-    if (job.folder / "failure-0.json").exists():
-        return durable.read_json(job.folder / "failure-0.json")["message"]
+    if failures := sorted(job.folder.glob("failure-*.json")):
+        return durable.read_json(failures[0])["message"]
     if stalled:
         return f"no progress for {max(job.distributed.stall_seconds, START_SECONDS):g} s"
     if process.returncode or not (job.folder / TIMED).exists():

@@ -6,14 +6,12 @@ batch, waiting for the other workers' gradients, the rest of the step. On a GPU 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,18 +23,12 @@ from dl_pipelines.training.energy import find_counter
 from dl_pipelines.training.job import PROGRESS, Job
 from dl_pipelines.training.loop import Trainer
 from dl_pipelines.training.scaling_runs import TIMED
+from dl_pipelines.training.worker import begin
 
 
 def main() -> None:
-    """Read the job, train, write what was timed; what a person can mend is written for whoever started it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--job", type=Path, required=True)
-    path = parser.parse_args().job
-    try:
-        run(Job.read(path))
-    except ValueError as error:
-        durable.write_json(path.parent / "failure-0.json", {"message": str(error)})
-        raise
+    """Read the job, train, write what was timed."""
+    begin(run, __doc__)
 
 
 def run(job: Job) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Read the job, train, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    begin(run, __doc__)
+
+
+def begin(train: Callable[[Job], None], about: str | None) -> None:
+    """Train the job on the command line; what a person can mend is written for whoever started this process."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--job", type=Path, required=True)
     path = parser.parse_args().job
     try:
-        run(Job.read(path))
+        train(Job.read(path))
     except ValueError as error:
         rank = os.environ.get("HOROVOD_RANK", os.environ.get("RANK", "0"))
         durable.write_json(path.parent / f"failure-{rank}.json", {"message": str(error)})
