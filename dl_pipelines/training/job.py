@@ -9,6 +9,7 @@ from typing import Any
 from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, Pretrained, TaskRef, Training
 from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Rows
+from dl_pipelines.training.changes import ChangeRef
 
 RESULT = "result.json"
 PROGRESS = "progress.jsonl"
@@ -31,6 +32,7 @@ class Job:
     statistics: dict[str, Any]
     rows: Path
     pretrained: Pretrained | None = None
+    changes: tuple[ChangeRef, ...] = ()
 
     def write(self) -> Path:
         """As `job.json` in its folder."""
@@ -40,6 +42,7 @@ class Job:
             if name != "folder"
         }
         plain["rows"] = str(self.rows)
+        plain["changes"] = [change.model_dump(mode="json") for change in self.changes]
         path = self.folder / "job.json"
         durable.write_json(path, plain)
         return path
@@ -53,9 +56,11 @@ class Job:
         made = {name: model.model_validate(plain[name]) for name, model in models.items()}
         weights = plain["pretrained"]
         pretrained = None if weights is None else Pretrained.model_validate(weights)
+        changes = tuple(ChangeRef.model_validate(change) for change in plain["changes"])
         return cls(
-            folder=path.parent, statistics=plain["statistics"], rows=Path(plain["rows"]), pretrained=pretrained, **made
-        )
+            folder=path.parent, statistics=plain["statistics"], rows=Path(plain["rows"]), pretrained=pretrained,
+            changes=changes, **made,
+        )  # fmt: skip
 
 
 def write_rows(folder: Path, split: str, rows: Rows) -> None:

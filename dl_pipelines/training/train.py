@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
-import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import SHORT
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
-from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
-from dl_pipelines.training.launch import Launcher, LaunchFailed, run_locally, worker_environment
+from dl_pipelines.training.fit import TrainingFailed, fit
+from dl_pipelines.training.job import FINAL, RESULT, Job
+from dl_pipelines.training.launch import Launcher, run_locally
 from dl_pipelines.training.selected import selected
 from dl_pipelines.training.warm import START, earlier_model
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 STAGE, WARM_START = "trained_model", "warm_start"
 VERSION = 2
-
-
-class TrainingFailed(ValueError):
-    """A training ended without a model; says why, with the ends of each worker's error output."""
 
 
 def make_trained_model(
@@ -63,7 +59,7 @@ def make_trained_model(
     def build(draft: Draft) -> None:
         given = training if start is None else training.model_copy(update={"epochs": training.warm_epochs})
         job = _prepare(draft, workspace, window, architecture, given, distributed, data, task)
-        _launch(job, launcher, workspace)
+        fit(job, launcher, partial(workspace.progress, STAGE))
         _finish(draft, job, task)
 
     settings = {
@@ -112,59 +108,6 @@ def _check(train_rows: int, distributed: Distributed) -> None:
             f"found {train_rows} train records; expected at least {least} for {distributed.workers} worker(s); "
             "bring more records, or set distributed.workers lower"
         )
-
-
-def _launch(job: Job, launcher: Launcher, workspace: Workspace) -> None:
-    """Run the supervisor through the launcher; tell its progress; turn its failure into an error with the reason."""
-    from dl_pipelines.training.supervise import OUTCOME
-
-    outcome = job.folder / OUTCOME
-    outcome.unlink(missing_ok=True)
-    (job.folder / RESULT).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dl_pipelines.training.supervise", "--job", str(job.folder / "job.json")]
-    with _Follow(job.folder / PROGRESS, workspace):
-        try:
-            launcher(command, worker_environment(job.distributed.threads))
-        except LaunchFailed as error:
-            found = (durable.read_json(outcome)["failure"] if outcome.exists() else None) or str(error)
-            raise TrainingFailed(
-                f"the training by {job.distributed.workers} {job.distributed.communicator} worker(s) failed: {found}"
-            ) from error
-
-
-class _Follow:
-    """Tells a training's progress to the workspace while it is open, by reading the file that rank 0 appends to."""
-
-    def __init__(self, path: Path, workspace: Workspace):
-        self.path, self.workspace, self._over = path, workspace, threading.Event()
-        self._read = path.stat().st_size if path.exists() else 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._tell()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.25):
-            self._tell()
-
-    def _tell(self) -> None:
-        import json
-
-        from dl_pipelines.training.supervise import describe
-
-        if not self.path.exists() or self.path.stat().st_size <= self._read:
-            return
-        with self.path.open() as file:
-            file.seek(self._read)
-            for text in file:
-                line = json.loads(text)
-                self.workspace.progress(STAGE, describe(line), line.get("epoch"), line.get("epochs"))
-            self._read = file.tell()
 
 
 def _finish(draft: Draft, job: Job, task: Task) -> None:

@@ -74,6 +74,7 @@ def _run(job: Job, until: int | None) -> None:
     from dl_pipelines.data.augmentation import Online
     from dl_pipelines.models.registry import FAMILIES
     from dl_pipelines.tasks.registry import TASKS
+    from dl_pipelines.training.changes import changed
     from dl_pipelines.training.communicators import connect
     from dl_pipelines.training.loop import BEAT_SECONDS, Trainer
 
@@ -81,6 +82,7 @@ def _run(job: Job, until: int | None) -> None:
     task = TASKS.make(job.task)
     torch.manual_seed(job.training.seed)
     recipe = FAMILIES.make(job.family).recipe(task, job.statistics, job.training)
+    recipe = changed(recipe, job.changes, task, job.statistics, job.training)
     factors = _begin_from(job, recipe.network)
 
     def say(line: Mapping[str, Any]) -> None:
