@@ -17,7 +17,7 @@ def architecture_comparison(brief: Brief, partitions: Partitions) -> dg.AssetsDe
         seen = step.brief
         return make_architecture_comparison(
             step.workspace, step.partition, seen.problem, seen.architecture, seen.training, seen.distributed,
-            seen.evaluation, seen.compression, seen.data, step.task,
+            seen.evaluation, seen.compression, seen.serving, seen.data, step.task,
         )  # fmt: skip
 
     return stage_asset(

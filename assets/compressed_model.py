@@ -6,6 +6,7 @@ from assets.partitions import Partitions
 from assets.stage import Step, stage_asset
 from dl_pipelines.brief import Brief
 from dl_pipelines.store.artifacts import Artifact
+from resources.pipes import PipesLauncher
 
 
 def compressed_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
@@ -14,7 +15,11 @@ def compressed_model(brief: Brief, partitions: Partitions) -> dg.AssetsDefinitio
     def make(step: Step) -> Artifact:
         from dl_pipelines.compression.compress import make_compressed_model
 
-        return make_compressed_model(step.workspace, step.partition, step.brief.compression, step.brief.data, step.task)
+        seen, launcher = step.brief, PipesLauncher(step.context)
+        return make_compressed_model(
+            step.workspace, step.partition, seen.problem, seen.training, seen.distributed, seen.compression,
+            seen.serving, seen.data, step.task, launcher,
+        )  # fmt: skip
 
     return stage_asset(
         brief,

@@ -45,14 +45,17 @@ def run(path: Path, root: Path) -> None:
     at = Partition(today, "base")
     make_architecture_comparison(
         workspace, at, brief.problem, brief.architecture, brief.training, brief.distributed, brief.evaluation,
-        brief.compression, brief.data, task,
+        brief.compression, brief.serving, brief.data, task,
     )  # fmt: skip
     given = workspace, at, brief.architecture, brief.training, brief.distributed, brief.data
     make_hyperparameter_study(*given, brief.evaluation, task)
     make_trained_model(*given, task)
     make_scaling_report(*given, task)
     make_evaluation(workspace, at, brief.evaluation, brief.data, task)
-    make_compressed_model(workspace, at, brief.compression, brief.data, task)
+    make_compressed_model(
+        workspace, at, brief.problem, brief.training, brief.distributed, brief.compression, brief.serving, brief.data,
+        task,
+    )  # fmt: skip
     with running(home):
         served = make_triton_repository(workspace, at, brief.serving, brief.data, task, brief.evaluation)
         champion.ensure_champion(workspace, at, served)

@@ -158,9 +158,9 @@ def compressed_model(
     evaluation: Artifact, workspace: Workspace, partition: Partition, brief: Brief, task: Task
 ) -> Artifact:
     """The fastest variant within the budget."""
-    from dl_pipelines.compression.compress import make_compressed_model
+    from tests.compressing import compress
 
-    return make_compressed_model(workspace, partition, brief.compression, brief.data, task)
+    return compress(brief, workspace, partition, task)
 
 
 @pytest.fixture(scope="session")

@@ -356,15 +356,17 @@ class Evaluation(Section):
 
 
 class Compression(Section):
-    """7. What may be tried to make it smaller or faster, for which objective, within which loss."""
+    """7. What may be tried to make it smaller, faster or thriftier, for which objective, within which loss."""
 
-    objective: Literal["latency", "size"] = "latency"
-    techniques: tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
-    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
+    objective: Literal["latency", "size", "energy"] = Field(
+        default="latency", description="energy needs a counter that this machine shows (RAPL)"
+    )
+    techniques: Literal["all"] | tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
+    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = Field(default=("onnxruntime", "openvino"), min_length=1)
     max_loss: float = Field(
         default=0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows"
     )
-    threads: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="of a timed model; as serving.threads by default")
     timing_rounds: int = Field(default=30, ge=5, le=10_000)
 
 

@@ -1,17 +1,28 @@
-"""What a compression technique is: from an ONNX file and calibration rows to variants of it. It decides nothing."""
+"""What a compression technique is: from the network that the chain has reached to variants of it. It decides nothing.
+
+A variant with a `network` of its own (searched, distilled, pruned) is what later steps begin from when it is taken; one
+without is a graph of the network it began from (quantized, another precision). The chain is `compress.py`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dl_pipelines.brief.registry import Params as BaseParams
+from dl_pipelines.models.plan import NetworkPlan
 
 if TYPE_CHECKING:
-    import numpy as np
+    from dl_pipelines.compression.workshop import Workshop
+
+Phase = Literal["search", "distill", "prune", "quantize", "precision"]
+PHASES: tuple[Phase, ...] = ("search", "distill", "prune", "quantize", "precision")
+"""The order in which techniques are tried, whatever the order in the brief; within a phase in the brief's."""
+
+Objective = Literal["latency", "size", "energy"]
 
 
 class TechniqueError(ValueError):
@@ -19,35 +30,62 @@ class TechniqueError(ValueError):
 
 
 @dataclass(frozen=True)
+class Network:
+    """A trained network of the chain, its weights (safetensors) and its float32 export; paths are in the work folder.
+
+    `name` is that of its variant: `trained`, `pruned_40`.
+    """
+
+    name: str
+    plan: NetworkPlan
+    weights: Path
+    onnx: Path
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One ONNX file to be tried on every runtime. `failure` says why there is no file; `path` is None then."""
+    """One file to be tried on every runtime, or on `runtimes` alone. `failure` says why there is no file.
+
+    `path` is ONNX, or OpenVINO's `.xml` with the `.bin` beside it (then `runtimes` is ("openvino",)). `precision` is
+    what the runtime is opened with: fp32, int8, bf16, fp16. `network` is set where the variant is another network:
+    its `onnx` is then `path`. `details` are plain data for the ledger: what was measured or chosen on the way.
+    """
 
     name: str
     technique: str
     precision: str
     path: Path | None
     failure: str | None = None
+    network: Network | None = None
+    runtimes: tuple[str, ...] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Technique(ABC):
     """A registered technique, made with its validated params. Registered in `compression/registry.py`."""
 
     name: ClassVar[str]
+    phase: ClassVar[Phase]
+    template_row: ClassVar[Literal["QUANT", "PRUNE", "DISTIL", "NAS", "MIXED"]]
+    """The row of the template's table that it belongs to."""
+    trains: ClassVar[bool] = False
+    """Whether it trains: the brief's sections on training are then part of what the artifact depends on."""
     Params: ClassVar[type[BaseParams]]
 
     def __init__(self, params: Any):
         self.params = params
 
-    @property
-    @abstractmethod
-    def calibration_rows(self) -> int:
-        """How many rows of the train split it wants to see; 0 when it needs none."""
+    def unsuited(self, start: Network, shop: Workshop) -> str | None:
+        """Why there is nothing to try here (another objective, another kind of network), or None."""
+        return None
 
     @abstractmethod
-    def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
-        """Write variants of `base_onnx` into `folder`; `calibration_rows` [M, ...] are inputs of the train split.
+    def variants(self, start: Network, shop: Workshop) -> list[Variant]:
+        """Write variants of `start` into `shop.folder`.
 
-        Deterministic: the same file and rows give the same bytes. What can't be made is a Variant with a failure.
+        Deterministic but for what goes through `shop.decide_once`: the same network and rows give the same bytes. An
+        interrupted call is made again in the same folder and goes on from what it finds. What can't be made is a
+        Variant with a failure, or a TechniqueError for all of it.
         """
 
 

@@ -1,42 +1,32 @@
-"""What is tried: every technique's variants of an exported model, each in the format of every allowed runtime."""
+"""Variants as runtimes open them: each in the format of every runtime that may serve it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dl_pipelines.brief.sections import Compression
-from dl_pipelines.compression.base import Technique, Variant
-from dl_pipelines.compression.registry import TECHNIQUES
+from dl_pipelines.compression.base import Variant
 from dl_pipelines.inference.runtimes import RuntimeFileError, save_openvino
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from dl_pipelines.compression.trials import Candidate
     from dl_pipelines.tasks.base import Rows
 
-Key = tuple[str, str]
-"""Variant and runtime."""
 
+def on_runtimes(variants: Sequence[Variant], runtimes: Sequence[str], folder: Path) -> list[Candidate]:
+    """Every variant x runtime, in order; `folder` takes converted files. What can't be opened has a failure."""
+    from dl_pipelines.compression.trials import Candidate
 
-def make_candidates(
-    exported: Path, compression: Compression, calibrate: Callable[[int], np.ndarray], folder: Path
-) -> dict[Key, Variant]:
-    """Every variant x runtime, the uncompressed first; a file is in its runtime's own format.
-
-    `calibrate(count)` gives up to `count` inputs of the train split; `folder` takes the files.
-    """
-    variants = [Variant("fp32", "none", "fp32", exported)]
-    for ref in compression.techniques:
-        technique: Technique = TECHNIQUES.make(ref)
-        variants += technique.variants(exported, calibrate(technique.calibration_rows), folder / technique.name)
-    return {
-        (variant.name, runtime): _for_runtime(variant, runtime, folder)
+    return [
+        Candidate(_for_runtime(variant, runtime, folder), runtime)
         for variant in variants
-        for runtime in compression.runtimes
-    }
+        for runtime in runtimes
+        if variant.runtimes is None or runtime in variant.runtimes
+    ]
 
 
 def spread(rows: Rows, count: int) -> np.ndarray:
@@ -55,7 +45,7 @@ def served_files(path: Path) -> list[Path]:
 
 def _for_runtime(variant: Variant, runtime: str, folder: Path) -> Variant:
     """The variant with a file that the runtime serves, or with the reason why there is none."""
-    if variant.path is None or runtime != "openvino":
+    if variant.path is None or runtime != "openvino" or variant.path.suffix == ".xml":
         return variant
     try:
         xml, _ = save_openvino(variant.path, folder / "openvino" / variant.name / "model.xml")

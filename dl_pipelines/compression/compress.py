@@ -1,52 +1,85 @@
-"""The stage `compressed_model`: export, try every technique on every runtime, keep the best for the objective.
+"""The stage `compressed_model`: from the trained model to the artifact that serves, one step after the other.
 
-Looks at validation rows only (calibration: original rows of the train split); decides through `ledger`.
+Each technique starts from the last network that was taken and is judged against the strongest artifact so far (chain.py
+measures, ledger.py decides). Looks at validation rows only; calibration and training at the train split.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Compression, Data
-from dl_pipelines.compression.base import Variant
-from dl_pipelines.compression.candidates import make_candidates, served_files, spread
-from dl_pipelines.compression.ledger import as_markdown, as_rows, decide
+from dl_pipelines.brief.sections import Compression, Data, Distributed, Problem, Serving, Training
+from dl_pipelines.compression.base import Network, Technique
+from dl_pipelines.compression.candidates import served_files, spread
+from dl_pipelines.compression.chain import Chain, Row
+from dl_pipelines.compression.ledger import as_markdown
+from dl_pipelines.compression.registry import techniques_of
 from dl_pipelines.compression.trials import Bench
-from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
+from dl_pipelines.compression.workshop import Workshop
+from dl_pipelines.inference.runtimes import MODEL_FILES
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.tasks.base import Parity, Task
+from dl_pipelines.tasks.base import Parity, Rows, Task
+from dl_pipelines.training.launch import Launcher, run_locally
+
+if TYPE_CHECKING:
+    import numpy as np
 
 STAGE = "compressed_model"
-Row = Mapping[str, Any]
-"""One row of the ledger as plain data."""
+LEDGER = "ledger/compression.json"
+
+
+class NoEnergyCounter(ValueError):
+    """The objective is energy, which this machine does not show."""
 
 
 def make_compressed_model(
-    workspace: Workspace, partition: Partition, compression: Compression, data: Data, task: Task
-) -> Artifact:
-    """The artifact that serves: `model/` for its runtime, `choice.json`, `outputs_validation.npy`.
+    workspace: Workspace, partition: Partition, problem: Problem, training: Training, distributed: Distributed,
+    compression: Compression, serving: Serving, data: Data, task: Task, launcher: Launcher = run_locally,
+) -> Artifact:  # fmt: skip
+    """The artifact that serves: `model/` for its runtime, `choice.json`, `network.json`, `outputs_validation.npy`.
 
-    The ledger is `measured["ledger"]`, its first row `measured["baseline"]`. Gates: `parity` (blocking),
-    `accuracy_budget`. Raises ArtifactError when a parent is missing or failed its gates, ExportError, ValueError
-    when the validation split is empty.
+    The ledger is `ledger/compression.json` (outside the digest: it is measured) and `measured["ledger"]`; its first row
+    is `measured["baseline"]`. Gates: `parity` (blocking), `accuracy_budget`. An interrupted one goes on. Raises
+    ArtifactError when a parent is missing or failed its gates, ExportError, NoEnergyCounter, ValueError when the
+    validation split is empty.
     """
     trained = workspace.get("trained_model", partition).require_gates()
     window = workspace.get("training_window", partition.daily).require_gates()
-    stage = _Stage(workspace, compression, data, task, trained, window)
-    return workspace.make(
-        STAGE,
-        partition,
-        stage.build,
-        settings={"compression": compression.model_dump(mode="json")},
-        parents={"trained_model": trained, "training_window": window},
-        version=1,
+    techniques = techniques_of(compression)
+    stage = _Stage(
+        workspace,
+        problem,
+        training,
+        distributed,
+        compression,
+        serving,
+        data,
+        task,
+        launcher,
+        trained,
+        window,
+        techniques,
     )
+    settings: dict[str, Any] = {
+        "compression": compression.model_dump(mode="json"),
+        "targets": [target.model_dump(mode="json") for target in problem.targets],
+        "as_served": serving.model_dump(mode="json", include={"threads", "instances"}),
+    }
+    if any(technique.trains for technique in techniques):
+        settings |= {
+            "training": training.model_dump(mode="json", exclude={"search", "warm_epochs"}),
+            "distributed": distributed.model_dump(mode="json", include={"communicator", "workers", "compression"}),
+            "augmentation": data.augmentation.model_dump(mode="json"),
+        }
+    parents = {"trained_model": trained, "training_window": window}
+    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=2)
 
 
 @dataclass(frozen=True)
@@ -54,96 +87,146 @@ class _Stage:
     """What one build of the stage works with."""
 
     workspace: Workspace
+    problem: Problem
+    training: Training
+    distributed: Distributed
     compression: Compression
+    serving: Serving
     data: Data
     task: Task
+    launcher: Launcher
     trained: Artifact
     window: Artifact
+    techniques: list[Technique]
 
     def build(self, draft: Draft) -> None:
         """Write the artifact. What was measured is decided once: a second build replays the ledger."""
         from dl_pipelines.data.batches import window_rows
 
-        folder = draft.work / "variants"
-        shutil.rmtree(folder, ignore_errors=True)
         validation = window_rows(self.workspace, self.window, "validation", self.data, self.task)
         if not len(validation):
             raise ValueError("found no validation rows in the window; expected some; raise data.split.validation")
-        train = window_rows(self.workspace, self.window, "train", self.data, self.task)
         self._say("exporting to ONNX")
-        bench, exported = self._export(validation, folder)
-        self._say("compressing")
-        candidates = make_candidates(exported, self.compression, lambda count: spread(train, count), folder)
-
-        def measure() -> list[dict[str, Any]]:
-            trials = bench.run(candidates, lambda message, done: self._say(message, done, len(candidates)))
-            return as_rows(decide(trials, self.compression.objective, self.compression.max_loss, self.task.primary))
-
-        rows = draft.decide_once("ledger", measure)
-        chosen = next(row for row in rows if row["chosen"])
-        variant = candidates[chosen["variant"], chosen["runtime"]]
-        served = self._write(draft, bench, variant, chosen)
-        _gates(draft, bench, exported, served, chosen, self.compression.max_loss)
-        _tell(draft, bench, chosen, rows)
+        shop = self._workshop(draft, validation)
+        chain = Chain(shop, self.compression)
+        for technique in self.techniques:
+            chain.step(technique)
+        rows = chain.rows()
+        served, parity = self._write(draft, chain)
+        _gates(draft, chain, parity, served, self.compression.max_loss)
+        _tell(draft, chain.bench, served, rows)
 
     def _say(self, message: str, done: int | None = None, total: int | None = None) -> None:
         self.workspace.progress(STAGE, message, done, total)
 
-    def _export(self, validation: Any, folder: Path) -> tuple[Bench, Path]:
+    def _workshop(self, draft: Draft, validation: Rows) -> Workshop:
+        from dl_pipelines.data.batches import window_rows
         from dl_pipelines.inference.export import export_onnx
         from dl_pipelines.inference.parity import torch_outputs
-        from dl_pipelines.models.restore import load_served
+        from dl_pipelines.models.plan import NetworkPlan
 
-        module = load_served(self.trained, self.task)
-        path = export_onnx(module, self.task, folder / "fp32" / "model.onnx")
-        reference = torch_outputs(module, validation.inputs)
-        threads, rounds = self.compression.threads, self.compression.timing_rounds
-        return Bench(self.task, validation, reference, threads, rounds), path
+        plan = NetworkPlan.read(self.trained.verify().read_json("model.json"))
+        weights = self.trained.file("weights.safetensors")
+        module = plan.load(self.task, weights)
+        folder = draft.work / "steps"
+        onnx = export_onnx(module, self.task, folder / "trained" / "model.onnx")
+        bench = Bench(
+            self.task, validation, torch_outputs(module, validation.inputs), self.serving.threads,
+            self.compression.timing_rounds, self.serving.instances, self.problem.targets, self.compression.objective,
+            self._counter(),
+        )  # fmt: skip
 
-    def _write(self, draft: Draft, bench: Bench, variant: Variant, chosen: Row) -> Parity:
-        """The model's files, the choice, the outputs; returns the parity of the files as they are served."""
+        def calibrate(count: int) -> np.ndarray:
+            train = window_rows(self.workspace, self.window, "train", self.data, self.task)
+            return spread(train, count)
+
+        return Workshop(
+            bench, self.compression, partial(self._job, folder), Network("fp32", plan, weights, onnx), self.launcher,
+            folder, calibrate, draft.decide_once, self._say,
+        )  # fmt: skip
+
+    def _job(self, folder: Path) -> Any:
+        """How the trained model was trained; its rows are written when a technique first trains."""
+        from dl_pipelines.data.row_cache import cached_rows, statistics_of
+        from dl_pipelines.models.plan import NetworkPlan
+        from dl_pipelines.training.job import Job
+        from dl_pipelines.training.train import task_ref
+
+        rows = cached_rows(self.workspace, self.window, self.data, self.task)
+        plan = NetworkPlan.read(self.trained.read_json("model.json"))
+        given = self.trained.settings["settings"]["training"]  # with what a study or a comparison chose
+        training = Training.model_validate({**self.training.model_dump(), **given, "compile": "off"})
+        return Job(
+            folder, task_ref(self.task), plan.family, training, self.distributed, self.data.augmentation,
+            statistics_of(rows), rows,
+        )  # fmt: skip
+
+    def _counter(self) -> Any:
+        from dl_pipelines.training.energy import find_counter
+
+        if self.compression.objective != "energy":
+            return None
+        counter, reason = find_counter()
+        if counter is None:
+            raise NoEnergyCounter(
+                f"found no energy counter ({reason}); expected one for compression.objective: energy; choose latency "
+                "or size, or run where the kernel shows it"
+            )
+        return counter
+
+    def _write(self, draft: Draft, chain: Chain) -> tuple[Row, Parity]:
+        """The model's files, the choice, the outputs; returns the row that serves and the parity of its files."""
         import numpy as np
 
-        if variant.path is None:
-            raise ValueError(
-                f"found no {variant.name} for {chosen['runtime']} ({variant.failure}), which an earlier build chose; "
-                "expected the same inputs to make it again; check that the libraries are those of requirements.lock"
-            )
-        names = MODEL_FILES[chosen["runtime"]]
-        for source, name in zip(served_files(variant.path), names, strict=True):
+        row, candidate = chain.chosen()
+        path = candidate.variant.path
+        assert path is not None
+        names = MODEL_FILES[candidate.runtime]
+        for source, name in zip(served_files(path), names, strict=True):
             shutil.copyfile(source, draft.file(f"model/{name}"))
         main = draft.file(f"model/{names[0]}")
-        parity, outputs = bench.parity(variant, open_runtime(chosen["runtime"], main, bench.threads))
+        session = chain.bench.open(main, candidate.runtime, candidate.variant.precision)
+        parity, outputs = chain.bench.parity(candidate.variant, chain.own(candidate), session)
         np.save(draft.file("outputs_validation.npy"), outputs, allow_pickle=False)
-        choice = {key: chosen[key] for key in ("variant", "technique", "runtime", "precision", "metrics")}
+        choice = {key: row[key] for key in ("variant", "technique", "runtime", "precision", "metrics")}
         size = sum(draft.file(f"model/{name}").stat().st_size for name in names)
         draft.write_json("choice.json", {**choice, "file": f"model/{names[0]}", "size_bytes": size})
-        return parity
+        network = chain.network_of(candidate)
+        shutil.copyfile(network.weights, draft.file("network.safetensors"))
+        shutil.copyfile(network.onnx, draft.file("network.onnx"))
+        draft.write_json("network.json", {"name": network.name, **network.plan.plain()})
+        rows = chain.rows()
+        draft.write_json(LEDGER, rows)
+        draft.content(LEDGER.partition("/")[0], digest_json([[row["variant"], row["runtime"]] for row in rows]))
+        return row, parity
 
 
-def _gates(draft: Draft, bench: Bench, exported: Path, served: Parity, chosen: Row, budget: float) -> None:
+def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float) -> None:
     """`parity`: torch -> ONNX exactly, then the served files by the task's rule. `accuracy_budget`: as the ledger."""
-    uncompressed = Variant("fp32", "none", "fp32", exported)
-    first, _ = bench.parity(uncompressed, open_runtime("onnxruntime", exported, bench.threads))
+    _, candidate = chain.chosen()
+    first = chain.export_parity(candidate)
     facts = {
         "export_difference": first.max_difference if math.isfinite(first.max_difference) else None,
         "difference": served.max_difference if math.isfinite(served.max_difference) else None,
         "agreement": served.agreement,
         "rows": served.rows,
     }
-    summary = f"torch -> ONNX: {first.summary}; {chosen['variant']} on {chosen['runtime']}: {served.summary}"
+    summary = f"torch -> ONNX: {first.summary}; {row['variant']} on {row['runtime']}: {served.summary}"
     draft.gate(Gate("parity", first.passed and served.passed, summary, blocking=True, facts=facts))
-    loss = chosen["loss"]
-    told = f"{loss['value']:.4g} [{loss['low']:.4g}, {loss['high']:.4g}]"
-    summary = f"loss of {bench.task.primary} {told} on {len(bench.rows)} validation rows; budget {budget:g}"
-    draft.gate(Gate("accuracy_budget", loss["high"] <= budget, summary, facts={"budget": budget, **loss}))
+    worst = max([row["loss"], *row["slices"].values()], key=lambda loss: loss["high"])
+    told = f"{row['loss']['value']:.4g} [{row['loss']['low']:.4g}, {row['loss']['high']:.4g}]"
+    summary = f"loss of {chain.bench.task.primary} {told} on {len(chain.bench.rows)} validation rows; budget {budget:g}"
+    draft.gate(Gate("accuracy_budget", worst["high"] <= budget, summary, facts={"budget": budget, **row["loss"]}))
 
 
-def _tell(draft: Draft, bench: Bench, chosen: Row, rows: Sequence[Row]) -> None:
-    draft.measure(ledger=rows, baseline=rows[0], rows=len(bench.rows), threads=bench.threads)
+def _tell(draft: Draft, bench: Bench, served: Row, rows: list[Row]) -> None:
+    draft.measure(
+        ledger=rows, baseline=rows[0], rows=len(bench.rows), threads=bench.threads, instances=bench.instances,
+        objective=bench.objective,
+    )  # fmt: skip
     draft.show(
-        chosen=f"{chosen['variant']} on {chosen['runtime']}",
-        size_mb=round(chosen["size_mb"], 4),
-        latency_p50_ms=round(chosen["latency_p50_ms"], 4),
+        chosen=f"{served['variant']} on {served['runtime']}",
+        size_mb=round(served["size_mb"], 4),
+        latency_p50_ms=round(served["latency_p50_ms"], 4),
         ledger={"md": as_markdown(rows, bench.task.primary)},
     )

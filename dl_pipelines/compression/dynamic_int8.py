@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Technique, TechniqueError, Variant, of_ranges
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, of_ranges
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
+
+    from dl_pipelines.compression.workshop import Workshop
 
 RECURRENT = ("LSTM", "GRU")
 QUANTIZED = ("MatMulInteger", "DynamicQuantizeLSTM", "DequantizeLinear")
@@ -35,6 +36,8 @@ class DynamicInt8(Technique):
     """
 
     name = "dynamic_int8"
+    phase = "quantize"
+    template_row = "QUANT"
 
     class Params(BaseParams):
         """Which weight ranges are tried, whether each output channel has its scale, what becomes of LSTM and GRU."""
@@ -47,19 +50,14 @@ class DynamicInt8(Technique):
 
     params: Params
 
-    @property
-    def calibration_rows(self) -> int:
-        """None: see Technique.calibration_rows."""
-        return 0
-
-    def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
+    def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants."""
         given = self.params
 
         def write(path: Path, reduced: bool) -> None:
-            quantize(base_onnx, path, reduced, given.per_channel, given.recurrent == "dynamic")
+            quantize(start.onnx, path, reduced, given.per_channel, given.recurrent == "dynamic")
 
-        return of_ranges(self.name, given.ranges, folder, write)
+        return of_ranges(self.name, given.ranges, shop.folder, write)
 
 
 def quantize(base: Path, target: Path, reduce_range: bool, per_channel: bool, whole_lstm: bool) -> None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Technique, TechniqueError, Variant, of_ranges
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, of_ranges
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from dl_pipelines.compression.workshop import Workshop
 
 CALIBRATION_BATCH = 64
 
@@ -25,6 +27,8 @@ class StaticInt8(Technique):
     """Two variants by default: `static_int8` (full range) and `static_int8_reduced` (weights of seven bits)."""
 
     name = "static_int8"
+    phase = "quantize"
+    template_row = "QUANT"
 
     class Params(BaseParams):
         """How many train rows calibrate, which weight ranges are tried, whether each output channel has its scale."""
@@ -35,18 +39,14 @@ class StaticInt8(Technique):
 
     params: Params
 
-    @property
-    def calibration_rows(self) -> int:
-        """See Technique.calibration_rows."""
-        return self.params.calibration_rows
-
-    def variants(self, base_onnx: Path, calibration_rows: np.ndarray, folder: Path) -> list[Variant]:
+    def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants."""
+        rows = shop.calibrate(self.params.calibration_rows)
 
         def write(path: Path, reduced: bool) -> None:
-            quantize(base_onnx, path, calibration_rows, reduced, self.params.per_channel)
+            quantize(start.onnx, path, rows, reduced, self.params.per_channel)
 
-        return of_ranges(self.name, self.params.ranges, folder, write)
+        return of_ranges(self.name, self.params.ranges, shop.folder, write)
 
 
 def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per_channel: bool) -> None:

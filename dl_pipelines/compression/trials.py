@@ -1,100 +1,234 @@
-"""Measures candidates on the same rows: parity, metrics, paired loss, size, interleaved latency. It decides nothing."""
+"""Measures variants on the same rows: parity, metrics, paired loss, size, interleaved latency, energy. Decides nothing.
+
+Parity is with the network that a variant was exported from; losses are against the trained model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.compression.base import Variant
-from dl_pipelines.compression.candidates import Key, served_files
+from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
+from dl_pipelines.compression.base import Objective, Variant
+from dl_pipelines.compression.candidates import served_files
 from dl_pipelines.compression.ledger import Estimate, Trial
+from dl_pipelines.evaluation.slices import GATED_ROWS
 from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError, Session, open_runtime
 from dl_pipelines.tasks.base import Parity, Rows, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from dl_pipelines.training.energy import Counter
+
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+ENERGY_SECONDS, ENERGY_TURNS = 0.3, 7
+"""A model answers alone for so long, in turns with the others, while the counter runs."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant as a runtime opens it. `variant.path` is in the runtime's format, or None with the failure."""
+
+    variant: Variant
+    runtime: str
+
+    @property
+    def key(self) -> str:
+        """`static_int8 on openvino`."""
+        return f"{self.variant.name} on {self.runtime}"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The rows, what the trained model answered on them (`reference` [N, ...]), and how candidates are run."""
+    """The rows, what the trained model answered on them (`reference` [N, ...]), how a model is run as it will serve."""
 
     task: Task
     rows: Rows
     reference: np.ndarray
     threads: int
     rounds: int
+    instances: int = 1
+    targets: tuple[Target, ...] = ()
+    objective: Objective = "latency"
+    counter: Counter | None = None
+    """Of energy; None where the objective does not need it."""
 
-    def run(self, candidates: Mapping[Key, Variant], say: Callable[[str, int], None]) -> list[Trial]:
-        """A trial for each candidate, in order; the first is the baseline of the speed-ups."""
-        trials: dict[Key, Trial] = {}
-        sessions: dict[Key, Session] = {}
-        for done, (key, variant) in enumerate(candidates.items()):
-            say(f"scoring {variant.name} on {key[1]}", done)
-            trials[key], session = self._score(variant, key[1])
+    def open(self, path: Path, runtime: str, precision: str = "fp32") -> Session:
+        """A model as it will serve. Raises RuntimeFileError."""
+        return open_runtime(runtime, path, self.threads, precision)
+
+    def run(
+        self, candidates: Sequence[Candidate], own: Mapping[str, np.ndarray], baseline: Candidate, strongest: Candidate,
+        say: Callable[[str, int], None],
+    ) -> tuple[list[Trial], Trial]:  # fmt: skip
+        """A trial for each candidate, and one of the strongest so far, timed in turns with them and with the baseline.
+
+        `own`: by a variant's name the outputs [N, ...] of the torch network it was exported from.
+        """
+        trials: dict[str, Trial] = {}
+        sessions: dict[str, Session] = {}
+        known = {item.key: item for item in (baseline, strongest, *candidates)}
+        for done, (key, candidate) in enumerate(known.items()):
+            say(f"scoring {key}", done)
+            trials[key], session = self._score(candidate, own[candidate.variant.name])
             if session is not None:
                 sessions[key] = session
-        say("timing, interleaved", len(candidates))
-        timed = self._time(sessions)
-        baseline = timed.get(next(iter(candidates)))
-        return [_with_latency(trial, timed.get(key), baseline) for key, trial in trials.items()]
+        say("timing, interleaved", len(known))
+        timed, joules = self._time(sessions, self.rounds), self._energy(sessions)
+        for key, trial in trials.items():
+            trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, strongest.key))
+            if joules:
+                trials[key] = _with_energy(trials[key], joules, key, strongest.key)
+        return [trials[item.key] for item in candidates], trials[strongest.key]
 
-    def parity(self, variant: Variant, session: Session) -> tuple[Parity, np.ndarray]:
-        """Parity with the trained model (exact for fp32) and the outputs on the rows."""
+    def parity(self, variant: Variant, own: np.ndarray, session: Session) -> tuple[Parity, np.ndarray]:
+        """Parity with the network's own outputs (exact for fp32), and the outputs on the rows."""
         from dl_pipelines.inference.parity import check_parity
 
-        exact = variant.precision == "fp32"
-        return check_parity(self.task, self.reference, session, self.rows.inputs, exact=exact)
+        return check_parity(self.task, own, session, self.rows.inputs, exact=variant.precision == "fp32")
 
-    def _score(self, variant: Variant, runtime: str) -> tuple[Trial, Session | None]:
+    def loss(self, outputs: np.ndarray, chosen: np.ndarray | None = None) -> Estimate:
+        """Paired loss of the primary metric against the trained model, on all or the `chosen` rows; positive is worse.
+
+        Raises KeyError where these rows don't determine the metric.
+        """
+        from dl_pipelines.evaluation.metrics import paired_difference
+
+        metric, targets, before = self.task.primary, self.rows.targets, self.reference
+        if chosen is not None:
+            targets, before, outputs = targets[chosen], before[chosen], outputs[chosen]
+        change = paired_difference(self.task, metric, before, outputs, targets, RESAMPLES, CONFIDENCE, SEED)
+        if self.task.metrics[metric].better == "lower":
+            return change
+        return {"value": 0.0 - change["value"], "low": 0.0 - change["high"], "high": 0.0 - change["low"]}
+
+    def time_files(self, files: Mapping[str, tuple[Path, str]], rounds: int | None = None) -> dict[str, dict[str, Any]]:
+        """Latency of one row of float32 or int8 model files `{name: (path, runtime)}`, interleaved."""
+        sessions = {name: self.open(path, runtime) for name, (path, runtime) in files.items()}
+        return self._time(sessions, rounds or self.rounds)
+
+    def _score(self, candidate: Candidate, own: np.ndarray) -> tuple[Trial, Session | None]:
         from dl_pipelines.evaluation.metrics import with_intervals
 
-        trial = Trial(variant.name, variant.technique, runtime, variant.precision, failure=variant.failure)
+        variant, runtime = candidate.variant, candidate.runtime
+        trial = Trial(
+            variant.name, variant.technique, runtime, variant.precision, failure=variant.failure,
+            details=variant.details, network=variant.network is not None,
+        )  # fmt: skip
         if variant.path is None:
             return trial, None
         try:
-            session = open_runtime(runtime, variant.path, self.threads)
-            parity, outputs = self.parity(variant, session)
+            session = self.open(variant.path, runtime, variant.precision)
+            parity, outputs = self.parity(variant, own, session)
         except (RuntimeFileError, ModelRunError) as error:
             return replace(trial, failure=str(error)), None
         scored = replace(
             trial,
             size_mb=sum(path.stat().st_size for path in served_files(variant.path)) / 1e6,
-            loss=self._loss(outputs),
+            loss=self.loss(outputs),
+            slices=self._slices(outputs),
             metrics=with_intervals(self.task, outputs, self.rows.targets, RESAMPLES, CONFIDENCE, SEED),
+            by_slice=self._metrics_of_slices(outputs),
             parity_passed=parity.passed,
             parity=parity.summary,
         )
         return scored, session
 
-    def _loss(self, outputs: np.ndarray) -> Estimate:
-        """Paired loss of the primary metric against the trained model, positive is worse."""
-        from dl_pipelines.evaluation.metrics import paired_difference
+    def _slices(self, outputs: np.ndarray) -> dict[str, Estimate]:
+        """Paired losses on the slices that are large enough to decide on."""
+        found = {}
+        for name, chosen in self.rows.slices.items():
+            if int(chosen.sum()) >= GATED_ROWS and self.task.primary in self.task.measure(
+                self.reference[chosen], self.rows.targets[chosen]
+            ):
+                found[name] = self.loss(outputs, chosen)
+        return found
 
-        metric, targets = self.task.primary, self.rows.targets
-        change = paired_difference(self.task, metric, self.reference, outputs, targets, RESAMPLES, CONFIDENCE, SEED)
-        if self.task.metrics[metric].better == "lower":
-            return change
-        return {"value": 0.0 - change["value"], "low": 0.0 - change["high"], "high": 0.0 - change["low"]}
+    def _metrics_of_slices(self, outputs: np.ndarray) -> dict[str, dict[str, float]]:
+        wanted = {target.slice for target in self.targets if target.slice is not None}
+        return {
+            name: self.task.measure(outputs[chosen], self.rows.targets[chosen])
+            for name, chosen in self.rows.slices.items()
+            if name in wanted and int(chosen.sum()) >= GATED_ROWS
+        }
 
-    def _time(self, sessions: Mapping[Key, Session]) -> dict[Key, dict[str, Any]]:
-        """Latency of one row at a time, all sessions interleaved."""
+    def _judged(self, trial: Trial) -> Trial:
+        """With the brief's targets that can be told here: on validation rows, one row at a time."""
+        found = []
+        for target in self.targets:
+            value = _value(trial, target)
+            if value is not None:
+                found.append({"name": target.name, "value": value, "met": target.met_by(value)})
+        return replace(trial, targets=tuple(found))
+
+    def _time(self, sessions: Mapping[str, Session], rounds: int) -> dict[str, dict[str, Any]]:
+        """Latency of one row at a time, as many at once as there will be instances, all models interleaved."""
         from dl_pipelines.inference.timing import time_interleaved
 
         one = self.rows.inputs[:1].copy()
-        keys = {"/".join(key): key for key in sessions}
-        calls = {name: (lambda session=sessions[key]: session.run(one)) for name, key in keys.items()}
-        return {keys[name]: timed for name, timed in time_interleaved(calls, self.rounds).items()}
+        if self.instances == 1:
+            return time_interleaved(
+                {name: (lambda s=session: s.run(one)) for name, session in sessions.items()}, rounds
+            )
+        with ThreadPoolExecutor(self.instances) as threads:
+            calls = {name: self._together(session, one, threads) for name, session in sessions.items()}
+            return time_interleaved(calls, rounds)
+
+    def _together(self, session: Session, one: np.ndarray, threads: ThreadPoolExecutor) -> Callable[[], Any]:
+        sessions = [session, *(session.again() for _ in range(self.instances - 1))]
+        return lambda: list(threads.map(lambda each: each.run(one), sessions))
+
+    def _energy(self, sessions: Mapping[str, Session]) -> dict[str, list[float]]:
+        """Joules of a thousand answers, by turns; nothing without a counter."""
+        from dl_pipelines.training.energy import joules_of
+
+        if self.counter is None:
+            return {}
+        one = self.rows.inputs[:1].copy()
+        turns: dict[str, list[float]] = {name: [] for name in sessions}
+        for _ in range(ENERGY_TURNS):
+            for name, session in sessions.items():
+                turns[name].append(joules_of(self.counter, lambda s=session: len(s.run(one)), ENERGY_SECONDS))
+        return turns
 
 
-def _with_latency(trial: Trial, timed: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None) -> Trial:
+def _value(trial: Trial, target: Target) -> float | None:
+    if target.where == "trained":
+        return None
+    if target.metric in SYSTEM_METRICS:
+        if target.metric == "size_mb":
+            return trial.size_mb
+        inside = target.metric == "latency_p50_ms" and target.where == "compressed" and trial.latency
+        return trial.latency["p50_ms"] if inside and trial.latency else None
+    if target.slice is not None:
+        return trial.by_slice.get(target.slice, {}).get(target.metric)
+    found = trial.metrics.get(target.metric)
+    return None if found is None else found["value"]
+
+
+def _with_latency(
+    trial: Trial, timed: Mapping[str, Mapping[str, Any]], key: str, baseline: str, strongest: str
+) -> Trial:  # fmt: skip
     from dl_pipelines.inference.timing import speed_up
 
-    if timed is None:
+    if key not in timed:
         return trial
-    latency = {name: timed[name] for name in ("p50_ms", "low", "high")}
-    faster = speed_up(baseline["samples"], timed["samples"]) if baseline else None
-    return replace(trial, latency=latency, speed_up=faster)
+    own = timed[key]
+    latency = {name: own[name] for name in ("p50_ms", "low", "high")}
+    faster = speed_up(timed[strongest]["samples"], own["samples"]) if strongest in timed else None
+    gain = speed_up(timed[baseline]["samples"], own["samples"]) if baseline in timed else None
+    return replace(trial, latency=latency, speed_up=faster, gain=gain)
+
+
+def _with_energy(trial: Trial, joules: Mapping[str, list[float]], key: str, strongest: str) -> Trial:
+    from dl_pipelines.inference.timing import median_interval, speed_up
+
+    if key not in joules:
+        return trial
+    found = median_interval(joules[key])
+    energy = {"value": found["p50_ms"], "low": found["low"], "high": found["high"]}
+    return replace(trial, energy=energy, saving=speed_up(joules[strongest], joules[key]))

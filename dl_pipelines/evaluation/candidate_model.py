@@ -101,7 +101,7 @@ def _exported(bench: Bench, candidate: Candidate, network: torch.nn.Module) -> t
 
     try:
         path = export_onnx(network, bench.task, bench.job.folder / f"{candidate.key}.onnx")
-        session = open_runtime("onnxruntime", path, bench.compression.threads)
+        session = open_runtime("onnxruntime", path, bench.threads)
         session.run(bench.validation.inputs[:1].copy())
     except (ExportError, RuntimeFileError, ModelRunError) as error:
         raise Unable(f"it can't be served: {first_line(str(error))}") from error

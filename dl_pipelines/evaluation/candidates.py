@@ -78,6 +78,7 @@ class Bench:
     validation: Rows
     evaluation: Evaluation
     compression: Compression
+    threads: int
     say: Say
 
     def run(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -217,14 +218,6 @@ def loss_of(family: FamilyRef, loss: str | None) -> str | None:
 
 def _energy(counter: Counter, session: Session, batch: np.ndarray) -> float:
     """Joules of the machine for a thousand answers, in batches."""
-    import time
+    from dl_pipelines.training.energy import joules_of
 
-    def work() -> int:
-        end, count = time.monotonic() + ENERGY_SECONDS, 0
-        while time.monotonic() < end:
-            session.run(batch)
-            count += len(batch)
-        return count
-
-    rows, joules = counter.around(work)
-    return round(1000 * joules / rows, 6)
+    return round(joules_of(counter, lambda: len(session.run(batch)), ENERGY_SECONDS), 6)

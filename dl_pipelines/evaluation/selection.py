@@ -18,7 +18,7 @@ from dl_pipelines.tasks.base import Task
 from dl_pipelines.training.selected import CHOICE, kept
 
 if TYPE_CHECKING:
-    from dl_pipelines.brief.sections import Architecture, Compression, Data, Evaluation, Problem, Training
+    from dl_pipelines.brief.sections import Architecture, Compression, Data, Evaluation, Problem, Serving, Training
     from dl_pipelines.evaluation.candidates import Bench, Candidate
 
 STAGE = "architecture_comparison"
@@ -28,7 +28,8 @@ OF_A_CLOCK = ("train_seconds", "latency_ms", "throughput", "energy_j", "cost", "
 
 def make_architecture_comparison(
     workspace: Workspace, partition: Partition, problem: Problem, architecture: Architecture, training: Training,
-    distributed: Distributed, evaluation: Evaluation, compression: Compression, data: Data, task: Task,
+    distributed: Distributed, evaluation: Evaluation, compression: Compression, serving: Serving, data: Data,
+    task: Task,
 ) -> Artifact:  # fmt: skip
     """`comparison.json` (what repeats itself), `choice.json`; the whole rows are `measured["comparison"]`.
 
@@ -53,8 +54,8 @@ def make_architecture_comparison(
 
     def build(draft: Draft) -> None:
         def measure() -> dict[str, Any]:
-            bench = _bench(draft, workspace, window, architecture, training, distributed, evaluation, compression, data,
-                           task)  # fmt: skip
+            bench = _bench(draft, workspace, window, architecture, training, distributed, evaluation, compression,
+                           serving, data, task)  # fmt: skip
             counts = {"train_rows": count_of(bench.job.rows, "train"), "validation_rows": len(bench.validation)}
             return {**counts, "energy_reason": _energy_reason(), "rows": bench.run(candidates)}
 
@@ -76,7 +77,7 @@ def make_architecture_comparison(
         "price_per_hour": distributed.price_per_hour,
         "augmentation": data.augmentation.model_dump(mode="json"),
         "evaluation": evaluation.model_dump(mode="json", exclude={"thresholds", "ablation"}),
-        "timing": compression.model_dump(mode="json", include={"threads", "timing_rounds"}),
+        "timing": {"threads": serving.threads, "timing_rounds": compression.timing_rounds},
         "split": data.split.model_dump(mode="json"),
         "task": task.params.model_dump(mode="json"),  # type: ignore[attr-defined]
     }
@@ -87,7 +88,8 @@ def make_architecture_comparison(
 
 def _bench(
     draft: Draft, workspace: Workspace, window: Artifact, architecture: Architecture, training: Training,
-    distributed: Distributed, evaluation: Evaluation, compression: Compression, data: Data, task: Task,
+    distributed: Distributed, evaluation: Evaluation, compression: Compression, serving: Serving, data: Data,
+    task: Task,
 ) -> Bench:  # fmt: skip
     """What all trainings have in common: the brief's steps (all workers' batches in one process), one thread."""
     from dl_pipelines.data.row_cache import cached_rows, statistics_of
@@ -121,7 +123,7 @@ def _bench(
     def say(message: str, done: int, total: int) -> None:
         workspace.progress(STAGE, message, done, total)
 
-    return Bench(task, job, asked.seeds, validation, evaluation, compression, say)
+    return Bench(task, job, asked.seeds, validation, evaluation, compression, serving.threads, say)
 
 
 def _energy_reason() -> str:

@@ -18,5 +18,5 @@ def compressed_answers(compressed: Artifact, inputs: np.ndarray, threads: int = 
     Raises ArtifactError (damaged), RuntimeFileError (can't be loaded), ModelRunError (refuses these inputs).
     """
     choice = compressed.verify().read_json("choice.json")
-    session = open_runtime(choice["runtime"], compressed.file(choice["file"]), threads)
+    session = open_runtime(choice["runtime"], compressed.file(choice["file"]), threads, choice["precision"])
     return session_outputs(session, inputs)

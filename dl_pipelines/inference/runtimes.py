@@ -20,6 +20,10 @@ MODEL_FILES: Mapping[str, tuple[str, ...]] = {
 """What each runtime serves from a folder `model/`, the file to open first."""
 
 
+PRECISION_HINTS: Mapping[str, str] = {"bf16": "bf16", "fp16": "f16"}
+"""What OpenVINO computes in where a model's precision says so; else float32 where a layer is not quantized."""
+
+
 class RuntimeFileError(ValueError):
     """A runtime can't open a model file; says which and what to do."""
 
@@ -33,8 +37,16 @@ class Session(ABC):
 
     runtime: str
 
+    def __init__(self, path: Path, threads: int, precision: str = "fp32"):
+        self._given = path, threads, precision
+        self._load(path, threads, precision)
+
+    def again(self) -> Session:
+        """Another one of the same file, that may run beside this one."""
+        return type(self)(*self._given)
+
     @abstractmethod
-    def __init__(self, path: Path, threads: int): ...
+    def _load(self, path: Path, threads: int, precision: str) -> None: ...
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """[N, ...] of the graph's input dtype -> [N, ...], a new array. Raises ModelRunError."""
@@ -55,7 +67,7 @@ class OnnxRuntimeSession(Session):
 
     runtime = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int):
+    def _load(self, path: Path, threads: int, precision: str) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -77,7 +89,7 @@ class OpenVinoSession(Session):
 
     runtime = "openvino"
 
-    def __init__(self, path: Path, threads: int):
+    def _load(self, path: Path, threads: int, precision: str) -> None:
         package = openvino()
         self._tensor = package.Tensor
         settings = {
@@ -85,7 +97,7 @@ class OpenVinoSession(Session):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "EXECUTION_MODE_HINT": "ACCURACY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(precision, "f32"),
             "ENABLE_CPU_PINNING": False,
         }
         self._request = package.Core().compile_model(str(path), "CPU", settings).create_infer_request()
@@ -103,14 +115,17 @@ class OpenVinoSession(Session):
 RUNTIMES: Mapping[str, type[Session]] = {cls.runtime: cls for cls in (OnnxRuntimeSession, OpenVinoSession)}
 
 
-def open_runtime(name: str, path: Path, threads: int = 1) -> Session:
-    """Load a model file with `threads` CPU threads. Raises ValueError (no such runtime) or RuntimeFileError."""
+def open_runtime(name: str, path: Path, threads: int = 1, precision: str = "fp32") -> Session:
+    """Load a model file with `threads` CPU threads, as its precision asks (fp32, int8, bf16, fp16).
+
+    Raises ValueError (no such runtime) or RuntimeFileError.
+    """
     if name not in RUNTIMES:
         raise ValueError(f"found the runtime {name!r}; expected one of {', '.join(sorted(RUNTIMES))}")
     if not path.is_file():
         raise RuntimeFileError(f"found no file {path}; expected a model for {name}; run compressed_model again")
     try:
-        return RUNTIMES[name](path, threads)
+        return RUNTIMES[name](path, threads, precision)
     except Exception as error:  # each runtime has error types of its own, none of them public in both
         raise RuntimeFileError(
             f"found {path.name}, which {name} can't load ({_short(error)}); expected a sound model file; remove the "

@@ -54,7 +54,7 @@ def compressed_on_test(
 
     rows = window_rows(workspace, window, "test", brief.data, task)
     record_test_read(workspace, "verdict", partition, len(rows))
-    outputs = compressed_answers(compressed, rows.inputs, brief.compression.threads)
+    outputs = compressed_answers(compressed, rows.inputs, brief.serving.threads)
     given = brief.evaluation.resamples, brief.evaluation.confidence, brief.evaluation.seed
     return {
         "rows": len(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,19 @@ def find_counter(root: Path = POWERCAP) -> tuple[Counter | None, str]:
     except OSError as error:
         return None, f"the energy counter of this machine can't be read ({error.strerror})"
     return Counter(zones), ""
+
+
+def joules_of(counter: Counter, answer: Callable[[], int], seconds: float) -> float:
+    """Joules of the machine for a thousand answers; `answer` gives how many it made, again and again for so long."""
+
+    def work() -> int:
+        end, count = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            count += answer()
+        return count
+
+    answers, joules = counter.around(work)
+    return 1000 * joules / answers
 
 
 def _number(path: Path) -> int:

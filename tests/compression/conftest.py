@@ -9,6 +9,7 @@ import pytest
 
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.tasks.image_classification import ImageClassification
+from tests.compressing import workshop
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +74,15 @@ def wide_reference(wide_network, wide_rows) -> np.ndarray:
     from dl_pipelines.inference.parity import torch_outputs
 
     return torch_outputs(wide_network, wide_rows.inputs)
+
+
+@pytest.fixture
+def make_shop(trained_model, tmp_path, brief, workspace, partition, task):
+    """`make_shop(compression=None)`: a workshop on the session's trained model, in this test's folder."""
+    return lambda compression=None: workshop(tmp_path, brief, workspace, partition, task, compression)
+
+
+@pytest.fixture
+def shop(make_shop):
+    """A workshop with the session brief's section."""
+    return make_shop()

@@ -4,12 +4,12 @@ import shutil
 import numpy as np
 import pytest
 
-from dl_pipelines.compression.compress import make_compressed_model
 from dl_pipelines.inference.parity import session_outputs, torch_outputs
 from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
+from tests.compressing import compress
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_it_answers_as_the_trained_model(compressed_model, trained_model, valida
 
 
 def test_made_again_it_is_found(compressed_model, workspace, partition, brief, task):
-    again = make_compressed_model(workspace, partition, brief.compression, brief.data, task)
+    again = compress(brief, workspace, partition, task)
     assert again.digest == compressed_model.digest
     assert again.outcome["made_at"] == compressed_model.outcome["made_at"]
 
 
 def test_a_choice_is_replayed_to_the_same_digest(compressed_model, workspace, partition, brief, task, tmp_path):
     other = other_home(workspace, tmp_path, choices=True)
-    again = make_compressed_model(other, partition, brief.compression, brief.data, task)
+    again = compress(brief, other, partition, task)
     assert again.digest == compressed_model.digest
     assert again.measured["ledger"] == compressed_model.measured["ledger"]
 
@@ -111,7 +111,7 @@ def test_a_recorded_choice_wins_over_what_would_be_measured_now(
     for row in choices["ledger"]:
         row["chosen"] = (row["variant"], row["runtime"]) == ("static_int8_reduced", "openvino")
     path.write_text(json.dumps(choices))
-    again = make_compressed_model(other, partition, brief.compression, brief.data, task)
+    again = compress(brief, other, partition, task)
     assert again.read_json("choice.json")["variant"] == "static_int8_reduced"
     assert sorted(name for name in again.files if name.startswith("model/")) == ["model/model.bin", "model/model.xml"]
     assert again.digest != compressed_model.digest
@@ -120,7 +120,7 @@ def test_a_recorded_choice_wins_over_what_would_be_measured_now(
 def test_size_as_objective_and_one_runtime(compressed_model, workspace, partition, brief, task, tmp_path):
     other = other_home(workspace, tmp_path, choices=False)
     compression = brief.compression.model_copy(update={"objective": "size", "runtimes": ("openvino",), "max_loss": 0.2})
-    made = make_compressed_model(other, partition, compression, brief.data, task)
+    made = compress(brief, other, partition, task, compression)
     ledger = made.measured["ledger"]
     assert {row["runtime"] for row in ledger} == {"openvino"}
     (chosen,) = (row for row in ledger if row["chosen"])
@@ -137,5 +137,5 @@ def test_a_trained_model_that_failed_its_gates_is_refused(
     outcome["gates"][0] |= {"passed": False, "summary": "the loss is nan"}
     path.write_text(json.dumps(outcome))
     with pytest.raises(ArtifactError, match=r"trained_model .* may not be used: found .*the loss is nan"):
-        make_compressed_model(other, partition, brief.compression, brief.data, task)
+        compress(brief, other, partition, task)
     assert not list((other.home.artifacts / other.project / "compressed_model").glob("*"))

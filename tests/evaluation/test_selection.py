@@ -38,7 +38,7 @@ def make(workspace, training_window, partition, brief, task):
         given = Partition(day or partition.day, experiment)
         return make_architecture_comparison(
             workspace, given, sections["problem"], architecture, sections["training"], sections["distributed"],
-            sections["evaluation"], sections["compression"], brief.data, task,
+            sections["evaluation"], sections["compression"], brief.serving, brief.data, task,
         )  # fmt: skip
 
     return made
