@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ from dl_pipelines.training.launch import Launcher, run_locally
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from dl_pipelines.training.job import Job
 
 STAGE = "compressed_model"
 LEDGER = "ledger/compression.json"
@@ -141,11 +142,11 @@ class _Stage:
             return spread(train, count)
 
         return Workshop(
-            bench, self.compression, partial(self._job, folder), Network("fp32", plan, weights, onnx), self.launcher,
+            bench, self.compression, self._job, Network("fp32", plan, weights, onnx), self.launcher,
             folder, calibrate, draft.decide_once, self._say,
         )  # fmt: skip
 
-    def _job(self, folder: Path) -> Any:
+    def _job(self, folder: Path) -> Job:
         """How the trained model was trained; its rows are written when a technique first trains."""
         from dl_pipelines.data.row_cache import cached_rows, statistics_of
         from dl_pipelines.models.plan import NetworkPlan
@@ -177,6 +178,8 @@ class _Stage:
     def _write(self, draft: Draft, chain: Chain) -> tuple[Row, Parity]:
         """The model's files, the choice, the outputs; returns the row that serves and the parity of its files."""
         import numpy as np
+
+    from dl_pipelines.training.job import Job
 
         row, candidate = chain.chosen()
         path = candidate.variant.path

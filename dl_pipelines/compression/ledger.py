@@ -147,7 +147,9 @@ def _best(kept: Sequence[Trial], objective: Objective) -> Trial:
 def _as_good(trial: Trial, other: Trial, objective: Objective) -> bool:
     """Whether the intervals of what is measured meet."""
     first, second = (item.latency if objective == "latency" else item.energy for item in (trial, other))
-    return bool(first and second) and first["low"] <= second["high"] and second["low"] <= first["high"]
+    if first is None or second is None:
+        return False
+    return first["low"] <= second["high"] and second["low"] <= first["high"]
 
 
 def _rank(trial: Trial, objective: Objective) -> tuple[float, float]:
