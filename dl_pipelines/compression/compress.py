@@ -179,8 +179,6 @@ class _Stage:
         """The model's files, the choice, the outputs; returns the row that serves and the parity of its files."""
         import numpy as np
 
-    from dl_pipelines.training.job import Job
-
         row, candidate = chain.chosen()
         path = candidate.variant.path
         assert path is not None
