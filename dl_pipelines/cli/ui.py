@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from dl_pipelines.serving.process import require_free
 from dl_pipelines.store.home import Home
 from dl_pipelines.training.launch import die_with_parent
 
@@ -20,7 +20,7 @@ _EXPECTED = "ignore:Function `dev_command` is superseded,ignore:Parameter `owner
 
 def serve_ui(home: Home, port: int) -> int:
     """Run until it is ended; its exit code. Raises ValueError when the port is in use."""
-    require_free(port)
+    require_free(port, remedy="give --port")
     environment = prepare_ui(home)
     dagster = Path(sys.executable).parent / "dagster"
     server = [str(dagster), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
@@ -57,15 +57,3 @@ def prepare_ui(home: Home) -> dict[str, str]:
     return {
         **os.environ, "PATH": path, "DLP_HOME": str(home.root), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": _EXPECTED,
     }  # fmt: skip
-
-
-def require_free(port: int) -> None:
-    """Raises ValueError when something listens on a port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ValueError(
-                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; give --port"
-            ) from error

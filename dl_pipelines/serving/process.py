@@ -123,16 +123,20 @@ def free_ports(count: int) -> list[int]:
         return [int(listener.getsockname()[1]) for listener in sockets]
 
 
-def require_free(port: int) -> None:
-    """Raises TritonError when a port of 127.0.0.1 is taken."""
+OTHER_PORT = (
+    "end what listens there, or give another port with --http or --grpc (without them free ones are taken)"
+)  # fmt: skip
+
+
+def require_free(port: int, remedy: str = OTHER_PORT) -> None:
+    """Raises TritonError when a port of 127.0.0.1 is taken; `remedy` ends its message."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
             raise TritonError(
-                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; end what listens "
-                "there, or give another port with --http or --grpc (without them free ones are taken)"
+                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; {remedy}"
             ) from error
 
 
