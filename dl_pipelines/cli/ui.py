@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dl_pipelines.serving.process import require_free
+from dl_pipelines.serving.process import in_use
 from dl_pipelines.store.home import Home
 from dl_pipelines.training.launch import die_with_parent
 
@@ -20,7 +20,8 @@ _EXPECTED = "ignore:Function `dev_command` is superseded,ignore:Parameter `owner
 
 def serve_ui(home: Home, port: int) -> int:
     """Run until it is ended; its exit code. Raises ValueError when the port is in use."""
-    require_free(port, remedy="give --port")
+    if found := in_use(port):
+        raise ValueError(f"found {found}; expected a free one; give --port")
     environment = prepare_ui(home)
     dagster = Path(sys.executable).parent / "dagster"
     server = [str(dagster), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]

@@ -123,21 +123,24 @@ def free_ports(count: int) -> list[int]:
         return [int(listener.getsockname()[1]) for listener in sockets]
 
 
-OTHER_PORT = (
-    "end what listens there, or give another port with --http or --grpc (without them free ones are taken)"
-)  # fmt: skip
-
-
-def require_free(port: int, remedy: str = OTHER_PORT) -> None:
-    """Raises TritonError when a port of 127.0.0.1 is taken; `remedy` ends its message."""
+def in_use(port: int) -> str | None:
+    """What a port of 127.0.0.1 is found as when it is taken, None when it is free."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise TritonError(
-                f"found port {port} of 127.0.0.1 in use ({error.strerror}); expected a free one; {remedy}"
-            ) from error
+            return f"port {port} of 127.0.0.1 in use ({error.strerror})"
+    return None
+
+
+def require_free(port: int) -> None:
+    """Raises TritonError when a port of 127.0.0.1 is taken."""
+    if found := in_use(port):
+        raise TritonError(
+            f"found {found}; expected a free one; end what listens there, or give another port with --http or --grpc "
+            "(without them free ones are taken)"
+        )
 
 
 def spawn(command: Sequence[str], environment: dict[str, str], log: Path, users: Path | None) -> int:
