@@ -41,7 +41,10 @@ def fit(job: Job, launcher: Launcher, say: Say) -> None:
 
 
 class _Follow:
-    """Tells a training's progress while it is open, by reading the file that rank 0 appends to."""
+    """Tells a training's progress while it is open, by reading the file that rank 0 appends to.
+
+    Only whole lines are read, and one that was cut short by a kill is passed over.
+    """
 
     def __init__(self, path: Path, say: Say):
         self.path, self._say, self._over = path, say, threading.Event()
@@ -65,9 +68,14 @@ class _Follow:
 
         if not self.path.exists() or self.path.stat().st_size <= self._read:
             return
-        with self.path.open() as file:
+        with self.path.open("rb") as file:
             file.seek(self._read)
-            for text in file:
-                line = json.loads(text)
-                self._say(describe(line), line.get("epoch"), line.get("epochs"))
-            self._read = file.tell()
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for one in whole.splitlines():
+            try:
+                line = json.loads(one)
+            except ValueError:
+                continue
+            self._say(describe(line), line.get("epoch"), line.get("epochs"))
