@@ -5,6 +5,7 @@ A step's rows are decided once and replayed; the files of what was taken are mad
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Compression
@@ -26,7 +27,8 @@ class Chain:
     """Starts with the uncompressed model on every runtime; the first of them is the baseline of all gains."""
 
     def __init__(self, shop: Workshop, compression: Compression):
-        self.shop, self.bench, self.compression = shop, shop.bench, compression
+        self.shop = replace(shop, ledger=self.rows)
+        self.bench, self.compression = shop.bench, compression
         self.rules = Rules(compression.objective, compression.max_loss, shop.task.primary)
         self._rows: list[Row] = []
         self._own: dict[str, np.ndarray] = {"fp32": shop.bench.reference}

@@ -34,7 +34,8 @@ class Workshop:
     """`make_job(folder)` gives how the trained model was trained, in that folder; `trained` is that model.
 
     `folder` is the technique's own. `decide_once(name, measure)` is for what is chosen by measurement: it is taken once
-    and replayed (plain data). `calibrate(count)` gives up to `count` inputs of the train split.
+    and replayed (plain data). `calibrate(count)` gives up to `count` inputs of the train split. `ledger` gives the rows
+    of the steps so far.
     """
 
     bench: Bench
@@ -46,6 +47,7 @@ class Workshop:
     calibrate: Callable[[int], np.ndarray]
     decide_once: Callable[[str, Callable[[], Any]], Any]
     tell: Callable[[str, int | None, int | None], None]
+    ledger: Callable[[], list[dict[str, Any]]] = list
 
     @property
     def task(self) -> Task:
