@@ -1,13 +1,15 @@
 """One job, through a launcher that stands in for the supervisor, and what is told of it meanwhile."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from dl_pipelines.store import durable
+from dl_pipelines.training import worker
 from dl_pipelines.training.fit import TrainingFailed, _Follow, fit
-from dl_pipelines.training.job import FINAL, PROGRESS, RESULT
-from dl_pipelines.training.launch import LaunchFailed, run_locally
+from dl_pipelines.training.job import FINAL, PROGRESS, RESULT, Job
+from dl_pipelines.training.launch import LaunchFailed
 from dl_pipelines.training.supervise import OUTCOME
 
 STARTED = json.dumps({"workers": 1, "communicator": "single"}) + "\n"
@@ -22,9 +24,14 @@ def told_by(told):
     return lambda message, done, total: told.append((message, done, total))
 
 
+def train_here(command, environment):
+    """What the supervisor has a worker do, without their processes."""
+    worker.run(Job.read(Path(command[-1])))
+
+
 def test_a_job_is_trained_and_each_epoch_is_told(make_job):
     job, told = make_job(training={"epochs": 2}), []
-    fit(job, run_locally, told_by(told))
+    fit(job, train_here, told_by(told))
     assert (job.folder / FINAL).exists()
     curves = durable.read_json(job.folder / RESULT)["curves"]
     epochs = [item for item in told if "train loss" in item[0]]
