@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dl_pipelines.brief.sections import Serving
+from dl_pipelines.inference.model_files import check_model_folder
 from dl_pipelines.serving import config
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
@@ -30,12 +31,18 @@ class RepositoryError(ValueError):
 
 
 def write_model(folder: Path, compressed: Artifact, signature: Signature, serving: Serving) -> str:
-    """Write a Triton model folder from a compressed model; returns its runtime. Raises ArtifactError."""
+    """Write a Triton model folder from a compressed model; returns its runtime.
+
+    Raises ArtifactError, ModelFileError (one too) for files that nobody should load: before any of them is copied.
+    """
     choice = compressed.read_json("choice.json")
+    inside = {
+        name.removeprefix("model/"): digest for name, digest in compressed.files.items() if name.startswith("model/")
+    }
+    check_model_folder(compressed.path / "model", inside, signature)
     (folder / "1").mkdir(parents=True)
-    for name in compressed.files:
-        if name.startswith("model/"):
-            shutil.copyfile(compressed.file(name), folder / "1" / name.removeprefix("model/"))
+    for name in inside:
+        shutil.copyfile(compressed.file(f"model/{name}"), folder / "1" / name)
     (folder / "config.pbtxt").write_text(config.model_config(signature, choice["runtime"], serving), encoding="utf-8")
     if signature.labels:
         (folder / config.LABELS).write_text("\n".join(signature.labels) + "\n", encoding="utf-8")

@@ -3,13 +3,14 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from dl_pipelines.evaluation.test_reads import count_test_reads
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import ArtifactError, Gate
-from tests.tiny import FIRST, THIRD, make_compressed, reference
+from tests.tiny import FIRST, THIRD, make_compressed, reference, tiny_onnx
 
 
 def publish(workspace, partition, task, data, serving, evaluation):
@@ -131,7 +132,10 @@ def test_a_model_that_can_not_be_loaded_says_so(make_workspace, task, data, serv
     workspace = make_workspace("broken")
 
     def build(draft):
-        draft.file("model/model.onnx").write_bytes(b"nonsense")
+        path = tiny_onnx(draft.file("model/model.onnx"), 0)
+        model = onnx.load(str(path))
+        model.graph.node[0].op_type = "Nonsense"  # of the standard's domain, so that only a runtime knows
+        onnx.save(model, str(path))
         draft.write_json("choice.json", {"runtime": "onnxruntime"})
         np.save(draft.file("outputs_validation.npy"), reference(np.zeros((40, 8, 8, 1), np.uint8), 0))
         draft.gate(Gate("parity", True, "made by a test", blocking=True))
