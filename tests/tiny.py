@@ -163,7 +163,7 @@ def make_compressed(
         else:
             draft.file("model/model.onnx").write_bytes(source.read_bytes())
         main = f"model/{MODEL_FILES[runtime][0]}"
-        draft.write_json("choice.json", {"runtime": runtime, "variant": "fp32", "file": main})
+        draft.write_json("choice.json", {"runtime": runtime, "variant": "fp32", "precision": "fp32", "file": main})
         np.save(draft.file("outputs_validation.npy"), reference(rows.inputs, seed, middle), allow_pickle=False)
         draft.gate(Gate("parity", True, "made by a test", blocking=True))
 

@@ -28,6 +28,10 @@ class RuntimeFileError(ValueError):
     """A runtime can't open a model file; says which and what to do."""
 
 
+class RuntimeMissing(RuntimeFileError):
+    """A runtime's package is not installed here."""
+
+
 class ModelRunError(ValueError):
     """A loaded model refused its input or failed on it."""
 
@@ -68,7 +72,10 @@ class OnnxRuntimeSession(Session):
     runtime = "onnxruntime"
 
     def _load(self, path: Path, threads: int, precision: str) -> None:
-        import onnxruntime as ort
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise _missing(self.runtime, error) from error
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -118,7 +125,7 @@ RUNTIMES: Mapping[str, type[Session]] = {cls.runtime: cls for cls in (OnnxRuntim
 def open_runtime(name: str, path: Path, threads: int = 1, precision: str = "fp32") -> Session:
     """Load a model file with `threads` CPU threads, as its precision asks (fp32, int8, bf16, fp16).
 
-    Raises ValueError (no such runtime) or RuntimeFileError.
+    Raises ValueError (no such runtime), RuntimeMissing or RuntimeFileError.
     """
     if name not in RUNTIMES:
         raise ValueError(f"found the runtime {name!r}; expected one of {', '.join(sorted(RUNTIMES))}")
@@ -126,6 +133,8 @@ def open_runtime(name: str, path: Path, threads: int = 1, precision: str = "fp32
         raise RuntimeFileError(f"found no file {path}; expected a model for {name}; run compressed_model again")
     try:
         return RUNTIMES[name](path, threads, precision)
+    except RuntimeMissing:
+        raise
     except Exception as error:  # each runtime has error types of its own, none of them public in both
         raise RuntimeFileError(
             f"found {path.name}, which {name} can't load ({_short(error)}); expected a sound model file; remove the "
@@ -134,12 +143,25 @@ def open_runtime(name: str, path: Path, threads: int = 1, precision: str = "fp32
 
 
 def openvino() -> ModuleType:
-    """The `openvino` package, imported without its telemetry: importing it would report to its makers."""
+    """The `openvino` package, imported without its telemetry: importing it would report to its makers.
+
+    Raises RuntimeMissing.
+    """
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
-    import openvino as package
+    try:
+        import openvino as package
+    except ImportError as error:
+        raise _missing("openvino", error) from error
 
     return package
+
+
+def _missing(name: str, error: ImportError) -> RuntimeMissing:
+    return RuntimeMissing(
+        f"found no runtime {name} here ({error}); expected the package to be installed; install what requirements.lock "
+        f"lists, or take {name} out of compression.runtimes"
+    )
 
 
 def save_openvino(onnx_path: Path, xml_path: Path) -> tuple[Path, Path]:

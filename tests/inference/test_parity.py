@@ -12,6 +12,9 @@ class Changed(Session):
     def __init__(self, session, spoil):
         self.session, self.spoil = session, spoil
 
+    def _load(self, path, threads, precision):
+        raise AssertionError("it is open already")
+
     def _run(self, inputs):
         return self.spoil(self.session.run(inputs))
 

@@ -9,6 +9,7 @@ from dl_pipelines.inference.runtimes import (
     RUNTIMES,
     ModelRunError,
     RuntimeFileError,
+    RuntimeMissing,
     open_runtime,
     save_openvino,
 )
@@ -69,6 +70,16 @@ def test_a_wrong_input_is_refused(runtime, model_file, images):
 def test_a_missing_file_is_named(runtime, tmp_path):
     with pytest.raises(RuntimeFileError, match=f"expected a model for {runtime}; run compressed_model again"):
         open_runtime(runtime, tmp_path / "model.onnx")
+
+
+def test_a_runtime_that_is_not_installed_is_named(runtime, model_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(RuntimeMissing) as caught:
+        open_runtime(runtime, model_file)
+    assert str(caught.value).startswith(f"found no runtime {runtime} here (import of {runtime} halted")
+    assert str(caught.value).endswith(
+        f"install what requirements.lock lists, or take {runtime} out of compression.runtimes"
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
