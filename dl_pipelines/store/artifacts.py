@@ -205,11 +205,15 @@ class Draft:
 
     def decide_once(self, name: str, decide: Callable[[], Any]) -> Any:
         """A choice made by measurement: taken the first time for these inputs, replayed ever after (plain data)."""
-        made = durable.read_json(self._choices) if self._choices.exists() else {}
+        made = self._chosen()
         if name not in made:
-            made[name] = decide()
+            taken = decide()
+            made = {**self._chosen(), name: taken}  # read again: `decide` may have taken others on its way
             durable.write_json(self._choices, made)
         return made[name]
+
+    def _chosen(self) -> dict[str, Any]:
+        return durable.read_json(self._choices) if self._choices.exists() else {}
 
     def measure(self, **values: Any) -> None:
         """Record measured values (plain data), outside the digest."""

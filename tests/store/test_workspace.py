@@ -104,6 +104,25 @@ def test_a_choice_is_made_once_and_replayed(own: Workspace, base: Partition):
     assert decided[2] == {"name": "choice 2"}
 
 
+def test_choices_within_a_choice_are_kept_too(own: Workspace, base: Partition):
+    taken = []
+
+    def take(name: str) -> str:
+        taken.append(name)
+        return name
+
+    def build(draft: Draft) -> None:
+        def outer() -> str:
+            return take("outer") + draft.decide_once("inner", lambda: take("inner"))
+
+        draft.write_json("choice.json", [draft.decide_once("outer", outer), draft.decide_once("inner", lambda: "late")])
+
+    first = make(own, base, build)
+    durable.remove_tree(first.path)
+    assert make(own, base, build).read_json("choice.json") == ["outerinner", "inner"]
+    assert taken == ["outer", "inner"]
+
+
 def test_a_build_that_fails_leaves_nothing_but_its_work(own: Workspace, base: Partition):
     def fail(draft: Draft) -> None:
         draft.write_text("a.txt", "half")
