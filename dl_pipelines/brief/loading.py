@@ -92,7 +92,7 @@ def brief_from(
         problems = []
     except ValidationError as error:
         problems = [_problem(item, lines, Brief) for item in error.errors()]
-        brief = _rest(data, [tuple(item["loc"]) for item in error.errors()])
+        brief = _rest(data, [_loc(item) for item in error.errors()])
         if brief is None:
             raise BriefError(source, problems) from error
     named = list(_check_named(brief, kinds, lines))
@@ -191,7 +191,7 @@ def _named(value: Any, path: Path_) -> Iterator[tuple[Path_, Named]]:
 
 
 def _problem(item: Any, lines: Mapping[Path_, int], model: type[BaseModel], prefix: Path_ = ()) -> Problem:
-    loc: Path_ = tuple(item["loc"])
+    loc = _loc(item)
     path, kind, line = _dotted(loc), item["type"], _line(loc, lines)
     if kind == "extra_forbidden":
         allowed = _fields(model, loc[len(prefix) : -1])
@@ -218,6 +218,11 @@ def _problem(item: Any, lines: Mapping[Path_, int], model: type[BaseModel], pref
     expected = re.sub(r"^(Value error, |Input should be |String should |Keys should be )", "", item["msg"])
     found = repr(item["input"]) if not isinstance(item["input"], dict | BaseModel) else None
     return Problem(path, expected, found, line)
+
+
+def _loc(item: Any) -> Path_:
+    """Where a problem is; which form of a field was meant (an empty tag) is no part of it."""
+    return tuple(part for part in item["loc"] if part != "")
 
 
 def _fields(model: type[BaseModel], path: Path_) -> list[str]:

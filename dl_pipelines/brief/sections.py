@@ -15,7 +15,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -84,6 +86,17 @@ Family = Annotated[FamilyRef, BeforeValidator(_bare_name)]
 Augmentation = Annotated[AugmentationRef, BeforeValidator(_bare_name)]
 Technique = Annotated[TechniqueRef, BeforeValidator(_bare_name)]
 Traffic = Annotated[TrafficRef, BeforeValidator(_bare_name)]
+
+
+def _all_or_some(value: Any) -> str | None:
+    """Which of the two a value is meant as: its errors are then of that one alone."""
+    return "all" if value == "all" else "" if isinstance(value, list | tuple) else None
+
+
+Techniques = Annotated[
+    Annotated[Literal["all"], Tag("all")] | Annotated[tuple[Technique, ...], Tag("")],
+    Discriminator(_all_or_some, "techniques", "all, or a list of techniques"),
+]
 
 
 class Section(BaseModel):
@@ -361,13 +374,30 @@ class Compression(Section):
     objective: Literal["latency", "size", "energy"] = Field(
         default="latency", description="energy needs a counter that this machine shows (RAPL)"
     )
-    techniques: Literal["all"] | tuple[Technique, ...] = (TechniqueRef(name="static_int8"),)
-    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = Field(default=("onnxruntime", "openvino"), min_length=1)
+    techniques: Techniques = Field(
+        default=(TechniqueRef(name="static_int8"),), description="all, or those that may be tried"
+    )
+    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = Field(
+        default=("onnxruntime", "openvino"), description="that may serve; the first is the baseline"
+    )
     max_loss: float = Field(
         default=0.005, ge=0, le=1, description="of the primary metric, in its own unit, on validation rows"
     )
-    threads: int | None = Field(default=None, ge=1, description="of a timed model; as serving.threads by default")
     timing_rounds: int = Field(default=30, ge=5, le=10_000)
+
+    @field_validator("runtimes")
+    @classmethod
+    def _runtimes_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("at least one runtime, each once")
+        return value
+
+    @field_validator("techniques")
+    @classmethod
+    def _techniques_once(cls, value: Any) -> Any:
+        if value != "all" and any(ref in value[:place] for place, ref in enumerate(value)):
+            raise ValueError("each technique once, or with other params")
+        return value
 
 
 class Serving(Section):

@@ -32,6 +32,10 @@ SECTIONS = (
     "architecture, compression, data, distributed, evaluation, lifecycle, monitoring, problem, project, serving, "
     "training"
 )
+TECHNIQUES = (
+    "architecture_search, distillation, dynamic_int8, mixed_precision, nncf_int8, pruning, quantization_aware, "
+    "sparsity, static_int8"
+)
 FAMILIES = (
     "autoencoder, cnn, cnn_lstm, conv_attention, gan, gru, lstm_attention, nhits, patch_transformer, rnn_rows, tcn, vit"
 )
@@ -77,8 +81,14 @@ def test_the_small_brief_is_valid():
         ("architecture: {family: {params: {}}}", "architecture.family.name: found nothing; expected this field, which "
                                                  "has no default"),
         ("compression: {techniques: [static_int]}", "compression.techniques[0].name: found 'static_int'; expected one "
-                                                    "of dynamic_int8, static_int8 (did you mean "
-                                                    "'static_int8'?)"),
+                                                    f"of {TECHNIQUES} (did you mean 'static_int8'?)"),
+        ("compression: {techniques: static_int8}", "compression.techniques: found 'static_int8'; expected all, or a "
+                                                   "list of techniques"),
+        ("compression: {techniques: [pruning, pruning]}", "compression.techniques: found ['pruning', 'pruning']; "
+                                                          "expected each technique once, or with other params"),
+        ("compression: {runtimes: []}", "compression.runtimes: found []; expected at least one runtime, each once"),
+        ("compression: {threads: 2}", "compression.threads: found 'threads'; expected one of max_loss, objective, "
+                                      "runtimes, techniques, timing_rounds"),
         ("compression: {runtimes: [onnx]}", "compression.runtimes[0]: found 'onnx'; expected one of onnxruntime, "
                                             "openvino"),
         ("monitoring: {traffic: replai}", "monitoring.traffic.name: found 'replai'; expected one of clients, replay "

@@ -82,6 +82,10 @@ def test_overrides_replace_numbers_lists_params_and_thresholds(digits: Brief):
     assert digits.training.epochs == 12
 
 
+def test_all_techniques_can_be_asked_for(digits: Brief):
+    assert catalog.with_overrides(digits, {"compression.techniques": "all"}).compression.techniques == "all"
+
+
 @pytest.mark.parametrize(
     "path", ["data", "data.window_days", "data.source.params.per_day", "project", "problem", "problem.task",
              "problem.task.params.width", "lifecycle.keep"]
