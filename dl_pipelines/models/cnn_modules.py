@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,27 +19,43 @@ digits it decides by chance (8 %), and with 0.1 rightly (99 %)."""
 
 
 def build_cnn(
-    signature: Signature, statistics: Mapping[str, Any], network: str, width: int, blocks: int, dropout: float
-) -> nn.Module:
-    """The network for a signature of one image and one vector of logits; `width` and `blocks` are the plain one's."""
+    signature: Signature, statistics: Mapping[str, Any], network: str, widths: Sequence[int], depths: Sequence[int],
+    dropout: float,
+) -> nn.Module:  # fmt: skip
+    """The network for a signature of one image and one vector of logits; channels and convolutions by plain block."""
     if network == "plain":
-        return _plain(signature, statistics, width, blocks, dropout)
+        return _plain(signature, statistics, widths, depths, dropout)
     return _published(signature, statistics, network, dropout)
 
 
-def _plain(signature: Signature, statistics: Mapping[str, Any], width: int, blocks: int, dropout: float) -> nn.Module:
-    height, side, channels, classes = sizes(signature)
+def _plain(
+    signature: Signature, statistics: Mapping[str, Any], widths: Sequence[int], depths: Sequence[int], dropout: float
+) -> nn.Module:  # fmt: skip
+    height, side, before, classes = sizes(signature)
     layers: list[nn.Module] = [Normalise(statistics)]
-    before, size = channels, min(height, side)
-    for block in range(blocks):
-        after = width * 2**block
-        layers += [*convolution(before, after), *convolution(after, after)]
-        before = after
-        if size >= 4:
+    for after, pooled, depth in zip(widths, _pooled(min(height, side), len(widths)), depths, strict=True):
+        for _ in range(depth):
+            layers += convolution(before, after)
+            before = after
+        if pooled:
             layers.append(nn.MaxPool2d(2))
-            size //= 2
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(before, classes)]
     return nn.Sequential(*layers)
+
+
+def plain_layers(signature: Signature, depths: Sequence[int]) -> list[str]:
+    """What the plain network's layers are, in their order: `2.0 norm` is of the third block's first convolution."""
+    height, side, _, _ = sizes(signature)
+    found = ["normalise"]
+    for block, (pooled, depth) in enumerate(zip(_pooled(min(height, side), len(depths)), depths, strict=True)):
+        found += [f"{block}.{layer} {kind}" for layer in range(depth) for kind in ("convolution", "norm", "relu")]
+        found += [f"{block} pool"] if pooled else []
+    return [*found, "average", "flatten", "dropout", "head"]
+
+
+def _pooled(size: int, blocks: int) -> list[bool]:
+    """After which blocks the grid is halved: where there are 4 pixels to a side."""
+    return [size // 2**block >= 4 for block in range(blocks)]
 
 
 def _published(signature: Signature, statistics: Mapping[str, Any], network: str, dropout: float) -> nn.Module:

@@ -52,7 +52,7 @@ def test_any_number_of_the_model_and_any_field_of_training():
     [
         ("training.learningrate", {"low": 1, "high": 2}, r"path 'training.learningrate' .* 'training.learning_rate'"),
         ("training.seed", {"low": 1, "high": 2}, "expected a field of training, or a parameter of the family as"),
-        ("architecture.family.params.depths", {"low": 1, "high": 2}, "architecture.family.params.NAME"),
+        ("architecture.family.params.layers", {"low": 1, "high": 2}, "architecture.family.params.NAME"),
         ("training.optimizer", {"choices": ("adamw", "lion")}, "found 'lion' for training.optimizer .*: Input should"),
         ("training.learning_rate", {"low": 1, "high": 20}, r"found 20 for .* hold there: Input should be less than 10"),
         ("architecture.family.params.width", {"low": -1, "high": 4}, r"found -1 for architecture.family.params.width"),
