@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dl_pipelines.inference.pooled_views import drop_pooled_views
 from dl_pipelines.tasks.base import Task, Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def export_onnx(module: torch.nn.Module, task: Task, path: Path) -> Path:
             f"{', with state' if signature.stateful else ''}; expected one of each and no state"
         )
     model = _program(module, signature.inputs[0], signature.outputs[0])
+    drop_pooled_views(model)
     _strip(model)
     size = model.ByteSize()
     if size > LARGEST_BYTES:
