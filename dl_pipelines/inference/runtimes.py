@@ -78,11 +78,9 @@ class OnnxRuntimeSession(Session):
             raise _missing(self.runtime, error) from error
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
+        for name, value in onnxruntime_settings(threads).items():
+            setattr(options, name, value)
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
@@ -99,14 +97,7 @@ class OpenVinoSession(Session):
     def _load(self, path: Path, threads: int, precision: str) -> None:
         package = openvino()
         self._tensor = package.Tensor
-        settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "EXECUTION_MODE_HINT": "ACCURACY",
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(precision, "f32"),
-            "ENABLE_CPU_PINNING": False,
-        }
+        settings = openvino_settings(threads, precision)
         self._request = package.Core().compile_model(str(path), "CPU", settings).create_infer_request()
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
@@ -117,6 +108,26 @@ class OpenVinoSession(Session):
         self._request.set_input_tensor(self._tensor(shared, shared_memory=True))
         self._request.infer(share_outputs=True)
         return self._request.get_output_tensor(0).data.copy()
+
+
+def onnxruntime_settings(threads: int) -> dict[str, Any]:
+    """Attributes of ONNX Runtime's session options, as plain data."""
+    return {
+        "intra_op_num_threads": threads, "inter_op_num_threads": 1, "use_deterministic_compute": True,
+        "log_severity_level": 3,
+    }  # fmt: skip
+
+
+def openvino_settings(threads: int, precision: str = "fp32") -> dict[str, Any]:
+    """OpenVINO's properties of a compiled model, as plain data."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS.get(precision, "f32"),
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 RUNTIMES: Mapping[str, type[Session]] = {cls.runtime: cls for cls in (OnnxRuntimeSession, OpenVinoSession)}
