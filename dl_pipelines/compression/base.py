@@ -33,7 +33,7 @@ class TechniqueError(ValueError):
 class Network:
     """A trained network of the chain, its weights (safetensors) and its float32 export; paths are in the work folder.
 
-    `name` is that of its variant: `trained`, `pruned_40`.
+    `name` is that of its variant: `pruned_40`; the trained network's is `fp32`.
     """
 
     name: str

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Compression, Data, Distributed, Problem, Serving, Training
-from dl_pipelines.compression.base import Network, Technique
+from dl_pipelines.compression.base import Network, Technique, TechniqueError
+from dl_pipelines.compression.budget import budget_told
 from dl_pipelines.compression.candidates import served_files, spread
 from dl_pipelines.compression.chain import Chain, Row
 from dl_pipelines.compression.ledger import as_markdown
@@ -30,10 +32,13 @@ from dl_pipelines.training.launch import Launcher, run_locally
 if TYPE_CHECKING:
     import numpy as np
 
+    from dl_pipelines.training.energy import Counter
     from dl_pipelines.training.job import Job
 
 STAGE = "compressed_model"
 LEDGER = "ledger/compression.json"
+LEAST_CALIBRATION = 2
+"""Rows: ranges of one row say nothing about others."""
 
 
 class NoEnergyCounter(ValueError):
@@ -55,21 +60,12 @@ def make_compressed_model(
     window = workspace.get("training_window", partition.daily).require_gates()
     techniques = techniques_of(compression)
     stage = _Stage(
-        workspace,
-        problem,
-        training,
-        distributed,
-        compression,
-        serving,
-        data,
-        task,
-        launcher,
-        trained,
-        window,
+        workspace, problem, training, distributed, compression, serving, data, task, launcher, trained, window,
         techniques,
-    )
+    )  # fmt: skip
+    asked = [{"name": each.name, "params": each.params.model_dump(mode="json")} for each in techniques]
     settings: dict[str, Any] = {
-        "compression": compression.model_dump(mode="json"),
+        "compression": {**compression.model_dump(mode="json"), "techniques": asked},
         "targets": [target.model_dump(mode="json") for target in problem.targets],
         "as_served": serving.model_dump(mode="json", include={"threads", "instances"}),
     }
@@ -104,11 +100,12 @@ class _Stage:
         """Write the artifact. What was measured is decided once: a second build replays the ledger."""
         from dl_pipelines.data.batches import window_rows
 
+        counter = self._counter()
         validation = window_rows(self.workspace, self.window, "validation", self.data, self.task)
         if not len(validation):
             raise ValueError("found no validation rows in the window; expected some; raise data.split.validation")
         self._say("exporting to ONNX")
-        shop = self._workshop(draft, validation)
+        shop = self._workshop(draft, validation, counter)
         chain = Chain(shop, self.compression)
         for technique in self.techniques:
             chain.step(technique)
@@ -120,7 +117,7 @@ class _Stage:
     def _say(self, message: str, done: int | None = None, total: int | None = None) -> None:
         self.workspace.progress(STAGE, message, done, total)
 
-    def _workshop(self, draft: Draft, validation: Rows) -> Workshop:
+    def _workshop(self, draft: Draft, validation: Rows, counter: Counter | None = None) -> Workshop:
         from dl_pipelines.data.batches import window_rows
         from dl_pipelines.inference.export import export_onnx
         from dl_pipelines.inference.parity import torch_outputs
@@ -134,12 +131,20 @@ class _Stage:
         bench = Bench(
             self.task, validation, torch_outputs(module, validation.inputs), self.serving.threads,
             self.compression.timing_rounds, self.serving.instances, self.problem.targets, self.compression.objective,
-            self._counter(),
+            counter,
         )  # fmt: skip
 
+        @cache
+        def train() -> Rows:
+            return window_rows(self.workspace, self.window, "train", self.data, self.task)
+
         def calibrate(count: int) -> np.ndarray:
-            train = window_rows(self.workspace, self.window, "train", self.data, self.task)
-            return spread(train, count)
+            if len(train()) < LEAST_CALIBRATION:
+                raise TechniqueError(
+                    f"found {len(train())} train row(s) to calibrate with; expected at least {LEAST_CALIBRATION}; "
+                    "widen the window (data.window_days) or lower data.split.validation and data.split.test"
+                )
+            return spread(train(), count)
 
         return Workshop(
             bench, self.compression, self._job, Network("fp32", plan, weights, onnx), self.launcher,
@@ -162,7 +167,7 @@ class _Stage:
             statistics_of(rows), rows,
         )  # fmt: skip
 
-    def _counter(self) -> Any:
+    def _counter(self) -> Counter | None:
         from dl_pipelines.training.energy import find_counter
 
         if self.compression.objective != "energy":
@@ -203,7 +208,7 @@ class _Stage:
 
 
 def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float) -> None:
-    """`parity`: torch -> ONNX exactly, then the served files by the task's rule. `accuracy_budget`: as the ledger."""
+    """`parity`: torch -> ONNX exactly, then the served files by the task's rule. `accuracy_budget`: see budget.py."""
     _, candidate = chain.chosen()
     first = chain.export_parity(candidate)
     facts = {
@@ -214,10 +219,8 @@ def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float) 
     }
     summary = f"torch -> ONNX: {first.summary}; {row['variant']} on {row['runtime']}: {served.summary}"
     draft.gate(Gate("parity", first.passed and served.passed, summary, blocking=True, facts=facts))
-    worst = max([row["loss"], *row["slices"].values()], key=lambda loss: loss["high"])
-    told = f"{row['loss']['value']:.4g} [{row['loss']['low']:.4g}, {row['loss']['high']:.4g}]"
-    summary = f"loss of {chain.bench.task.primary} {told} on {len(chain.bench.rows)} validation rows; budget {budget:g}"
-    draft.gate(Gate("accuracy_budget", worst["high"] <= budget, summary, facts={"budget": budget, **row["loss"]}))
+    passed, summary, facts = budget_told(chain.rows(), budget, chain.bench.task.primary)
+    draft.gate(Gate("accuracy_budget", passed, f"{summary} ({first.rows} validation rows)", facts=facts))
 
 
 def _tell(draft: Draft, bench: Bench, served: Row, rows: list[Row]) -> None:

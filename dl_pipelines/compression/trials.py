@@ -63,7 +63,7 @@ class Bench:
 
     def run(
         self, candidates: Sequence[Candidate], own: Mapping[str, np.ndarray], baseline: Candidate, strongest: Candidate,
-        say: Callable[[str, int], None],
+        say: Callable[[str, int, int], None],
     ) -> tuple[list[Trial], Trial]:  # fmt: skip
         """A trial for each candidate, and one of the strongest so far, timed in turns with them and with the baseline.
 
@@ -73,11 +73,11 @@ class Bench:
         sessions: dict[str, Session] = {}
         known = {item.key: item for item in (baseline, strongest, *candidates)}
         for done, (key, candidate) in enumerate(known.items()):
-            say(f"scoring {key}", done)
+            say(f"scoring {key}", done, len(known) + 1)
             trials[key], session = self._score(candidate, own[candidate.variant.name])
             if session is not None:
                 sessions[key] = session
-        say("timing, interleaved", len(known))
+        say("timing them in turns", len(known), len(known) + 1)
         timed, joules = self._time(sessions, self.rounds), self._energy(sessions)
         for key, trial in trials.items():
             trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, strongest.key))
@@ -126,10 +126,12 @@ class Bench:
             parity, outputs = self.parity(variant, own, session)
         except (RuntimeFileError, ModelRunError) as error:
             return replace(trial, failure=str(error)), None
+        if wrong := _not_finite(outputs):
+            return replace(trial, failure=wrong), None
         scored = replace(
             trial,
             size_mb=sum(path.stat().st_size for path in served_files(variant.path)) / 1e6,
-            loss=self.loss(outputs),
+            loss=self.loss(outputs) if self._determined(outputs) else None,
             slices=self._slices(outputs),
             metrics=with_intervals(self.task, outputs, self.rows.targets, RESAMPLES, CONFIDENCE, SEED),
             by_slice=self._metrics_of_slices(outputs),
@@ -138,15 +140,19 @@ class Bench:
         )
         return scored, session
 
+    def _determined(self, outputs: np.ndarray, chosen: np.ndarray | None = None) -> bool:
+        """Whether these rows determine the primary metric, of the trained model and of these outputs."""
+        rows = slice(None) if chosen is None else chosen
+        targets, metric = self.rows.targets[rows], self.task.primary
+        return all(metric in self.task.measure(found[rows], targets) for found in (self.reference, outputs))
+
     def _slices(self, outputs: np.ndarray) -> dict[str, Estimate]:
         """Paired losses on the slices that are large enough to decide on."""
-        found = {}
-        for name, chosen in self.rows.slices.items():
-            if int(chosen.sum()) >= GATED_ROWS and self.task.primary in self.task.measure(
-                self.reference[chosen], self.rows.targets[chosen]
-            ):
-                found[name] = self.loss(outputs, chosen)
-        return found
+        return {
+            name: self.loss(outputs, chosen)
+            for name, chosen in self.rows.slices.items()
+            if int(chosen.sum()) >= GATED_ROWS and self._determined(outputs, chosen)
+        }
 
     def _metrics_of_slices(self, outputs: np.ndarray) -> dict[str, dict[str, float]]:
         wanted = {target.slice for target in self.targets if target.slice is not None}
@@ -196,6 +202,15 @@ class Bench:
         return turns
 
 
+def _not_finite(outputs: np.ndarray) -> str | None:
+    import numpy as np
+
+    if outputs.dtype.kind != "f":
+        return None
+    wrong = int((~np.isfinite(outputs.reshape(len(outputs), -1))).any(axis=1).sum())
+    return f"it answers with NaN or infinity to {wrong} of {len(outputs)} rows" if wrong else None
+
+
 def _value(trial: Trial, target: Target) -> float | None:
     if target.where == "trained":
         return None
@@ -227,7 +242,7 @@ def _with_latency(
 def _with_energy(trial: Trial, joules: Mapping[str, list[float]], key: str, strongest: str) -> Trial:
     from dl_pipelines.inference.timing import median_interval, speed_up
 
-    if key not in joules:
+    if key not in joules or strongest not in joules:
         return trial
     found = median_interval(joules[key])
     energy = {"value": found["p50_ms"], "low": found["low"], "high": found["high"]}

@@ -4,14 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from dl_pipelines.compression.ledger import Trial, as_markdown, as_rows, decide
+from dl_pipelines.compression.ledger import Rules, Trial, as_markdown, as_rows, decide
 
 
 def estimate(value, spread=0.0):
     return {"value": value, "low": value - spread, "high": value + spread}
 
 
-def trial(variant, runtime="onnxruntime", p50=1.0, size=1.0, loss=0.0, loss_spread=0.0, speed_spread=0.01, **changes):
+def target(met, name="accuracy >= 0.95 (compressed)", value=0.9):
+    return {"name": name, "value": value, "met": met}
+
+
+def trial(
+    variant, runtime="onnxruntime", p50=1.0, size=1.0, loss=0.0, loss_spread=0.0, speed_spread=0.01, joules=1.0,
+    **changes,
+):  # fmt: skip
     made = Trial(
         variant,
         "none" if variant == "fp32" else "static_int8",
@@ -20,6 +27,9 @@ def trial(variant, runtime="onnxruntime", p50=1.0, size=1.0, loss=0.0, loss_spre
         size_mb=size,
         latency={"p50_ms": p50, "low": p50 * 0.99, "high": p50 * 1.01},
         speed_up=estimate(1 / p50, speed_spread),
+        gain=estimate(2 / p50, speed_spread),
+        energy={"value": joules, "low": joules * 0.99, "high": joules * 1.01},
+        saving=estimate(1 / joules, speed_spread),
         loss=estimate(loss, loss_spread),
         metrics={"accuracy": estimate(0.97, 0.01)},
         parity_passed=True,
@@ -28,160 +38,252 @@ def trial(variant, runtime="onnxruntime", p50=1.0, size=1.0, loss=0.0, loss_spre
     return replace(made, **changes)
 
 
-BASELINE = trial("fp32", speed_spread=0)
+STRONGEST = trial("fp32", speed_spread=0)
 
 
-def judge(*others, objective="latency", max_loss=0.005):
-    return decide([BASELINE, *others], objective, max_loss, "accuracy")
+def judge(*trials, objective="latency", max_loss=0.005, strongest=STRONGEST):
+    return decide(trials, strongest, Rules(objective, max_loss, "accuracy"))
 
 
-def chosen(judged):
-    (found,) = [item for item in judged if item.chosen]
-    return found
+def taken(judged):
+    found = [item.trial.variant for item in judged if item.taken]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
-def test_the_fastest_within_the_budget_serves():
+def reason(made, **given):
+    (judged,) = judge(made, **given)
+    assert not judged.kept and not judged.taken
+    return judged.reason
+
+
+def test_the_fastest_within_the_budget_is_taken():
     judged = judge(trial("a", p50=0.8), trial("b", p50=0.5), trial("c", p50=0.7))
-    assert chosen(judged).trial.variant == "b"
-    assert [item.kept for item in judged] == [True, True, True, True]
-    assert judged[2].reason == "2 [1.99, 2.01] times the speed of fp32 on onnxruntime; the fastest within the budget"
-    assert judged[1].reason == "1.25 [1.24, 1.26] times the speed of fp32 on onnxruntime; b on onnxruntime is faster"
-    assert judged[0].reason == "the baseline; b on onnxruntime is faster"
+    assert [(item.kept, item.taken) for item in judged] == [(True, False), (True, True), (True, False)]
+    assert judged[1].reason == (
+        "2 [1.99, 2.01] times the speed of fp32 on onnxruntime; the fastest of its step within the budget"
+    )
+    assert judged[0].reason == "1.25 [1.24, 1.26] times the speed of fp32 on onnxruntime; b on onnxruntime is better"
 
 
-def test_nothing_better_keeps_the_baseline():
-    judged = judge(trial("slow", p50=1.3, speed_spread=0.1), trial("same", p50=0.98, speed_spread=0.05))
-    assert chosen(judged).trial is BASELINE
-    assert judged[0].reason == "the baseline; the fastest within the budget"
-    assert [item.kept for item in judged] == [True, False, False]
-    assert judged[1].reason == "slower: 0.769 [0.669, 0.869] times the speed of fp32 on onnxruntime"
-    assert (
-        judged[2].reason == "not faster beyond its interval: 1.02 [0.97, 1.07] times the speed of fp32 on onnxruntime"
+def test_what_is_not_faster_is_refused():
+    assert reason(trial("slow", p50=1.3, speed_spread=0.1)) == (
+        "worse: 0.769 [0.669, 0.869] times the speed of fp32 on onnxruntime"
+    )
+    assert reason(trial("same", p50=0.98, speed_spread=0.05)) == (
+        "not faster beyond its interval: 1.02 [0.97, 1.07] times the speed of fp32 on onnxruntime"
     )
 
 
+def test_what_is_compared_is_the_strongest_so_far_not_the_first():
+    strongest = trial("static_int8", "openvino", p50=0.2)
+    made = trial("pruned_40", p50=0.3, speed_up=estimate(0.66, 0.01))
+    assert reason(made, strongest=strongest) == "worse: 0.66 [0.65, 0.67] times the speed of static_int8 on openvino"
+
+
 @pytest.mark.parametrize(
-    ("loss", "spread", "reason"),
+    ("loss", "spread", "told"),
     [
         (0.02, 0.005, "loses 0.02 [0.015, 0.025] accuracy; the budget is 0.005"),
         (0.006, 0.004, "loses 0.006 [0.002, 0.01] accuracy; the budget is 0.005"),
         (0.002, 0.004, "loses 0.002 [-0.002, 0.006] accuracy; its interval reaches beyond the budget of 0.005"),
     ],
 )
-def test_a_loss_that_is_not_shown_to_stay_in_the_budget_is_refused(loss, spread, reason):
-    judged = judge(trial("int8", p50=0.2, loss=loss, loss_spread=spread))
-    assert chosen(judged).trial is BASELINE
-    assert judged[1].reason == reason
-    assert not judged[1].kept
+def test_a_loss_that_is_not_shown_to_stay_in_the_budget_is_refused(loss, spread, told):
+    assert reason(trial("int8", p50=0.2, loss=loss, loss_spread=spread)) == told
 
 
-def test_a_loss_on_the_edge_of_the_budget_is_kept():
-    assert chosen(judge(trial("int8", p50=0.5, loss=0.003, loss_spread=0.002))).trial.variant == "int8"
+def test_a_slice_that_loses_more_is_named():
+    made = trial("int8", p50=0.2, slices={"class:3": estimate(0.001), "class:7": estimate(0.02, 0.01)})
+    assert reason(made) == "loses 0.02 [0.01, 0.03] accuracy on class:7; the budget is 0.005"
+
+
+def test_a_loss_on_the_edge_of_the_budget_is_taken():
+    edge = trial("int8", p50=0.5, loss=0.003, loss_spread=0.002, slices={"class:7": estimate(0.005)})
+    assert taken(judge(edge)) == "int8"
 
 
 def test_a_gain_is_no_loss():
-    assert chosen(judge(trial("int8", p50=0.5, loss=-0.03, loss_spread=0.01), max_loss=0)).trial.variant == "int8"
+    assert taken(judge(trial("int8", p50=0.5, loss=-0.03, loss_spread=0.01), max_loss=0)) == "int8"
+
+
+def test_a_target_that_the_strongest_meets_may_not_be_missed():
+    strongest = replace(STRONGEST, targets=(target(True, value=0.96),))
+    made = trial("int8", p50=0.5, targets=(target(False, value=0.9412),))
+    assert reason(made, strongest=strongest) == "misses accuracy >= 0.95 (compressed): 0.9412"
+    assert taken(judge(replace(made, targets=(target(True),)), strongest=strongest)) == "int8"
+
+
+def test_a_target_that_nothing_meets_holds_nothing_back():
+    strongest = replace(STRONGEST, targets=(target(False),))
+    made = trial("int8", p50=0.5, targets=(target(False),))
+    assert taken(judge(made, strongest=strongest)) == "int8"
+    also = replace(made, targets=(target(False), target(False, "size_mb <= 1 (compressed)", 1.3)))
+    strongest = replace(strongest, targets=(target(False), target(True, "size_mb <= 1 (compressed)", 0.8)))
+    assert reason(also, strongest=strongest) == "misses size_mb <= 1 (compressed): 1.3"
 
 
 def test_parity_comes_before_speed_and_budget():
-    judged = judge(trial("int8", p50=0.1, loss=0.5, parity_passed=False, parity="agreement 80.00%"))
-    assert judged[1].reason == "parity failed: agreement 80.00%"
-    assert not judge(trial("int8", p50=0.1, parity_passed=None))[1].kept
+    made = trial("int8", p50=0.1, loss=0.5, parity_passed=False, parity="agreement 80.00%")
+    assert reason(made) == "parity failed: agreement 80.00%"
+    assert not judge(trial("int8", p50=0.1, parity_passed=None))[0].kept
 
 
 def test_what_could_not_be_made_is_in_the_ledger_with_its_reason():
     failed = Trial("int8", "static_int8", "openvino", "int8", failure="found no operator that int8 covers")
-    judged = judge(failed)
-    assert judged[1].reason == "could not be made: found no operator that int8 covers"
-    row = as_rows(judged)[1]
-    assert row["latency_p50_ms"] is row["size_mb"] is row["loss"] is row["speed_up"] is None
-    assert "| int8 | openvino | not measured | not measured |" in as_markdown(as_rows(judged), "accuracy")
+    assert reason(failed) == "could not be made: found no operator that int8 covers"
+    rows = as_rows(judge(failed), 2, "quantize", "fp32 on onnxruntime")
+    for name in ("latency_p50_ms", "size_mb", "loss", "speed_up", "gain", "energy_j", "saving"):
+        assert rows[0][name] is None
+    assert "| int8 | openvino | not measured | not measured |" in as_markdown(rows, "accuracy")
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "objective", "told"),
     [
-        ({"loss": None}, "the loss of accuracy could not be measured on the validation rows; the budget is 0.005"),
-        ({"speed_up": None}, "its latency could not be measured"),
+        ({"loss": None}, "latency", "the loss of accuracy could not be measured on the validation rows; the budget is "
+                                    "0.005"),
+        ({"speed_up": None}, "latency", "its latency could not be measured"),
+        ({"saving": None}, "energy", "its energy could not be measured"),
+        ({"size_mb": None}, "size", "its size could not be measured"),
     ],
-)
-def test_what_was_not_measured_does_not_serve(changes, reason):
-    judged = judge(replace(trial("int8", p50=0.1), **changes))
-    assert (judged[1].kept, judged[1].reason) == (False, reason)
+)  # fmt: skip
+def test_what_was_not_measured_is_not_taken(changes, objective, told):
+    assert reason(replace(trial("int8", p50=0.1, size=0.1, joules=0.1), **changes), objective=objective) == told
 
 
-def test_of_two_that_time_cant_tell_apart_the_one_that_loses_less_serves():
+def test_of_two_that_time_cant_tell_apart_the_one_that_loses_less_is_taken():
     judged = judge(trial("full", p50=0.5, loss=0.004), trial("reduced", p50=0.504, loss=0.001))
-    assert chosen(judged).trial.variant == "reduced"
-    assert judged[1].reason.endswith("; reduced on onnxruntime is as fast and loses no more")
-    assert chosen(judge(trial("full", p50=0.5, loss=0.004), trial("reduced", p50=0.6))).trial.variant == "full"
+    assert taken(judged) == "reduced"
+    assert judged[0].reason.endswith("; reduced on onnxruntime is as good and loses no more")
+    assert taken(judge(trial("full", p50=0.5, loss=0.004), trial("reduced", p50=0.6))) == "full"
 
 
-def test_for_size_the_smallest_serves_however_slow():
+def test_for_size_the_smallest_is_taken_however_slow():
     judged = judge(trial("a", size=0.5, p50=3), trial("b", size=0.3, p50=2), trial("c", size=1.2), objective="size")
-    assert chosen(judged).trial.variant == "b"
-    assert judged[2].reason == "0.300 MB against 1.000 MB of fp32 on onnxruntime; the smallest within the budget"
-    assert judged[1].reason == "0.500 MB against 1.000 MB of fp32 on onnxruntime; b on onnxruntime is smaller"
-    assert judged[3].reason == "not smaller: 1.200 MB against 1.000 MB of fp32 on onnxruntime"
-    assert judged[0].reason == "the baseline; b on onnxruntime is smaller"
+    assert [item.kept for item in judged] == [True, True, False]
+    assert judged[1].reason == (
+        "0.300 MB against 1.000 MB of fp32 on onnxruntime; the smallest of its step within the budget"
+    )
+    assert judged[0].reason == "0.500 MB against 1.000 MB of fp32 on onnxruntime; b on onnxruntime is better"
+    assert judged[2].reason == "not smaller: 1.200 MB against 1.000 MB of fp32 on onnxruntime"
 
 
 def test_equal_sizes_go_to_the_faster():
-    judged = judge(trial("a", size=0.5, p50=3), trial("b", size=0.5, p50=2), objective="size")
-    assert chosen(judged).trial.variant == "b"
+    assert taken(judge(trial("a", size=0.5, p50=3), trial("b", size=0.5, p50=2), objective="size")) == "b"
 
 
-@pytest.mark.parametrize(
-    ("trials", "found"),
-    [
-        ([], "none"),
-        ([Trial("fp32", "none", "openvino", "fp32", failure="cut file")], "cut file"),
-        ([replace(BASELINE, latency=None)], "one that was not measured"),
-    ],
-)
-def test_there_is_always_a_baseline(trials, found):
-    with pytest.raises(ValueError, match=rf"found no usable baseline \({found}\)"):
-        decide(trials, "latency", 0.005, "accuracy")
+def test_for_energy_the_thriftiest_is_taken():
+    judged = judge(trial("a", p50=0.1, joules=0.8), trial("b", p50=3, joules=0.4), objective="energy")
+    assert taken(judged) == "b"
+    assert judged[1].reason == (
+        "2.5 [2.49, 2.51] times as thrifty as fp32 on onnxruntime; the thriftiest of its step within the budget"
+    )
+    assert reason(trial("c", joules=2), objective="energy") == (
+        "worse: 0.5 [0.49, 0.51] times as thrifty as fp32 on onnxruntime"
+    )
+    assert reason(trial("d", joules=0.99, speed_spread=0.1), objective="energy") == (
+        "not thriftier beyond its interval: 1.01 [0.91, 1.11] times as thrifty as fp32 on onnxruntime"
+    )
 
 
-def test_any_ledger_has_one_that_serves_and_it_keeps_the_rules():
-    rng = random.Random(0)
-    for _ in range(500):
-        others = [
-            trial(
-                f"v{place}",
-                p50=rng.uniform(0.5, 1.5),
-                size=rng.uniform(0.2, 1.5),
-                loss=rng.uniform(-0.01, 0.01),
-                loss_spread=rng.uniform(0, 0.004),
-                speed_spread=rng.uniform(0, 0.2),
-                parity_passed=rng.random() > 0.2,
+def random_trial(rng, name):
+    return trial(
+        name,
+        p50=rng.choice([0.5, 0.502, rng.uniform(0.4, 1.4)]),
+        size=rng.choice([0.5, rng.uniform(0.2, 1.5)]),
+        joules=rng.uniform(0.4, 1.4),
+        loss=rng.choice([0.0, rng.uniform(-0.01, 0.01)]),
+        loss_spread=rng.uniform(0, 0.004),
+        speed_spread=rng.uniform(0, 0.2),
+        slices={f"class:{place}": estimate(rng.uniform(-0.02, 0.006)) for place in range(rng.randrange(3))},
+        targets=tuple(target(rng.random() > 0.3, name) for name in ("first", "second") if rng.random() > 0.3),
+        parity_passed=rng.random() > 0.1,
+        failure="no such operator" if rng.random() < 0.1 else None,
+    )
+
+
+FIGURE = {
+    "latency": lambda item: item.latency["p50_ms"],
+    "size": lambda item: item.size_mb,
+    "energy": lambda item: item.energy["value"],
+}
+RANGE = {"latency": lambda item: item.latency, "energy": lambda item: item.energy}
+
+
+@pytest.mark.parametrize("objective", ["latency", "size", "energy"])
+def test_any_step_keeps_the_rules_and_takes_the_best_of_those_kept(objective):
+    rng, counts = random.Random(objective), {"kept": 0, "refused": 0, "taken": 0}
+    for _ in range(3000):
+        strongest = replace(STRONGEST, targets=tuple(target(rng.random() > 0.4, name) for name in ("first", "second")))
+        trials = [random_trial(rng, f"v{place}") for place in range(rng.randrange(6))]
+        judged = judge(*trials, objective=objective, strongest=strongest)
+        assert [item.trial for item in judged] == trials
+        met = {item["name"] for item in strongest.targets if item["met"]}
+        for item in judged:
+            made = item.trial
+            better = {
+                "latency": made.speed_up["low"] > 1,
+                "size": made.size_mb < strongest.size_mb,
+                "energy": made.saving["low"] > 1,
+            }[objective]
+            allowed = (
+                made.failure is None
+                and made.parity_passed
+                and all(loss["high"] <= 0.005 for loss in (made.loss, *made.slices.values()))
+                and not any(found["name"] in met and not found["met"] for found in made.targets)
+                and better
             )
-            for place in range(rng.randrange(6))
+            assert item.kept == allowed
+            assert item.reason
+            counts["kept" if item.kept else "refused"] += 1
+        kept = [item.trial for item in judged if item.kept]
+        (best,) = [item.trial for item in judged if item.taken] or [None]
+        assert (best in kept) if kept else best is None
+        if best is None:
+            continue
+        counts["taken"] += 1
+        lead = min(FIGURE[objective](made) for made in kept)
+        if objective == "size":
+            assert best.size_mb == lead
+            continue
+        first = next(made for made in kept if FIGURE[objective](made) == lead)
+        own, others = RANGE[objective](best), RANGE[objective](first)
+        assert own["low"] <= others["high"] and others["low"] <= own["high"]
+        alike = [
+            made
+            for made in kept
+            if RANGE[objective](made)["low"] <= others["high"] and others["low"] <= RANGE[objective](made)["high"]
         ]
-        judged = judge(*others)
-        best = chosen(judged)
-        assert best.kept
-        assert [item.trial for item in judged] == [BASELINE, *others]
-        for item in judged[1:]:
-            fine = item.trial.parity_passed and item.trial.loss["high"] <= 0.005 and item.trial.speed_up["low"] > 1
-            assert item.kept == bool(fine)
-        fastest = min((item.trial.latency["p50_ms"] for item in judged if item.kept), default=1)
-        assert best.trial.latency["low"] <= fastest * 1.01
+        assert best.loss["value"] == min(made.loss["value"] for made in alike)
+    assert min(counts.values()) > 300
+
+
+def test_an_empty_step_takes_nothing():
+    assert judge() == []
 
 
 def test_the_ledger_is_plain_data():
-    rows = as_rows(judge(trial("a", p50=0.8)))
+    rows = as_rows(judge(trial("a", p50=0.8, details={"share": 0.4}, targets=(target(True),))), 3, "prune", "b on c")
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
-    assert set(rows[0]) == {
-        *("variant", "technique", "runtime", "precision", "size_mb", "latency_p50_ms", "latency_low", "latency_high"),
-        *("speed_up", "metrics", "loss", "parity", "kept", "chosen", "reason"),
+    (row,) = rows
+    assert (row["step"], row["phase"], row["against"], row["details"]) == (3, "prune", "b on c", {"share": 0.4})
+    assert (row["kept"], row["taken"], row["chosen"]) == (True, True, False)
+    assert set(row) == {
+        *("step", "phase", "technique", "variant", "runtime", "precision", "network", "against"),
+        *("size_mb", "latency_p50_ms", "latency_low", "latency_high", "speed_up", "gain", "energy_j", "saving"),
+        *("metrics", "loss", "slices", "targets", "parity", "details", "kept", "taken", "chosen", "reason"),
     }
 
 
 def test_the_table_is_readable():
-    table = as_markdown(as_rows(judge(trial("a", p50=0.8))), "accuracy").splitlines()
-    assert table[0] == "| Variant | Runtime | Size (MB) | Latency p50 (ms) | Speed-up | accuracy | Loss | Verdict |"
-    latency, numbers = "0.8000 [0.7920, 0.8080]", "1.25 [1.24, 1.26] | 0.97 [0.96, 0.98] | 0 [0, 0]"
-    assert table[3].startswith(f"| a | onnxruntime | 1.000 | {latency} | {numbers} | **serves**: ")
+    rows = as_rows(judge(trial("a", p50=0.8), trial("b|c", p50=2)), 1, "quantize", "fp32 on onnxruntime")
+    rows[0]["chosen"] = True
+    table = as_markdown(rows, "accuracy").splitlines()
+    assert table[0] == (
+        "| Step | Variant | Runtime | Size (MB) | Latency p50 (ms) | Times faster | accuracy | Loss | Verdict |"
+    )
+    latency, numbers = "0.8000 [0.7920, 0.8080]", "2.5 [2.49, 2.51] | 0.97 [0.96, 0.98] | 0 [0, 0]"
+    assert table[2].startswith(f"| 1 quantize | a | onnxruntime | 1.000 | {latency} | {numbers} | **serves**: ")
+    assert "| b/c |" in table[3] and "| rejected: worse: " in table[3]
     assert len({line.count("|") for line in table}) == 1
