@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dl_pipelines.evaluation.choosing import MEASURES, axis, value
-from dl_pipelines.evaluation.svg import drawing, label, safe
+from dl_pipelines.evaluation.svg import drawing, label
 from dl_pipelines.evaluation.wording import in_unit, number, plural
 from dl_pipelines.report.facts import Facts
 from dl_pipelines.report.figures import figure, keys
+from dl_pipelines.report.scatter import WIDTH, Point, Range, scatter
 from dl_pipelines.report.sections.comparison import compared
 from dl_pipelines.report.sections.scaling import PARTS, scaled
 
-Range = tuple[float, float]
-WIDTH, HEIGHT = 700, 320
-LEFT, RIGHT, TOP, BOTTOM = 70, 30, 34, 48
-WIDE_RATIO = 8.0
-"""Values further apart are drawn by their factors."""
 _NAMES = {
     "latency_ms": "latency of one row, ms", "throughput": "rows a second", "train_seconds": "training, s",
     "energy_j": "energy of 1,000 answers, J",
@@ -36,62 +31,23 @@ def pareto(facts: Facts) -> Any:
     def show(at: float) -> str:
         return in_unit(at, metric.unit)
 
-    across = _Scale([_ends(row, name) for row in rows], LEFT, WIDTH - RIGHT)
-    up = _Scale([_ends(row, "metric") for row in rows], HEIGHT - BOTTOM, TOP, factors=False)
-    parts = [label(LEFT, 16, f"{metric.label} (validation rows) and {_NAMES[name]}", "title")]
-    for at in up.ticks():
-        parts.append(f'<path class="grid" d="M{LEFT} {up(at):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(label(LEFT - 6, up(at) + 4, show(float(f"{at:.3g}")), "end"))
-    parts += [label(across(at), HEIGHT - BOTTOM + 18, number(float(f"{at:.2g}")), "middle") for at in across.ticks()]
-    parts.append(label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, _NAMES[name], "middle axis-name"))
-    front = sorted((across(_middle(row, name)), up(_middle(row, "metric"))) for row in rows if row["pareto"])
-    if len(front) > 1:
-        parts.append('<path class="line stroke-0" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in front) + '"/>')
-    for row in sorted(rows, key=lambda row: row["chosen"]):
-        parts += _point(row, name, across, up, show)
-    drawn = drawing(parts, WIDTH, HEIGHT, "Candidates and the Pareto front", wide=True)
+    rows.sort(key=lambda row: row["chosen"])
+    points = [_point(row, name, show) for row in rows]
+    front = [point for point, row in zip(points, rows, strict=True) if row["pareto"]]
+    title = f"{metric.label} (validation rows) and {_NAMES[name]}"
+    drawn = scatter(title, "Candidates and the Pareto front", _NAMES[name], points, front, number, show)
     legend = keys([("series-1", "chosen"), ("series-0", "on the Pareto front"), ("series-past", "another is better")])
     why = found["why"][0].upper() + found["why"][1:]
     caption = f"A point for each candidate with its intervals; on the line nothing is better in both. {why}."
     return figure(drawn, caption, legend)
 
 
-def _point(
-    row: Mapping[str, Any], name: str, across: Callable[[float], float], up: Callable[[float], float],
-    show: Callable[[float], str],
-) -> list[str]:  # fmt: skip
-    x, y = across(_middle(row, name)), up(_middle(row, "metric"))
-    (left, right), (low, high) = (
-        [place(at) for at in _ends(row, key)] for place, key in ((across, name), (up, "metric"))
-    )
+def _point(row: Mapping[str, Any], name: str, show: Callable[[float], str]) -> Point:
     kind = "series-1" if row["chosen"] else "series-0" if row["pareto"] else "series-past"
     told = f"{row['candidate']}: {show(_middle(row, 'metric'))}, {number(_middle(row, name))}"
-    beyond = x > WIDTH - RIGHT - 8 * len(row["candidate"])
-    return [
-        f'<path class="whisker" d="M{left:.1f} {y:.1f}H{right:.1f}M{x:.1f} {low:.1f}V{high:.1f}"/>',
-        f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{safe(told)}</title></circle>',
-        label(x - 10 if beyond else x + 10, y - 8, row["candidate"], "end" if beyond else ""),
-    ]
-
-
-class _Scale:
-    """From values to pixels; by factors where they are far apart."""
-
-    def __init__(self, ends: Sequence[Range], first: float, last: float, factors: bool = True):
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        self._log = factors and low > 0 and high / low > WIDE_RATIO
-        low, high = (math.log(low), math.log(high)) if self._log else (low, high)
-        room = (high - low or abs(high) or 1.0) * 0.06
-        self._low, self._high, self._first, self._last = low - room, high + room, first, last
-
-    def __call__(self, at: float) -> float:
-        at = math.log(at) if self._log else at
-        return self._first + (self._last - self._first) * (at - self._low) / (self._high - self._low)
-
-    def ticks(self) -> list[float]:
-        """Values to be named."""
-        found = [self._low + (self._high - self._low) * share for share in (0.06, 0.35, 0.65, 0.94)]
-        return [math.exp(at) if self._log else at for at in found]
+    return Point(
+        row["candidate"], _middle(row, name), _middle(row, "metric"), _ends(row, name), _ends(row, "metric"), kind, told
+    )
 
 
 def _middle(row: Mapping[str, Any], name: str) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from dl_pipelines.brief.targets import Target
 from dl_pipelines.evaluation.choosing import judged, why
-from dl_pipelines.report import selection_figures
+from dl_pipelines.report import scatter, selection_figures
 from dl_pipelines.report.collect import collect
 from dl_pipelines.report.facts import Document, Facts
 from dl_pipelines.report.make import make_implementation_report
@@ -235,8 +235,8 @@ def test_points_stay_inside(facts, latencies):
     drawn = re.search(r"<svg.*</svg>", str(selection_figures.pareto(facts(compared(rows)))), re.DOTALL)
     assert drawn
     for dot in ET.fromstring(drawn[0]).iter("circle"):
-        assert selection_figures.LEFT <= float(dot.get("cx") or 0) <= selection_figures.WIDTH
-        assert 0 <= float(dot.get("cy") or 0) <= selection_figures.HEIGHT
+        assert scatter.LEFT <= float(dot.get("cx") or 0) <= scatter.WIDTH
+        assert 0 <= float(dot.get("cy") or 0) <= scatter.HEIGHT
 
 
 def test_the_parts_of_a_step_are_drawn(facts):
