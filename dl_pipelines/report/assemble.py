@@ -27,6 +27,7 @@ class FilledTable:
     kind: str = "table"
     title: str = ""
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _extra(table: Extra) -> FilledTable:
         FilledRow(label, [Filled(cell.reason or f"{cell.text} {cell.note}".strip(), {"": cell}) for cell in cells])
         for label, cells in table.rows
     ]
-    return FilledTable(list(table.columns), rows, title=table.title, note=table.note)
+    return FilledTable(list(table.columns), rows, title=table.title, note=table.note, folded=table.folded)
 
 
 def _plain(cells: Mapping[str, Cell]) -> dict[str, Any]:

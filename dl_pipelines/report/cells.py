@@ -53,12 +53,16 @@ def not_applicable(reason: str) -> Cell:
 
 @dataclass(frozen=True)
 class Extra:
-    """A table of ours behind a section's own: the first column holds the labels of the rows."""
+    """A table of ours behind a section's own: the first column holds the labels of the rows.
+
+    `folded`: long, so the page opens it when asked.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dl_pipelines.evaluation.svg import drawing, label, line_chart, safe
-from dl_pipelines.evaluation.wording import in_unit, number, percent
+from dl_pipelines.evaluation.wording import in_unit, number
 from dl_pipelines.report.cells import Found
 from dl_pipelines.report.facts import Facts
 from dl_pipelines.report.figures import figure, keys
@@ -26,44 +26,6 @@ def training_curves(facts: Facts) -> Any:
         unit, name = facts.metrics[facts.primary].unit, f"Validation {facts.primary} by epoch"
         drawn += line_chart(name, epochs, {"validation": primary}, lambda value: in_unit(value, unit), first=1)
     return figure(drawn, "Training curves; the loss of train batches is with augmentation and dropout.")
-
-
-def ledger_rows(facts: Facts) -> list[dict[str, Any]]:
-    """The compression ledger; empty when nothing was compressed."""
-    found = facts.find("compressed_model", "outcome.json#/measured/ledger")
-    return found.value if isinstance(found, Found) else []
-
-
-def ledger(facts: Facts) -> Any:
-    """Latency with its interval against the primary metric, a point for each row of the ledger."""
-    rows = [row for row in ledger_rows(facts) if row["latency_p50_ms"] is not None and facts.primary in row["metrics"]]
-    if not rows:
-        return None
-    width, height, left, right = 760, 44 + 34 * len(rows), 250, 230
-    most = max(row["latency_high"] for row in rows) * 1.05
-    scale = (width - left - right) / most
-    share = facts.metrics[facts.primary].unit == "share"
-    parts = [
-        label(left, 20, "latency p50 with its interval, ms a row", "axis-name"),
-        label(width - 8, 20, f"validation {facts.primary}", "end axis-name"),
-    ]
-    for place, row in enumerate(rows):
-        y = 50 + place * 34
-        kind = "chosen" if row["chosen"] else "kept" if row["kept"] else "rejected"
-        estimate = row["metrics"][facts.primary]
-        end = left + row["latency_p50_ms"] * scale
-        low, high = left + row["latency_low"] * scale, left + row["latency_high"] * scale
-        parts += [
-            label(left - 8, y + 4, f"{row['variant']} · {row['runtime']}", "end"),
-            f'<rect class="bar {kind}" x="{left}" y="{y - 8}" width="{max(1, end - left):.1f}" height="16" rx="3">'
-            f"<title>{safe(row['reason'])}</title></rect>",
-            f'<path class="whisker" d="M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8"/>',
-            label(max(end, high) + 8, y + 4, number(row["latency_p50_ms"]), "value"),
-            label(width - 8, y + 4, _range(estimate, share), "end value"),
-        ]
-    drawn = drawing(parts, width, height, "Latency and accuracy of every variant tried", wide=True)
-    legend = keys([("chosen", "serves"), ("kept", "could serve"), ("rejected", "rejected")])
-    return figure(drawn, "What was tried: one row at a time, in the process, on validation rows.", legend)
 
 
 def drift(facts: Facts) -> Any:
@@ -112,12 +74,3 @@ def _ratios(window: dict[str, Any]) -> dict[str, float]:
         for item in window.get("features", [])
         if item.get("threshold") and item.get("value") is not None
     }
-
-
-def _percent(value: float) -> str:
-    return f"{percent(value)}%"
-
-
-def _range(estimate: dict[str, float], share: bool) -> str:
-    show = percent if share else number
-    return f"{show(estimate['value'])} [{show(estimate['low'])}, {show(estimate['high'])}]"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, number, plural
-from dl_pipelines.report import charts, evaluated, selection_figures, study_figures
+from dl_pipelines.report import charts, compression_figures, evaluated, selection_figures, study_figures
 from dl_pipelines.report.assemble import FilledReport, FilledRow
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval
 from dl_pipelines.report.collect import MODEL, ON_DEMAND
@@ -35,7 +35,7 @@ def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str
         4: [charts.training_curves(facts), study_figures.plots(facts)],
         5: [selection_figures.scaling(facts)],
         6: [evaluated.confusion(facts), *evaluated.pictured(facts)],
-        7: [charts.ledger(facts)], 9: [charts.drift(facts)],
+        7: [compression_figures.steps(facts), compression_figures.pareto(facts)], 9: [charts.drift(facts)],
     }  # fmt: skip
     context["charts"] = {number_: [chart for chart in found if chart] for number_, found in drawn.items()}
     return _environment(escape=True).get_template("report.html.j2").render(**context)
@@ -63,7 +63,6 @@ def _context(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> di
         "unbeaten": unbeaten(facts),
         "lineage": lineage(facts),
         "gates": list(_gates(facts)),
-        "ledger": charts.ledger_rows(facts),
         "slices": _slices(facts),
         "reads": _reads(facts),
         "made_at": max((item["made_at"] for item in plain["lineage"]), default=""),

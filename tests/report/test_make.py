@@ -132,7 +132,7 @@ def test_the_page_stands_alone_and_escapes_what_users_write(whole, partition, br
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"(src|href)=\"(?!#)", page) and "url(" not in page and "@import" not in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     for drawing in drawings:
         ET.fromstring(drawing)
     names = [name for name in placeholders() if f"[{name}]" in page]
