@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
 from dl_pipelines.evaluation.slices import GATED_ROWS
-from dl_pipelines.evaluation.wording import in_unit, number
+from dl_pipelines.evaluation.wording import in_unit, number, percent
+from dl_pipelines.report import chain
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, made, not_measured
+from dl_pipelines.report.chain import Row
 from dl_pipelines.report.facts import REPORT, Facts, pointer
+from dl_pipelines.report.sections.comparison import compared
+from dl_pipelines.report.sections.study import study
 
 MET, MISSED, BLOCKED = "met", "missed", "blocked"
-_LEDGER_FIGURE = {"latency_p50_ms": "latency_p50_ms", "size_mb": "size_mb"}
+_LEDGER_FIGURES = ("latency_p50_ms", "size_mb")
 
 
 def judge(facts: Facts) -> dict[str, Any]:
@@ -36,9 +40,9 @@ def blocking(facts: Facts) -> list[str]:
 
 def _judge(facts: Facts, target: Target) -> dict[str, Any]:
     found, whole, undecided = measure(facts, target)
-    unit = facts.metrics[target.metric].unit if target.metric in facts.metrics else SYSTEM_METRICS[target.metric][0]
     row: dict[str, Any] = {
-        "name": target.name, "metric": target.metric, "op": target.op, "where": target.where, "unit": unit,
+        "name": target.name, "metric": target.metric, "op": target.op, "where": target.where,
+        "unit": _unit(facts, target.metric),
         "target": target.value, "measured": None, "low": None, "high": None, "met": False, "source": None,
         "nearest": None, "reason": None,
     }  # fmt: skip
@@ -50,7 +54,7 @@ def _judge(facts: Facts, target: Target) -> dict[str, Any]:
     if undecided:
         return {**row, "met": None, "reason": undecided}
     met = target.met_by(found.value)
-    return {**row, "met": met, "nearest": None if met else nearest(facts, target)}
+    return {**row, "met": met, "nearest": None if met else nearest(facts, target, found.value)}
 
 
 Measured = tuple[Found | Cell, Mapping[str, float] | None, str | None]
@@ -118,52 +122,80 @@ def _system(facts: Facts, target: Target) -> Measured:
     return facts.find("compressed_model", path), whole if whole["low"] is not None else None, None
 
 
-def nearest(facts: Facts, target: Target) -> str:
-    """The row of the ledger that meets a missed target at the least cost, or that none tried does."""
-    ledger = facts.find("compressed_model", "outcome.json#/measured/ledger")
-    if isinstance(ledger, Cell):
-        return "none tried meets it: nothing was compressed in this run"
+def nearest(facts: Facts, target: Target, measured: float) -> str:
+    """The row of the ledger that meets a missed target at the least cost; where none does, by how much it is missed."""
+    missed = f"none tried meets it; it is missed by {_gap(facts, target, measured)}"
     if target.where == "trained":
-        return "none tried meets it: one model was trained in this run, and no search was run"
+        return f"{missed}; {_other_models(facts)}"
+    rows = chain.ledger(facts)
+    if not rows:
+        return f"{missed}; nothing was compressed in this run"
     if target.where == "served" and (target.metric.startswith("latency_") or target.metric == "throughput_rps"):
-        return _nearest_in_process(ledger.value, target)
-    options = [(value, row) for row in ledger.value if (value := _figure(row, target.metric)) is not None]
+        return f"{missed}; {_in_process(rows)}"
+    options = [(value, row) for row in rows if (value := _figure(row, target)) is not None]
     if not options:
-        return f"none tried meets it: the ledger has no {target.metric}"
-    best = min if target.op == "<=" else max
-    meeting = [option for option in options if target.met_by(option[0])]
-    if meeting:
-        value, row = min(meeting, key=lambda option: option[1]["latency_p50_ms"] or float("inf"))
-        return f"{_name(row)} would meet it with {_show(facts, target.metric, value)} (validation rows); {_why(row)}"
-    value, row = best(options, key=lambda option: option[0])
-    return f"none tried meets it; the nearest is {_name(row)} with {_show(facts, target.metric, value)}"
+        return f"{missed}; the ledger has no {target.name}"
+    others = [option for option in options if target.met_by(option[0]) and not option[1]["chosen"]]
+    if others:
+        value, row = min(others, key=lambda option: (not option[1]["kept"], _latency(option[1])))
+        told = f"{chain.name(row)} would meet it with {_show(facts, target, value)} (validation rows)"
+        return f"{told}; {_why(row)}"
+    value, row = (min if target.op == "<=" else max)(options, key=lambda option: option[0])
+    told = f"{chain.name(row)} with {_show(facts, target, value)}"
+    if target.met_by(value):
+        return f"{missed}; the nearest is {told} on validation rows, which serves"
+    return f"none tried meets it; the nearest is {told}, {_gap(facts, target, value)} from the target; {_why(row)}"
 
 
-def _nearest_in_process(ledger: list[dict[str, Any]], target: Target) -> str:
-    timed = [row for row in ledger if row["latency_p50_ms"] is not None]
+def _other_models(facts: Facts) -> str:
+    """Where to look for another model than the one that was trained."""
+    if compared(facts):
+        return "it was chosen among the candidates of section 1"
+    return "it is the best that the search of section 4 found" if study(facts) else "no other model was trained"
+
+
+def _in_process(rows: Sequence[Row]) -> str:
+    timed = [row for row in rows if row["latency_p50_ms"] is not None]
     if not timed:
-        return "none tried meets it: no row of the ledger was timed"
-    row = min(timed, key=lambda item: item["latency_p50_ms"])
-    told = f"{_name(row)} with p50 {number(row['latency_p50_ms'])} ms in the process, without the server"
-    serves = "which is what serves" if row["chosen"] else _why(row)
+        return "no row of the ledger was timed"
+    row = next((row for row in timed if row["chosen"]), None) or min(timed, key=_latency)
+    fastest = max(timed, key=lambda item: item["gain"]["value"] if item["gain"] else 0.0)
+    told = f"{chain.name(row)}, which serves, has a p50 of {number(row['latency_p50_ms'])} ms in the process"
+    if fastest is not row:
+        told += f" (the fastest tried, {chain.name(fastest)}, {number(_latency(fastest))} ms; {_why(fastest)})"
     knobs = "try serving.queue_delay_ms, serving.instances or serving.load_clients"
-    return f"none tried meets it; the fastest is {told}, {serves}; the rest is the server: {knobs}"
+    return f"{told}; the rest is the server: {knobs}"
 
 
-def _figure(row: Mapping[str, Any], metric: str) -> float | None:
-    if metric in _LEDGER_FIGURE:
-        return row[_LEDGER_FIGURE[metric]]
-    return row["metrics"].get(metric, {}).get("value")
+def _latency(row: Row) -> float:
+    return row["latency_p50_ms"] if row["latency_p50_ms"] is not None else float("inf")
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['variant']} on {row['runtime']}"
+def _figure(row: Row, target: Target) -> float | None:
+    """What a row has of the figure that a target is about, on validation rows."""
+    told = next((item["value"] for item in row["targets"] if item["name"] == target.name), None)
+    if told is not None or target.slice is not None:
+        return told
+    if target.metric in _LEDGER_FIGURES:
+        return row[target.metric]
+    return row["metrics"].get(target.metric, {}).get("value")
 
 
-def _why(row: Mapping[str, Any]) -> str:
+def _why(row: Row) -> str:
     return "which serves" if row["chosen"] else f"not chosen: {row['reason']}"
 
 
-def _show(facts: Facts, metric: str, value: float) -> str:
-    unit = facts.metrics[metric].unit if metric in facts.metrics else SYSTEM_METRICS[metric][0]
-    return in_unit(value, unit)
+def _gap(facts: Facts, target: Target, value: float) -> str:
+    """How far a value is from a target; shares differ by points."""
+    if _unit(facts, target.metric) == "share":
+        points = percent(abs(value - target.value))
+        return f"{points} point{'' if points == '1' else 's'}"
+    return _show(facts, target, abs(value - target.value))
+
+
+def _show(facts: Facts, target: Target, value: float) -> str:
+    return in_unit(value, _unit(facts, target.metric))
+
+
+def _unit(facts: Facts, metric: str) -> str:
+    return facts.metrics[metric].unit if metric in facts.metrics else SYSTEM_METRICS[metric][0]

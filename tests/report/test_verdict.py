@@ -8,11 +8,12 @@ from dl_pipelines.report.verdict import BLOCKED, MET, MISSED, judge
 from dl_pipelines.tasks.classification import METRICS
 
 
-def row(variant, size, latency, accuracy, chosen=False, reason="slower"):
+def row(variant, size, latency, accuracy, chosen=False, reason="slower", **changed):
     return {
         "variant": variant, "runtime": "onnxruntime", "technique": "none", "size_mb": size, "latency_p50_ms": latency,
         "latency_low": latency, "latency_high": latency, "metrics": {"accuracy": {"value": accuracy}},
-        "chosen": chosen, "kept": chosen, "reason": reason,
+        "gain": {"value": 0.4 / latency, "low": 0.3 / latency, "high": 0.5 / latency}, "targets": [],
+        "chosen": chosen, "kept": chosen, "taken": chosen, "reason": reason, **changed,
     }  # fmt: skip
 
 
@@ -23,7 +24,7 @@ def outcome(measured=None, gates=()):
     return {"measured": measured or {}, "gates": list(gates), "seconds": 1.0}
 
 
-def facts(*targets, gates=(), latency=None, slices=()):
+def facts(*targets, gates=(), latency=None, slices=(), ledger=LEDGER):
     documents = {
         "trained_model": {"weights.safetensors": {"size": 3_000_000}, "outcome.json": outcome()},
         "evaluation": {
@@ -31,7 +32,7 @@ def facts(*targets, gates=(), latency=None, slices=()):
             "slices.json": list(slices),
             "outcome.json": outcome(gates=gates),
         },
-        "compressed_model": {"choice.json": {"size_bytes": 500_000}, "outcome.json": outcome({"ledger": LEDGER})},
+        "compressed_model": {"choice.json": {"size_bytes": 500_000}, "outcome.json": outcome({"ledger": list(ledger)})},
         "triton_repository": {
             "outcome.json": outcome({
                 "latency": latency or {"p50_ms": 1.0, "p95_ms": 25.0, "p99_ms": 40.0, "throughput_rps": 800.0},
@@ -80,11 +81,72 @@ def test_a_missed_target_names_the_row_that_would_meet_it():
 
 def test_a_missed_target_that_nothing_meets_says_so():
     (size,) = judge(facts(target("size_mb", "<=", 0.1, "compressed")))["targets"]
-    assert size["nearest"] == "none tried meets it; the nearest is int8 on onnxruntime with 0.5 MB"
+    assert size["nearest"] == (
+        "none tried meets it; the nearest is int8 on onnxruntime with 0.5 MB, 0.4 MB from the target; which serves"
+    )
     (trained,) = judge(facts(target("accuracy", ">=", 0.999, "trained")))["targets"]
-    assert trained["nearest"] == "none tried meets it: one model was trained in this run, and no search was run"
+    assert trained["nearest"] == "none tried meets it; it is missed by 2.9 points; no other model was trained"
     (slow,) = judge(facts(target("latency_p95_ms", "<=", 20)))["targets"]
-    assert slow["nearest"].startswith("none tried meets it; the fastest is int8 on onnxruntime with p50 0.1 ms")
+    assert slow["nearest"] == (
+        "none tried meets it; it is missed by 5 ms; int8 on onnxruntime, which serves, has a p50 of 0.1 ms in the "
+        "process; the rest is the server: try serving.queue_delay_ms, serving.instances or serving.load_clients"
+    )
+
+
+def test_an_option_that_could_serve_is_named_before_a_faster_one_that_could_not():
+    rows = [
+        row("fp32", 2.0, 0.4, 0.99, kept=True, reason="int8 is faster"),
+        row("pruned_60", 0.9, 0.2, 0.985, reason="loses 0.03 accuracy; the budget is 0.01"),
+        row("int8", 0.5, 0.1, 0.96, chosen=True),
+    ]
+    (judged,) = judge(facts(target("accuracy", ">=", 0.98), ledger=rows))["targets"]
+    assert judged["nearest"].startswith("fp32 on onnxruntime would meet it with 99% (validation rows)")
+    (small,) = judge(facts(target("size_mb", "<=", 0.4, "compressed"), ledger=[rows[2], {**rows[1], "size_mb": 0.3}]))[
+        "targets"
+    ]
+    assert small["nearest"] == (
+        "pruned_60 on onnxruntime would meet it with 0.3 MB (validation rows); not chosen: loses 0.03 accuracy; "
+        "the budget is 0.01"
+    )
+
+
+def test_a_faster_one_that_does_not_serve_is_told():
+    rows = [row("int8", 0.5, 0.1, 0.96, chosen=True), row("tiny", 0.1, 0.05, 0.6, reason="loses 0.4 accuracy")]
+    (slow,) = judge(facts(target("latency_p95_ms", "<=", 20), ledger=rows))["targets"]
+    assert "(the fastest tried, tiny on onnxruntime, 0.05 ms; not chosen: loses 0.4 accuracy)" in slow["nearest"]
+
+
+def test_what_serves_may_meet_a_target_on_validation_rows_only():
+    rows = [row("int8", 0.5, 0.1, 0.97, chosen=True)]
+    (judged,) = judge(facts(target("accuracy", ">=", 0.95), ledger=rows))["targets"]
+    assert judged["nearest"] == (
+        "none tried meets it; it is missed by 1 point; the nearest is int8 on onnxruntime with 97% on validation "
+        "rows, which serves"
+    )
+
+
+def test_a_slice_is_looked_up_among_what_each_row_measured_of_it():
+    part = {"slice": "class:3", "rows": 120, "gated": True, "accuracy": {"value": 0.5, "low": 0.2, "high": 0.8}}
+    wanted = target("accuracy", ">=", 0.9, "compressed", "class:3")
+    name = "accuracy >= 0.9 on class:3 (compressed)"
+
+    def asked(*values):
+        rows = [
+            row(f"v{place}", 0.5, 0.1, 0.99, chosen=not place, targets=[{"name": name, "value": value, "met": False}])
+            for place, value in enumerate(values)
+        ]
+        given = replace(facts(wanted, ledger=rows), own={"compressed_test.json": {"metrics": {}, "slices": [part]}})
+        return judge(given)["targets"][0]["nearest"]
+
+    assert asked(0.6, 0.7) == (
+        "none tried meets it; the nearest is v1 on onnxruntime with 70%, 20 points from the target; not chosen: slower"
+    )
+    assert asked(0.6, 0.95) == "v1 on onnxruntime would meet it with 95% (validation rows); not chosen: slower"
+    given = replace(facts(wanted), own={"compressed_test.json": {"metrics": {}, "slices": [part]}})
+    assert (
+        judge(given)["targets"][0]["nearest"]
+        == f"none tried meets it; it is missed by 40 points; the ledger has no {name}"
+    )
 
 
 def test_what_could_not_be_measured_is_not_met_and_has_no_value():
