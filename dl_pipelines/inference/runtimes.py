@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,7 @@ class OnnxRuntimeSession(Session):
     """ONNX Runtime on the CPU, `threads` in an operator, operators one after the other."""
 
     runtime = "onnxruntime"
+    optimises: ClassVar[bool] = True
 
     def _load(self, path: Path, threads: int, precision: str) -> None:
         try:
@@ -81,12 +82,20 @@ class OnnxRuntimeSession(Session):
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         for name, value in onnxruntime_settings(threads).items():
             setattr(options, name, value)
+        if not self.optimises:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         return self._session.run(self._outputs, {self._input: inputs})[0]  # pyright: ignore[reportReturnType]
+
+
+class UnoptimisedSession(OnnxRuntimeSession):
+    """The graph as it is written: for comparing, not for serving."""
+
+    optimises = False
 
 
 class OpenVinoSession(Session):
@@ -140,10 +149,20 @@ def open_runtime(name: str, path: Path, threads: int = 1, precision: str = "fp32
     """
     if name not in RUNTIMES:
         raise ValueError(f"found the runtime {name!r}; expected one of {', '.join(sorted(RUNTIMES))}")
+    return _opened(RUNTIMES[name], path, threads, precision)
+
+
+def open_unoptimised(path: Path, threads: int = 1) -> Session:
+    """Load an ONNX file as it is written, in ONNX Runtime. Raises RuntimeMissing or RuntimeFileError."""
+    return _opened(UnoptimisedSession, path, threads, "fp32")
+
+
+def _opened(kind: type[Session], path: Path, threads: int, precision: str) -> Session:
+    name = kind.runtime
     if not path.is_file():
         raise RuntimeFileError(f"found no file {path}; expected a model for {name}; run compressed_model again")
     try:
-        return RUNTIMES[name](path, threads, precision)
+        return kind(path, threads, precision)
     except RuntimeMissing:
         raise
     except Exception as error:  # each runtime has error types of its own, none of them public in both
