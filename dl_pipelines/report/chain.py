@@ -110,16 +110,3 @@ def verdict(rows: Sequence[Row], position: int) -> str:
         later = [name(other) for other in rows[position + 1 :] if other["taken"]]
         return f"tried and taken, then replaced by {later[0]}" if later else "tried and taken"
     return "tried, kept in reserve" if row["kept"] else "tried, rejected"
-
-
-def over_budget(rows: Sequence[Row], budget: float) -> Row | None:
-    """Where techniques were tried and each that could be measured loses too much: the one that loses least."""
-    tried = [row for row in rows if row["technique"] != "none" and row["loss"]]
-    if not tried or any(excess(row, budget) <= 0 for row in tried):
-        return None
-    return min(tried, key=lambda row: excess(row, budget))
-
-
-def excess(row: Row, budget: float) -> float:
-    """How far the worst interval of a row's loss, overall or on a slice, reaches beyond the budget."""
-    return max(loss["high"] for loss in (row["loss"], *row["slices"].values())) - budget

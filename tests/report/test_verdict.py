@@ -180,3 +180,31 @@ def test_an_integrity_gate_that_failed_blocks_whatever_the_targets_say():
     assert verdict["blocked_by"] == ["evaluation: parity: they differ"]
     warned = judge(facts(target("accuracy", ">=", 0.9), gates=[{**gate, "blocking": False}]))
     assert warned["verdict"] == MET
+
+
+def budgeted(passed, facts_of_gate):
+    rows = [row("fp32", 2.0, 0.4, 0.99, chosen=True)]
+    gate = {"name": "accuracy_budget", "passed": passed, "blocking": False, "summary": "none of 3 meets it",
+            "facts": facts_of_gate}  # fmt: skip
+    given = facts(ledger=rows)
+    given.documents["compressed_model"].files["outcome.json"]["gates"].append(gate)
+    return replace(given, brief={"problem": {"targets": []}, "compression": {"max_loss": 0.005}})
+
+
+def test_a_budget_that_nothing_meets_is_missed_and_told_by_how_much():
+    near = {"budget": 0.005, "nearest": {"variant": "int8", "value": 0.01, "low": 0.0, "high": 0.02}, "high": 0.0}
+    verdict = judge(budgeted(False, near))
+    (budget,) = verdict["targets"]
+    assert verdict["verdict"] == MISSED and headline(verdict) == "Of 1 target: 1 missed"
+    assert (budget["name"], budget["target"]) == ("accuracy_budget <= 0.005 (compressed)", 0.005)
+    assert (budget["measured"], budget["source"]["field"]) == (0.02, "outcome.json#/gates/0/facts/nearest/high")
+    assert budget["nearest"] == "missed by 1.5 points at the end of the interval; none of 3 meets it"
+    served = judge(budgeted(False, {"budget": 0.005, "value": 0.0, "low": 0.0, "high": 0.0075}))["targets"][0]
+    assert served["nearest"].startswith("missed by 0.25 points ")
+
+
+def test_a_budget_that_is_met_is_no_target_and_one_without_a_loss_has_the_reason():
+    assert judge(budgeted(True, {"budget": 0.005, "high": 0.0}))["verdict"] == MET
+    assert judge(budgeted(True, {"budget": 0.005, "high": 0.0}))["targets"] == []
+    (unknown,) = judge(budgeted(False, {"budget": 0.005}))["targets"]
+    assert (unknown["measured"], unknown["reason"]) == (None, "none of 3 meets it")

@@ -63,8 +63,8 @@ def _found(facts: Facts, rows: list[Row]) -> list[tuple[str, list[Cell]]]:
 
 
 def _note(facts: Facts, rows: list[Row], energy: bool) -> str:
-    given, unit = facts.brief["compression"], facts.metrics[facts.primary].unit
-    budget = in_unit(given["max_loss"], unit)
+    given = facts.brief["compression"]
+    budget = in_unit(given["max_loss"], facts.metrics[facts.primary].unit)
     parts = [
         f"Objective: {given['objective']}. Budget: {budget} of {facts.primary}, for the whole interval of the loss, "
         "overall and on every slice of at least 100 rows.",
@@ -73,13 +73,6 @@ def _note(facts: Facts, rows: list[Row], energy: bool) -> str:
         *_counted(facts),
         *(["Energy is of 1,000 answers."] if energy else []),
     ]
-    least = chain.over_budget(rows, given["max_loss"])
-    if least is not None:
-        beyond = in_unit(chain.excess(least, given["max_loss"]), unit)
-        parts.append(
-            f"NOTHING that was compressed stays within the budget: {chain.name(least)} is the nearest; the interval of "
-            f"its loss reaches {beyond} beyond it."
-        )
     return " ".join(parts)
 
 
