@@ -1,4 +1,4 @@
-"""For a missed target, what of all that was tried comes nearest to it, and by how much it is missed. It judges nothing."""
+"""For a missed target, what of all that was tried comes nearest to it, and by how much it is missed. No verdict."""
 
 from __future__ import annotations
 
