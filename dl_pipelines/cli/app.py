@@ -383,6 +383,36 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
 
 @app.command()
 @command
+def bundle(
+    project: Project,
+    target: Annotated[str, typer.Option(help="edge, mobile, embedded or cloud")],
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: in the home, below bundles/")] = None,
+    day: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: the newest")] = None,
+    experiment: Annotated[str, typer.Option(help="Experiment")] = "base",
+    force: Annotated[bool, typer.Option("--force", help="Replace another bundle that is there")] = False,
+    triton_image: Annotated[str | None, typer.Option(help="cloud: the official image, with its tag")] = None,
+    image: Annotated[str, typer.Option(help="cloud: what the image will be called, with its tag")] = "",
+    memory: Annotated[str, typer.Option(help="cloud: memory of a pod")] = "2Gi",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the compressed model as files for another machine, held to the answers of the model that serves."""
+    with _output(as_json) as put:
+        from dl_pipelines.bundles.base import TRITON_IMAGE, Options
+        from dl_pipelines.cli import bundle as making
+        from dl_pipelines.cli.screen import console
+
+        place = _home(home)
+        options = Options(triton_image or TRITON_IMAGE, image, memory)
+        asked = making.Asked(_brief_of(place, project), target, out, _day(day, "--date"), experiment, options, force)
+        made = making.bundle(place, asked, console())
+        put(making.answer(made))
+    if not as_json:
+        typer.echo(made.path)
+
+
+@app.command()
+@command
 def stop(home: HomeOption = None) -> None:
     """End the server of this home."""
     from dl_pipelines.serving.server import TritonServer

@@ -88,6 +88,11 @@ class Home:
         return self.root / "reports"
 
     @property
+    def bundles(self) -> Path:
+        """Bundles, where no other place is given: `<project>/<partition>/<target>/`."""
+        return self.root / "bundles"
+
+    @property
     def docs(self) -> Path:
         """Great Expectations' Data Docs and Evidently's pages: `<project>/`."""
         return self.root / "docs"

@@ -1,0 +1,132 @@
+"""The bundle for a cluster: the Triton repository with its router, a Containerfile, Kubernetes manifests.
+
+Rendered, not run: nothing here builds an image or applies a manifest. The model files are compared in this process; the
+live parity of the same files, measured by the embedded server, is quoted.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dl_pipelines.bundles.base import Built, Source
+from dl_pipelines.bundles.kubernetes import GRPC, HOME, HTTP, METRICS, USER, Served, manifests, require_image
+from dl_pipelines.inference.parity import session_outputs
+from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
+from dl_pipelines.serving import parity as live
+from dl_pipelines.serving import repository
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.wire.routing import only
+
+CONTAINERFILE, MANIFESTS = "Containerfile", "kubernetes.yaml"
+LABEL = "rendered, not run"
+
+
+def build(source: Source, folder: Path, work: Path) -> Built:
+    """See base.Build. Raises ArtifactError too: the partition's `triton_repository` must be there and sound."""
+    import numpy as np
+
+    made = source.repository()
+    about = made.read_json("model.json")
+    model, project = about["model"], source.project
+    source.tell("copying the repository")
+    _copy(folder / "repository" / model, repository.model_files(made))
+    _copy(folder / "repository" / project, repository.router_files(made.read_text("router.pbtxt")))
+    durable.put_text(folder / "server" / "routing" / f"{project}.json", json.dumps(only(project, model, 0).plain()))
+    _render(source, folder, model, made)
+    source.tell("answering the rows of the live parity with the copied files")
+    path = folder / "repository" / model / "1" / MODEL_FILES[about["runtime"]][0]
+    session = open_runtime(about["runtime"], path, source.serving.threads, source.choice["precision"])
+    inputs = np.load(made.file(live.INPUTS), allow_pickle=False)
+    recorded = np.load(made.file(live.OUTPUTS), allow_pickle=False)
+    check = source.check(
+        "the repository's model files in this process, with the recorded answers",
+        recorded, session_outputs(session, inputs),
+    )  # fmt: skip
+    facts = {
+        "container": LABEL, "kubernetes": LABEL, "triton_image": source.options.triton_image, "image": _image(source),
+        "model": model, "triton_repository": made.digest,
+        "live_parity": next(gate.summary for gate in made.gates if gate.name == "live_parity"),
+    }  # fmt: skip
+    return Built((check,), facts, _readme(source, facts))
+
+
+def _copy(folder: Path, files: dict[str, Any]) -> None:
+    for name, given in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(given if isinstance(given, bytes) else given.read_bytes())
+
+
+def _image(source: Source) -> str:
+    return source.options.image or f"{source.project.replace('_', '-')}:{source.compressed.short}"
+
+
+def command(project: str, model: str) -> list[str]:
+    """How Triton is started in the container; as the embedded server is, on every address."""
+    return [
+        "tritonserver", f"--model-repository={HOME}/repository", "--model-control-mode=explicit",
+        f"--load-model={model}", f"--load-model={project}", "--disable-auto-complete-config",
+        f"--http-port={HTTP}", f"--grpc-port={GRPC}", f"--metrics-port={METRICS}",
+    ]  # fmt: skip
+
+
+def _render(source: Source, folder: Path, model: str, made: Artifact) -> None:
+    """The Containerfile and the manifests. Raises ValueError for names that an image or Kubernetes can't have."""
+    options, given = source.options, source.serving
+    require_image(options.triton_image, "--triton-image")
+    start = command(source.project, model)
+    durable.put_text(folder / CONTAINERFILE, _containerfile(source, start, made))
+    served = Served(source.project, _image(source), given.threads * given.instances, options.memory, start)
+    text = yaml.safe_dump_all(manifests(served), sort_keys=False, allow_unicode=True)
+    durable.put_text(folder / MANIFESTS, f"# {LABEL}: made by `dlp bundle`, applied to no cluster\n{text}")
+
+
+def _containerfile(source: Source, start: list[str], made: Artifact) -> str:
+    return f"""# {LABEL}: made by `dlp bundle`, built by nobody yet
+FROM {source.options.triton_image}
+LABEL org.opencontainers.image.title="{source.project}" \\
+      org.opencontainers.image.revision="{made.digest}"
+COPY --chown={USER}:{USER} repository {HOME}/repository
+COPY --chown={USER}:{USER} server {HOME}/server
+RUN mkdir -p {HOME}/predictions && chown {USER}:{USER} {HOME}/predictions
+USER {USER}
+EXPOSE {HTTP} {GRPC} {METRICS}
+CMD {json.dumps(start)}
+"""
+
+
+def _readme(source: Source, facts: dict[str, Any]) -> str:
+    image = facts["image"]
+    return f"""
+**Container and manifests are {LABEL}**: no image was built and no cluster was asked. The model files were compared in
+this process, and with the embedded Triton server when they were published ({facts["live_parity"]}).
+
+```bash
+docker build -t {image} -f {CONTAINERFILE} .          # or podman
+docker run --rm --shm-size 1g -p {HTTP}:{HTTP} {image}
+curl localhost:{HTTP}/v2/models/{source.project}/ready
+docker push {image}
+kubectl apply -f {MANIFESTS}
+```
+
+| file | what it is |
+|---|---|
+| `repository/{facts["model"]}` | the model: `config.pbtxt`, its files |
+| `repository/{source.project}` | the router that clients ask: it logs each answer before it gives it |
+| `server/routing/{source.project}.json` | all traffic to this model |
+| `{CONTAINERFILE}` | the official image with these folders |
+| `{MANIFESTS}` | a Deployment of one pod, a Service for HTTP and gRPC inside the cluster, a volume for the log |
+
+Before you use it:
+
+- The image is `{source.options.triton_image}`. Look at NVIDIA's security bulletins for Triton, take the newest release
+  that they ask for (`--triton-image`), and pin it by digest.
+- Triton has no users and no passwords: keep the Service inside the cluster, behind what authenticates.
+- A new model is a new image; traffic moves when the Deployment is updated.
+- The log of answers is on the volume `predictions`; nothing reads it in the cluster.
+"""

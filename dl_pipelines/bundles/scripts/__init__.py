@@ -1,0 +1,1 @@
+"""Scripts that are copied into bundles as they are; nothing here imports them."""
