@@ -5,8 +5,8 @@ they are. Their inputs: uint8, a scale for each tensor, from ranges that were me
 that a training that goes on is bitwise the undisturbed one. Gradients pass straight through (Bengio et al., 2013).
 
 Norms go by their running statistics, as the exported network does; folded into a convolution, a norm scales whole
-output channels, so that rounding before it or after it is the same. Nothing else is rounded,
-though the int8 graph may round it: what pools, sums and activations take that are no layer's input, biases, outputs.
+output channels, so that rounding before it or after it is the same. The int8 graph rounds more than this: outputs,
+biases, and what pooling, sums and activations take that no layer does.
 """
 
 from __future__ import annotations
