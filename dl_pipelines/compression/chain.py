@@ -162,7 +162,7 @@ class Chain:
 
     def _go_on(self, rows: list[Row], candidates: list[Candidate]) -> None:
         self._rows += rows
-        taken = next((row for row in rows if row["taken"]), None)
+        taken = next((row for row in reversed(rows) if row["taken"]), None)  # of step 0 the baseline comes first
         if taken is None:
             return
         names = taken["variant"], taken["runtime"]
