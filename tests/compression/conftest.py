@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.compression.base import Network
+from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.tasks.image_classification import ImageClassification
 from tests.compressing import workshop
@@ -86,3 +89,29 @@ def make_shop(trained_model, tmp_path, brief, workspace, partition, task):
 def shop(make_shop):
     """A workshop with the session brief's section."""
     return make_shop()
+
+
+@pytest.fixture(scope="session")
+def networks(wide_task, wide_rows, tmp_path_factory) -> dict[str, Network]:
+    """Networks of the family cnn that tell the wide rows apart, by their width: `wide` and `narrow`."""
+    import torch
+    from safetensors.torch import save_file
+
+    from dl_pipelines.inference.export import export_onnx
+
+    def made(name: str, width: int) -> Network:
+        folder = tmp_path_factory.mktemp(name)
+        plan = NetworkPlan(FamilyRef(name="cnn", params={"width": width, "blocks": 1}), {"mean": [0.5], "std": [0.2]})
+        torch.manual_seed(0)
+        network = plan.build(wide_task).train()
+        optimizer = torch.optim.Adam(network.parameters(), 0.01)
+        inputs, targets = torch.from_numpy(wide_rows.inputs), torch.from_numpy(wide_rows.targets)
+        for _ in range(25):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(inputs), targets).backward()
+            optimizer.step()
+        save_file(network.state_dict(), folder / "weights.safetensors")
+        onnx = export_onnx(network.eval(), wide_task, folder / "model.onnx")
+        return Network(name, plan, folder / "weights.safetensors", onnx)
+
+    return {"wide": made("wide", 48), "narrow": made("narrow", 12)}

@@ -1,11 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Compression
+from dl_pipelines.brief.targets import Target
 from dl_pipelines.compression.base import Variant
-from dl_pipelines.compression.candidates import make_candidates
-from dl_pipelines.compression.ledger import decide
-from dl_pipelines.compression.trials import Bench
+from dl_pipelines.compression.candidates import on_runtimes
+from dl_pipelines.compression.ledger import Rules, decide
+from dl_pipelines.compression.static_int8 import quantize
+from dl_pipelines.compression.trials import Bench, Candidate
+from dl_pipelines.tasks.base import Rows
+from dl_pipelines.training.energy import Counter
+
+RUNTIMES = ("onnxruntime", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +22,11 @@ def bench(wide_task, wide_rows, wide_reference):
 
 @pytest.fixture(scope="module")
 def candidates(wide_onnx, wide_rows, tmp_path_factory):
-    return make_candidates(wide_onnx, Compression(), lambda count: wide_rows.inputs, tmp_path_factory.mktemp("tried"))
+    """The uncompressed model and its int8 on both runtimes."""
+    folder = tmp_path_factory.mktemp("tried")
+    quantize(wide_onnx, folder / "int8.onnx", wide_rows.inputs, False, True)
+    fp32 = Variant("fp32", "none", "fp32", wide_onnx)
+    return on_runtimes([fp32, Variant("int8", "static_int8", "int8", folder / "int8.onnx")], RUNTIMES, folder)
 
 
 @pytest.fixture(scope="module")
@@ -41,63 +52,189 @@ def careless(wide_network, wide_rows, wide_task, tmp_path_factory):
     return Variant("careless", "none", "int8", path)
 
 
-def run(bench, candidates):
+class Own(dict):
+    """The trained network's outputs for whatever variant is asked for."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def __missing__(self, name):
+        return self.outputs
+
+
+def run(bench, candidates, strongest=None):
     told = []
-    return bench.run(candidates, lambda message, done: told.append((message, done))), told
+    trials, strong = bench.run(
+        candidates, Own(bench.reference), candidates[0], strongest or candidates[0],
+        lambda *given: told.append(given),
+    )  # fmt: skip
+    return trials, strong, told
 
 
-def test_every_candidate_is_measured_on_the_same_rows(bench, candidates, wide_rows):
-    trials, told = run(bench, candidates)
-    assert [(trial.variant, trial.runtime) for trial in trials] == list(candidates)
-    assert trials[0].speed_up == pytest.approx({"value": 1, "low": 1, "high": 1})
+def judge(bench, candidates, objective="latency", max_loss=0.005):
+    trials, strongest, _ = run(bench, candidates)
+    return trials, decide(trials[1:], strongest, Rules(objective, max_loss, "accuracy"))
+
+
+def test_every_candidate_is_measured_on_the_same_rows(bench, candidates):
+    trials, strongest, told = run(bench, candidates, candidates[1])
+    assert [(trial.variant, trial.runtime) for trial in trials] == [
+        (variant, runtime) for variant in ("fp32", "int8") for runtime in RUNTIMES
+    ]
+    assert strongest is trials[1]
+    assert trials[0].gain == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert trials[1].speed_up == pytest.approx({"value": 1, "low": 1, "high": 1})
     for trial in trials:
         assert trial.failure is None
         assert trial.parity_passed
         assert trial.latency["low"] <= trial.latency["p50_ms"] <= trial.latency["high"]
-        assert trial.speed_up["value"] == pytest.approx(trials[0].latency["p50_ms"] / trial.latency["p50_ms"])
+        assert trial.gain["value"] == pytest.approx(trials[0].latency["p50_ms"] / trial.latency["p50_ms"])
+        assert trial.speed_up["value"] == pytest.approx(trials[1].latency["p50_ms"] / trial.latency["p50_ms"])
         assert 0.95 <= trial.metrics["accuracy"]["value"] <= 1
         assert trial.size_mb == pytest.approx(2.4 if trial.precision == "fp32" else 0.65, rel=0.15)
-    assert told[0] == ("scoring fp32 on onnxruntime", 0)
-    assert told[-1] == ("timing, interleaved", 6)
+        assert trial.energy is trial.saving is None
+    assert told[0] == ("scoring fp32 on onnxruntime", 0, 5)
+    assert told[-1] == ("timing them in turns", 4, 5)
+
+
+def test_the_strongest_and_the_baseline_are_timed_with_what_is_tried(bench, candidates):
+    told = []
+    trials, strongest = bench.run(
+        candidates[3:], Own(bench.reference), candidates[0], candidates[1], lambda *given: told.append(given[0])
+    )
+    assert [(trial.variant, trial.runtime) for trial in (*trials, strongest)] == [
+        ("int8", "openvino"), ("fp32", "openvino"),
+    ]  # fmt: skip
+    assert told == [
+        "scoring fp32 on onnxruntime", "scoring fp32 on openvino", "scoring int8 on openvino", "timing them in turns",
+    ]  # fmt: skip
+    assert trials[0].speed_up["value"] == pytest.approx(strongest.latency["p50_ms"] / trials[0].latency["p50_ms"])
 
 
 def test_a_loss_is_measured_row_by_row_and_breaks_the_budget(bench, candidates, careless):
-    baseline = ("fp32", "onnxruntime")
-    trials, _ = run(bench, {baseline: candidates[baseline], ("careless", "onnxruntime"): careless})
+    trials, judged = judge(bench, [candidates[0], Candidate(careless, "onnxruntime")], "size")
     assert trials[0].loss == {"value": 0, "low": 0, "high": 0}
     assert trials[1].loss["value"] == pytest.approx(3 / 200)
     assert 0 <= trials[1].loss["low"] < 3 / 200 < trials[1].loss["high"] < 0.05
-    judged = decide(trials, "size", 0.005, "accuracy")
-    assert judged[1].reason.startswith("loses 0.015 [")
-    assert judged[1].reason.endswith("] accuracy; the budget is 0.005")
-    assert judged[0].chosen
+    assert judged[0].reason.startswith("loses 0.015 [")
+    assert judged[0].reason.endswith("] accuracy; the budget is 0.005")
+
+
+def test_a_slice_is_judged_from_a_hundred_rows_on(bench, candidates, careless, wide_rows):
+    order = wide_rows.inputs.sum(axis=(1, 2, 3)).argsort().argsort()
+    slices = {"bright": order >= 100, "brightest": order >= 101, "dark": order < 100}
+    sliced = replace(bench, rows=Rows(wide_rows.inputs, wide_rows.targets, wide_rows.ids, slices),
+                     targets=(Target(metric="accuracy", value=0.98, slice="bright", where="compressed"),))  # fmt: skip
+    trials, judged = judge(sliced, [candidates[0], Candidate(careless, "onnxruntime")], "size", 0.04)
+    assert set(trials[1].slices) == {"bright", "dark"}
+    assert trials[1].slices["bright"]["value"] == pytest.approx(0.03)
+    assert trials[1].slices["dark"] == {"value": 0, "low": 0, "high": 0}
+    assert judged[0].reason.startswith("loses 0.03 [")
+    assert judged[0].reason.endswith("] accuracy on bright; its interval reaches beyond the budget of 0.04")
+    assert trials[0].targets[0]["met"] and not trials[1].targets[0]["met"]
+    assert trials[1].targets[0]["value"] == pytest.approx(trials[0].targets[0]["value"] - 0.03)
 
 
 def test_a_damaged_candidate_has_its_reason_and_the_others_are_measured(bench, candidates, tmp_path):
     path = tmp_path / "model.onnx"
-    path.write_bytes(candidates["static_int8", "onnxruntime"].path.read_bytes()[:5000])
-    baseline = ("fp32", "onnxruntime")
-    damaged = Variant("damaged", "static_int8", "int8", path)
-    missing = Variant("missing", "static_int8", "int8", None, "found no operator that int8 covers")
-    trials, _ = run(
-        bench,
-        {
-            baseline: candidates[baseline],
-            ("damaged", "onnxruntime"): damaged,
-            ("missing", "onnxruntime"): missing,
-        },
-    )
-    judged = decide(trials, "latency", 0.005, "accuracy")
-    assert judged[0].chosen
-    assert judged[1].reason.startswith("could not be made: found model.onnx, which onnxruntime can't load (")
-    assert judged[2].reason == "could not be made: found no operator that int8 covers"
+    path.write_bytes(candidates[2].variant.path.read_bytes()[:5000])
+    damaged = Candidate(Variant("damaged", "static_int8", "int8", path), "onnxruntime")
+    missing = Candidate(Variant("missing", "static_int8", "int8", None, "found no convolution"), "onnxruntime")
+    trials, judged = judge(bench, [candidates[0], damaged, missing])
+    assert judged[0].reason.startswith("could not be made: found model.onnx, which onnxruntime can't load (")
+    assert judged[1].reason == "could not be made: found no convolution"
     assert trials[1].latency is trials[1].size_mb is trials[2].loss is None
+    assert trials[0].latency
 
 
 def test_a_model_that_answers_otherwise_fails_parity(bench, candidates, careless):
-    baseline = ("fp32", "onnxruntime")
-    exact = Variant("careless", "none", "fp32", careless.path)
-    trials, _ = run(bench, {baseline: candidates[baseline], ("careless", "onnxruntime"): exact})
-    judged = decide(trials, "latency", 1.0, "accuracy")
-    assert judged[1].reason.startswith("parity failed: 200 rows: largest difference")
-    assert not judged[1].kept
+    exact = replace(careless, precision="fp32")
+    _, judged = judge(bench, [candidates[0], Candidate(exact, "onnxruntime")], max_loss=1.0)
+    assert judged[0].reason.startswith("parity failed: 200 rows: largest difference")
+    assert not judged[0].kept
+
+
+def test_a_model_that_answers_with_nan_is_named(bench, candidates, wide_network, wide_task, wide_rows, tmp_path):
+    import torch
+
+    from dl_pipelines.inference.export import export_onnx
+
+    bound = float(np.sort(wide_rows.inputs.sum(axis=(1, 2, 3)))[-4])
+
+    class Overflowing(torch.nn.Module):
+        def forward(self, image):
+            total = image.float().sum(dim=(1, 2, 3)).unsqueeze(1)
+            return torch.where(total >= bound, torch.inf, total).repeat(1, 2)
+
+    path = export_onnx(Overflowing().eval(), wide_task, tmp_path / "model.onnx")
+    made = Candidate(Variant("fp16", "mixed_precision", "fp16", path), "onnxruntime")
+    _, judged = judge(bench, [candidates[0], made])
+    assert judged[0].reason == "could not be made: it answers with NaN or infinity to 4 of 200 rows"
+
+
+def test_rows_that_do_not_determine_the_metric_leave_the_loss_out(bench, candidates, monkeypatch):
+    measure = type(bench.task).measure
+    monkeypatch.setattr(
+        type(bench.task), "measure",
+        lambda self, outputs, targets: {n: v for n, v in measure(self, outputs, targets).items() if n != "accuracy"},
+    )  # fmt: skip
+    trials, judged = judge(bench, candidates[:2])
+    assert trials[0].loss is None
+    assert judged[0].reason.startswith("the loss of accuracy could not be measured on the validation rows")
+
+
+def test_instances_are_timed_side_by_side(bench, candidates):
+    busy = replace(bench, instances=3)
+    alone, together = run(bench, candidates[:2])[0], run(busy, candidates[:2])[0]
+    for one, many in zip(alone, together, strict=True):
+        assert many.latency["p50_ms"] > one.latency["p50_ms"]
+        assert many.metrics == one.metrics
+
+
+class Meter:
+    """A folder of the kernel's power capping that a thousand answers of a model cost so many joules in."""
+
+    def __init__(self, folder):
+        self.zone, self.microjoules = folder / "intel-rapl:0", 0
+        self.zone.mkdir()
+        self.counter = Counter((self.zone,))
+        (self.zone / "max_energy_range_uj").write_text("262143328850\n")
+        self.spend(0)
+
+    def spend(self, joules):
+        self.microjoules += round(joules * 1e6)
+        (self.zone / "energy_uj").write_text(f"{self.microjoules}\n")
+
+
+def test_energy_is_read_while_a_model_answers_alone(bench, candidates, tmp_path, monkeypatch):
+    meter = Meter(tmp_path)
+    thrifty = {"onnxruntime": 0.008, "openvino": 0.002}
+    for runtime in RUNTIMES:
+        session = type(bench.open(candidates[RUNTIMES.index(runtime)].variant.path, runtime))
+
+        def answer(self, inputs, inner=session._run, cost=thrifty[runtime]):
+            meter.spend(cost * len(inputs))
+            return inner(self, inputs)
+
+        monkeypatch.setattr(session, "_run", answer)
+    monkeypatch.setattr("dl_pipelines.compression.trials.ENERGY_SECONDS", 0.01)
+    metered = replace(bench, counter=meter.counter, objective="energy")
+    trials, strongest, _ = run(metered, candidates[:2])
+    assert trials[0].energy["value"] == pytest.approx(8.0)
+    assert trials[1].energy["value"] == pytest.approx(2.0)
+    assert trials[1].saving["value"] == pytest.approx(4.0)
+    (judged,) = decide(trials[1:], strongest, Rules("energy", 0.005, "accuracy"))
+    assert judged.taken
+    assert judged.reason == (
+        "4 [4, 4] times as thrifty as fp32 on onnxruntime; the thriftiest of its step within the budget"
+    )
+
+
+def test_energy_of_what_can_not_be_opened_is_not_measured(bench, candidates, tmp_path, monkeypatch):
+    monkeypatch.setattr("dl_pipelines.compression.trials.ENERGY_SECONDS", 0.01)
+    gone = Candidate(Variant("gone", "none", "fp32", tmp_path / "no.onnx"), "onnxruntime")
+    metered = replace(bench, counter=Meter(tmp_path).counter)
+    trials, strongest = metered.run(candidates[:1], Own(bench.reference), candidates[0], gone, lambda *given: None)
+    assert strongest.energy is trials[0].saving is None
+    assert strongest.failure.startswith("found no file")
