@@ -26,7 +26,7 @@ def _told(value: Any, inside: bool = False) -> str:
     if isinstance(value, Mapping):
         return _mapping(cast("Mapping[str, Any]", value), inside)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return _list(cast("Sequence[Any]", value))
+        return _list(cast("Sequence[Any]", value), inside)
     return number(value)
 
 
@@ -39,10 +39,11 @@ def _mapping(value: Mapping[str, Any], inside: bool) -> str:
     return f"({text})" if inside else text
 
 
-def _list(value: Sequence[Any]) -> str:
+def _list(value: Sequence[Any], inside: bool) -> str:
     told = [_told(item, inside=True) for item in value[:MOST]]
     left = len(value) - len(told)
-    return ", ".join([*told, *([f"and {left} more"] if left else [])]) or "none"
+    text = ", ".join([*told, *([f"and {left} more"] if left else [])]) or "none"
+    return f"({text})" if inside and value else text
 
 
 def _named(key: object) -> str:

@@ -11,7 +11,8 @@ from dl_pipelines.report.details import LONGEST, in_words
         ({"left_in_float": [], "found": {}}, "left in float: none; found: none"),
         ({"rank": {"value": 0.83, "low": 0.7, "high": 0.91}}, "rank: 0.83 [0.7,\N{NO-BREAK SPACE}0.91]"),
         ({"ok": True, "no": False, "nothing": None}, "ok: yes; no: no; nothing: none"),
-        ({"channels": {"features.0": [32, 22]}}, "channels: features.0 32, 22"),
+        ({"channels": {"features.0": [32, 22]}}, "channels: features.0 (32, 22)"),
+        ({"front": [["16x1", 0.97, 1.5], ["8x1", 0.9, 0.75]]}, "front: (16x1, 0.97, 1.5), (8x1, 0.9, 0.75)"),
         (
             {"students": [{"name": "a", "loss": 0.012}, {"name": "b", "loss": {"value": 1, "low": 0, "high": 2}}]},
             "students: (name a, loss 0.012), (name b, loss 1 [0,\N{NO-BREAK SPACE}2])",
