@@ -1,112 +1,179 @@
-"""Static int8: weights a channel and activations a tensor to eight bits, ranges from calibration rows (QDQ format).
+"""Static int8: weights a channel and activations a tensor to eight bits; the calibration that loses least is taken.
 
-Activations uint8, weights int8: what ONNX Runtime advises on x86-64 (onnxruntime.ai, "Quantize ONNX models"). Without
-VNNI the product of both saturates at 16 bits: the `reduced` variant keeps weights to seven.
+Where even that misses the budget, the layers that cost most stay in float (sensitive_layers.py). The graphs themselves
+are written in qdq.py. On ResNet-18 all operators that the quantizer knows are best left to it: OpenVINO then computes
+every convolution and addition in int8, and symmetric activations, dedicated pairs or kept ReLUs are no faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, of_ranges
+from dl_pipelines.compression import qdq
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.compression.sensitive_layers import Search
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dl_pipelines.compression.workshop import Workshop
 
-CALIBRATION_BATCH = 64
+PROBE_ROWS = 32
+"""Of the ranking of layers."""
+Plain = dict[str, Any]
 
 
 class StaticInt8(Technique):
-    """Two variants by default: `static_int8` (full range) and `static_int8_reduced` (weights of seven bits)."""
+    """`static_int8` (full range), `static_int8_reduced` (seven bits a weight), `static_int8_mixed` where both miss."""
 
     name = "static_int8"
     phase = "quantize"
     template_row = "QUANT"
 
     class Params(BaseParams):
-        """How many train rows calibrate, which weight ranges are tried, whether each output channel has its scale."""
+        """What calibrates, which ranges of weights are tried, what stays in float."""
 
-        calibration_rows: int = Field(default=256, ge=1, le=100_000)
-        ranges: tuple[Literal["full", "reduced"], ...] = Field(default=("full", "reduced"), min_length=1)
-        per_channel: bool = True
+        calibration_rows: int = Field(default=256, ge=1, le=100_000, description="of the train split")
+        methods: tuple[qdq.Method, ...] = Field(
+            default=qdq.METHODS, min_length=1, description="of calibration; of several, the one that loses least"
+        )
+        ranges: tuple[Literal["full", "reduced"], ...] = Field(
+            default=("full", "reduced"), min_length=1, description="reduced: for a CPU without VNNI"
+        )
+        per_channel: bool = Field(default=True, description="whether each output channel has its scale")
+        in_float: tuple[str, ...] = Field(default=(), description="layers (names in the ONNX graph) that stay in float")
+        sensitive: Literal["auto", "off"] = Field(
+            default="auto", description="auto: when int8 misses the budget, search for layers to leave in float"
+        )
+        evaluations: int = Field(default=12, ge=2, le=1000, description="graphs that this search may score")
 
     params: Params
 
     def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants."""
-        rows = shop.calibrate(self.params.calibration_rows)
+        bench = _Quantizing(start, shop, self.params, shop.calibrate(self.params.calibration_rows))
+        made = [self._variant(bench, wanted) for wanted in self.params.ranges]
+        usable = [wanted for wanted, variant in zip(self.params.ranges, made, strict=True) if variant.path]
+        if self.params.sensitive == "auto" and usable and not any(bench.choose(wanted)["meets"] for wanted in usable):
+            made.append(self._mixed(bench, min(usable, key=lambda wanted: min(bench.choose(wanted)["loss"].values()))))
+        return made
 
-        def write(path: Path, reduced: bool) -> None:
-            quantize(start.onnx, path, rows, reduced, self.params.per_channel)
+    def _variant(self, bench: _Quantizing, wanted: str) -> Variant:
+        name = self.name if wanted == "full" else f"{self.name}_{wanted}"
+        try:
+            path = bench.write(name, wanted, bench.choose(wanted)["method"])
+        except TechniqueError as error:
+            return Variant(name, self.name, "int8", None, str(error))
+        return Variant(name, self.name, "int8", path, details=bench.told(wanted))
 
-        return of_ranges(self.name, self.params.ranges, shop.folder, write)
+    def _mixed(self, bench: _Quantizing, wanted: str) -> Variant:
+        """This range with its sensitive layers in float."""
+        name = f"{self.name}_mixed"
+        try:
+            found = bench.sensitive(wanted)
+            if found["in_float"] is None:
+                raise TechniqueError(
+                    f"found no layers to leave in float that meet the budget, in {found['evaluations']} graphs; "
+                    "raise evaluations, or compression.max_loss"
+                )
+            path = bench.write(name, wanted, bench.choose(wanted)["method"], list(found["in_float"]))
+        except TechniqueError as error:
+            return Variant(name, self.name, "int8", None, str(error))
+        return Variant(name, self.name, "int8", path, details={**bench.told(wanted), **found})
+
+
+@dataclass(frozen=True)
+class _Quantizing:
+    """The graphs of one network and how they are scored: on the first runtime of the brief, on validation rows."""
+
+    start: Network
+    shop: Workshop
+    params: StaticInt8.Params
+    rows: np.ndarray
+
+    @property
+    def runtime(self) -> str:
+        return self.shop.compression.runtimes[0]
+
+    def prepared(self) -> Path:
+        path = qdq.prepare(self.start.onnx, self.shop.folder / "prepared.onnx")
+        known = qdq.layers(path)
+        for name in self.params.in_float:
+            if name not in known:
+                raise TechniqueError(f"found no layer {name!r} for in_float; expected of {', '.join(known)}")
+        return path
+
+    def write(self, name: str, wanted: str, method: qdq.Method, in_float: Sequence[str] = ()) -> Path:
+        """Raises TechniqueError."""
+        prepared, folder = self.prepared(), self.shop.folder
+        ranges = qdq.calibrate(prepared, self.rows, method, folder / f"ranges_{method}.json")
+        return qdq.quantize(
+            prepared, ranges, method, folder / f"{name}.onnx", wanted == "reduced", self.params.per_channel,
+            [*self.params.in_float, *in_float],
+        )  # fmt: skip
+
+    def choose(self, wanted: str) -> Plain:
+        """The calibration that loses least, of those that lose the same the one that is nearest to float.
+
+        `method`, whether it `meets` the budget, `loss` and mean `difference` of an answer by method, `failed` methods.
+        """
+        import numpy as np
+
+        def measure() -> Plain:
+            expected = self.shop.outputs(self.start.onnx, self.runtime)
+            outputs, failed = dict[str, np.ndarray](), dict[str, str]()
+            for method in self.params.methods:
+                self.shop.say(f"calibrating by {method}, {wanted} range")
+                try:
+                    path = self.write(f"{method}_{wanted}", wanted, method)
+                    outputs[method] = self.shop.outputs(path, self.runtime, "int8")
+                except TechniqueError as error:
+                    failed[method] = str(error)
+            if not outputs:
+                raise TechniqueError(next(iter(failed.values())))
+            loss = {method: self.shop.loss(found)["value"] for method, found in outputs.items()}
+            difference = {method: float(np.abs(found - expected).mean()) for method, found in outputs.items()}
+            best = min(outputs, key=lambda method: (loss[method], difference[method]))
+            meets = self.shop.within_budget(outputs[best])
+            return {"method": best, "meets": meets, "loss": loss, "difference": difference, "failed": failed}
+
+        return self.shop.decide_once(f"calibration_{wanted}", measure)
+
+    def told(self, wanted: str) -> Plain:
+        """For the ledger."""
+        found = self.choose(wanted)
+        keys = ("method", "loss", "difference", *(["failed"] if found["failed"] else []))
+        return {"calibration": {"rows": len(self.rows), **{key: found[key] for key in keys}}}
+
+    def sensitive(self, wanted: str) -> Plain:
+        """`in_float`: layers that stay in float, with the loss that each would cost, or None; `evaluations`."""
+
+        def measure() -> Plain:
+            layers = [name for name in qdq.layers(self.prepared()) if name not in self.params.in_float]
+            method = self.choose(wanted)["method"]
+            search = Search(
+                self.shop, lambda in_float: self.write("tried", wanted, method, in_float), layers, self.runtime,
+                self.rows[:PROBE_ROWS], self.params.evaluations,
+            )  # fmt: skip
+            found = search.find(self.start.onnx)
+            return {"in_float": found, "evaluations": search.scored}
+
+        return self.shop.decide_once(f"sensitive_{wanted}", measure)
 
 
 def quantize(base: Path, target: Path, rows: np.ndarray, reduce_range: bool, per_channel: bool) -> None:
     """Write the int8 QDQ form of `base`, calibrated (min and max) by `rows` [M, ...]. Raises TechniqueError."""
-    from onnxruntime import quantization
-
-    if not len(rows):
-        raise TechniqueError("found no calibration rows; expected rows of the train split")
-    prepared, raw = target.with_suffix(".prepared.onnx"), target.with_suffix(".raw.onnx")
+    prepared, ranges = target.with_suffix(".prepared.onnx"), target.with_suffix(".ranges.json")
     try:
-        quantization.shape_inference.quant_pre_process(
-            str(base), str(prepared), skip_optimization=True, skip_symbolic_shape=True
-        )
-        quantization.quantize_static(
-            str(prepared),
-            str(raw),
-            _reader(base, rows),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=per_channel,
-            reduce_range=reduce_range,
-        )
-        target.write_bytes(_tidied(raw))
-    except TechniqueError:
-        raise
-    except Exception as error:  # the quantizer and its sessions raise whatever an unforeseen graph leads them to
-        raise TechniqueError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        qdq.prepare(base, prepared)
+        qdq.calibrate(prepared, rows, "minmax", ranges)
+        qdq.quantize(prepared, ranges, "minmax", target, reduce_range, per_channel)
     finally:
-        for path in (prepared, raw):
+        for path in (prepared, ranges):
             path.unlink(missing_ok=True)
-
-
-def _reader(base: Path, rows: np.ndarray) -> Any:
-    """The rows in batches as ONNX Runtime's calibrator asks for them."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader
-
-    name = onnx.load(str(base)).graph.input[0].name
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches: Iterator[np.ndarray] = iter(
-                [rows[at : at + CALIBRATION_BATCH] for at in range(0, len(rows), CALIBRATION_BATCH)]
-            )
-
-        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            batch = next(self.batches, None)
-            return None if batch is None else {name: batch}
-
-    return Reader()
-
-
-def _tidied(path: Path) -> bytes:
-    """The graph in one spelling, checked, and that something in it was quantized. Raises TechniqueError."""
-    import onnx
-
-    model = onnx.load(str(path))
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        raise TechniqueError("found no operator that int8 covers; the graph would stay as it is")
-    onnx.checker.check_model(model)
-    del model.metadata_props[:]
-    return model.SerializeToString(deterministic=True)

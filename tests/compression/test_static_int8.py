@@ -1,22 +1,36 @@
 import collections
+import json
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dl_pipelines.brief.sections import Compression, TechniqueRef
-from dl_pipelines.compression.candidates import make_candidates, served_files, spread
+from dl_pipelines.brief.sections import Compression
+from dl_pipelines.compression.candidates import on_runtimes, served_files, spread
 from dl_pipelines.compression.registry import TECHNIQUES
 from dl_pipelines.compression.static_int8 import StaticInt8
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import open_runtime
 from dl_pipelines.tasks.base import Rows
+from tests.quantizing import network_of, shop_of
 
 
 @pytest.fixture(scope="module")
-def quantized(wide_onnx, wide_rows, tmp_path_factory):
-    made = StaticInt8(StaticInt8.Params()).variants(wide_onnx, wide_rows.inputs, tmp_path_factory.mktemp("int8"))
-    return {variant.name: variant for variant in made}
+def make(wide_onnx, wide_task, wide_rows, wide_reference, tmp_path_factory):
+    """`make(folder=None, calibration=None, compression=None, onnx=wide, **params)`: variants by name."""
+
+    def variants(folder=None, calibration=None, compression=None, onnx=wide_onnx, **params):
+        folder = folder or tmp_path_factory.mktemp("int8")
+        shop = shop_of(folder, onnx, wide_task, wide_rows, wide_reference, compression, calibration)
+        made = StaticInt8(StaticInt8.Params(**params)).variants(network_of(onnx), shop)
+        return {variant.name: variant for variant in made}
+
+    return variants
+
+
+@pytest.fixture(scope="module")
+def quantized(make):
+    return make()
 
 
 def weights(path):
@@ -71,54 +85,120 @@ def test_a_model_of_mostly_weights_shrinks_to_about_a_quarter(quantized, wide_on
         assert 0.24 < variant.path.stat().st_size / wide_onnx.stat().st_size < 0.30
 
 
-def test_it_decides_as_the_original_on_both_runtimes(wide_onnx, wide_rows, wide_reference, tmp_path):
-    candidates = make_candidates(wide_onnx, Compression(), lambda count: wide_rows.inputs[:count], tmp_path)
-    assert list(candidates) == [
-        (variant, runtime)
-        for variant in ("fp32", "static_int8", "static_int8_reduced")
-        for runtime in ("onnxruntime", "openvino")
+def test_it_decides_as_the_original_on_both_runtimes(quantized, wide_onnx, wide_rows, wide_reference, tmp_path):
+    candidates = on_runtimes(list(quantized.values()), ("onnxruntime", "openvino"), tmp_path)
+    assert [item.key for item in candidates] == [
+        f"{variant} on {runtime}" for variant in quantized for runtime in ("onnxruntime", "openvino")
     ]
-    for (_, runtime), variant in candidates.items():
-        outputs = session_outputs(open_runtime(runtime, variant.path), wide_rows.inputs)
+    for item in candidates:
+        outputs = session_outputs(open_runtime(item.runtime, item.variant.path), wide_rows.inputs)
         assert (outputs.argmax(1) == wide_reference.argmax(1)).mean() >= 0.98
-        assert all(path.is_file() for path in served_files(variant.path))
-    int8, fp32 = (
-        sum(path.stat().st_size for path in served_files(candidates[name, "openvino"].path))
-        for name in ("static_int8", "fp32")
+        assert all(path.is_file() for path in served_files(item.variant.path))
+    size = sum(path.stat().st_size for path in served_files(candidates[1].variant.path))
+    assert size / wide_onnx.stat().st_size < 0.4
+
+
+def test_the_calibration_that_loses_least_is_taken_and_all_are_told(quantized, make, wide_onnx, wide_rows):
+    expected = session_outputs(open_runtime("onnxruntime", wide_onnx), wide_rows.inputs)
+    for variant in quantized.values():
+        told = variant.details["calibration"]
+        assert told["rows"] == 200
+        assert set(told["loss"]) == set(told["difference"]) == {"minmax", "entropy", "percentile"}
+        nearest = min(told["loss"], key=lambda method: (told["loss"][method], told["difference"][method]))
+        assert told["method"] == nearest
+        outputs = session_outputs(open_runtime("onnxruntime", variant.path), wide_rows.inputs)
+        assert np.abs(outputs - expected).mean() == pytest.approx(told["difference"][nearest], rel=1e-6)
+        json.dumps(dict(variant.details))
+
+
+def test_the_same_rows_give_the_same_bytes(quantized, make, tmp_path):
+    for name, variant in make(tmp_path, methods=(quantized["static_int8"].details["calibration"]["method"],)).items():
+        assert variant.path.read_bytes() == quantized[name].path.read_bytes()
+        assert str(tmp_path).encode() not in variant.path.read_bytes()
+
+
+def test_a_budget_that_int8_misses_leaves_layers_in_float(make, wide_network, wide_task, wide_rows, tmp_path):
+    import copy
+
+    import torch
+
+    from dl_pipelines.inference.export import export_onnx
+    from dl_pipelines.inference.parity import torch_outputs
+
+    # One channel whose weights dwarf the others of its layer: with one scale for all of them, little is left of those.
+    network = copy.deepcopy(wide_network)
+    with torch.no_grad():
+        network.features[3].weight[0] *= 3000
+        network.features[6].weight[:, 0] /= 3000
+    onnx = export_onnx(network, wide_task, tmp_path / "outlier" / "model.onnx")
+    rows = Rows(wide_rows.inputs, torch_outputs(network, wide_rows.inputs).argmax(1), wide_rows.ids)
+    shop = shop_of(
+        tmp_path / "mixed", onnx, wide_task, rows, torch_outputs(network, rows.inputs), Compression(max_loss=0.01)
     )
-    assert int8 / fp32 < 0.4
+    params = StaticInt8.Params(per_channel=False, methods=("minmax",), ranges=("full",))
+    full, mixed = StaticInt8(params).variants(network_of(onnx), shop)
+    assert (full.name, mixed.name) == ("static_int8", "static_int8_mixed")
+    assert not shop.within_budget(shop.outputs(full.path, "onnxruntime", "int8"))
+    assert shop.within_budget(shop.outputs(mixed.path, "onnxruntime", "int8"))
+    assert mixed.details["in_float"]["node_conv2d_1"] > 0.01, "the layer with the outlier, and what it would lose"
+    assert len(mixed.details["in_float"]) < 4
+    assert mixed.details["evaluations"] <= 12
+    off = StaticInt8.Params(per_channel=False, methods=("minmax",), ranges=("full",), sensitive="off")
+    assert [variant.name for variant in StaticInt8(off).variants(network_of(onnx), shop)] == ["static_int8"]
 
 
-def test_the_same_rows_give_the_same_bytes(quantized, wide_onnx, wide_rows, tmp_path):
-    for variant in StaticInt8(StaticInt8.Params()).variants(wide_onnx, wide_rows.inputs, tmp_path):
-        assert variant.path.read_bytes() == quantized[variant.name].path.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["static_int8.onnx", "static_int8_reduced.onnx"]
+def test_a_budget_that_nothing_meets_is_told(make, wide_rows):
+    dark = np.zeros_like(wide_rows.inputs[:1])  # ranges of a black image hold nothing
+    (full, mixed) = make(
+        calibration=dark, methods=("minmax",), ranges=("full",), evaluations=2, compression=Compression(max_loss=0)
+    ).values()
+    assert full.path is not None
+    assert mixed.failure == (
+        "found no layers to leave in float that meet the budget, in 2 graphs; raise evaluations, or "
+        "compression.max_loss"
+    )
 
 
-def test_a_model_without_anything_to_quantize_is_told(tmp_path):
+def test_a_model_without_anything_to_quantize_is_told(make, tmp_path):
     from onnx import TensorProto, helper, save
 
-    given = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 4])
-    gives = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    given = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 8, 8, 1])
+    gives = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 8, 1])
     graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", [given], [gives])
     path = tmp_path / "cast.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    made = StaticInt8(StaticInt8.Params()).variants(path, np.zeros((8, 4), np.uint8), tmp_path / "out")
+    made = make(tmp_path / "out", onnx=path).values()
     assert [variant.path for variant in made] == [None, None]
-    assert made[0].failure == "found no operator that int8 covers; the graph would stay as it is"
-    assert not list((tmp_path / "out").iterdir())
+    assert {variant.failure for variant in made} == {
+        "found no operator that int8 covers; the graph would stay as it is"
+    }
 
 
-def test_no_calibration_rows_and_a_damaged_file_are_told(wide_onnx, wide_rows, tmp_path):
-    technique = StaticInt8(StaticInt8.Params(ranges=("full",)))
-    (variant,) = technique.variants(wide_onnx, wide_rows.inputs[:0], tmp_path)
+def test_no_calibration_rows_and_a_damaged_file_are_told(make, wide_onnx, wide_rows, tmp_path):
+    (variant,) = make(calibration=wide_rows.inputs[:0], ranges=("full",)).values()
     assert variant.failure == "found no calibration rows; expected rows of the train split"
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(wide_onnx.read_bytes()[:1000])
-    (variant,) = technique.variants(bad, wide_rows.inputs, tmp_path)
+    (variant,) = make(tmp_path / "out", onnx=bad, ranges=("full",)).values()
     assert variant.path is None
-    assert variant.failure.startswith("DecodeError: Error parsing message")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.onnx"]
+    assert "bad.onnx, which onnxruntime can't load (" in variant.failure
+
+
+def test_one_calibration_row_works_and_is_told(make, wide_rows, wide_reference):
+    (variant,) = make(calibration=wide_rows.inputs[:1], methods=("minmax",), ranges=("full",), sensitive="off").values()
+    assert variant.details["calibration"]["rows"] == 1
+    outputs = session_outputs(open_runtime("onnxruntime", variant.path), wide_rows.inputs)
+    assert outputs.shape == wide_reference.shape and np.isfinite(outputs).all()
+
+
+def test_a_layer_may_be_left_in_float_and_an_unknown_one_is_named(make):
+    import onnx
+
+    (variant,) = make(in_float=("node_linear",), methods=("minmax",), ranges=("full",)).values()
+    (linear,) = [node for node in onnx.load(str(variant.path)).graph.node if node.op_type == "Gemm"]
+    assert linear.input[1].endswith("weight")
+    (wrong,) = make(in_float=("head",), methods=("minmax",), ranges=("full",)).values()
+    assert wrong.failure.startswith("found no layer 'head' for in_float; expected of node_conv2d, ")
 
 
 def test_rows_are_spread_evenly_whatever_their_order():
@@ -134,21 +214,10 @@ def test_rows_are_spread_evenly_whatever_their_order():
 
 def test_params_are_checked():
     assert TECHNIQUES.params_model("static_int8")().calibration_rows == 256
-    for wrong in ({"ranges": []}, {"ranges": ["half"]}, {"calibration_rows": 0}, {"bits": 4}):
+    wrong = (
+        {"ranges": []}, {"ranges": ["half"]}, {"calibration_rows": 0}, {"bits": 4}, {"methods": ["mse"]},
+        {"evaluations": 1}, {"sensitive": "on"},
+    )  # fmt: skip
+    for params in wrong:
         with pytest.raises(ValidationError):
-            StaticInt8.Params.model_validate(wrong)
-
-
-def test_a_brief_may_try_nothing(wide_onnx, tmp_path):
-    brief = Compression(techniques=(), runtimes=("openvino",))
-    assert list(make_candidates(wide_onnx, brief, lambda count: np.zeros(0), tmp_path)) == [("fp32", "openvino")]
-    one = TechniqueRef(name="static_int8", params={"ranges": ["reduced"], "calibration_rows": 7})
-    asked = []
-
-    def calibrate(count):
-        asked.append(count)
-        return np.full((count, 8, 8, 1), 100, np.uint8)
-
-    made = make_candidates(wide_onnx, Compression(techniques=(one,), runtimes=("onnxruntime",)), calibrate, tmp_path)
-    assert list(made) == [("fp32", "onnxruntime"), ("static_int8_reduced", "onnxruntime")]
-    assert asked == [7]
+            StaticInt8.Params.model_validate(params)
