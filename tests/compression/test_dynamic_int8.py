@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dl_pipelines.brief.sections import Compression, TechniqueRef
-from dl_pipelines.compression.candidates import make_candidates
+from dl_pipelines.compression.base import Variant
+from dl_pipelines.compression.candidates import on_runtimes
 from dl_pipelines.compression.dynamic_int8 import DynamicInt8
 from dl_pipelines.compression.registry import TECHNIQUES
 from dl_pipelines.inference.parity import check_parity, session_outputs, torch_outputs
 from dl_pipelines.inference.runtimes import open_runtime
-from tests.sequences import WIDTH, frames, make_network, make_task, onnx_file
+from dl_pipelines.tasks.base import Rows
+from tests.quantizing import network_of, shop_of
+from tests.sequences import WIDTH, frames, make_network, make_task, onnx_file, targets
 
 
 def made(path, folder, **params):
+    inputs = frames(8)
+    rows = Rows(inputs, targets(inputs), np.arange(8).astype(str).astype(object))
+    shop = shop_of(folder, path, make_task(), rows, torch_outputs(make_network(), inputs))
     technique = DynamicInt8(DynamicInt8.Params(**params))
-    assert technique.calibration_rows == 0
-    return {variant.name: variant for variant in technique.variants(path, np.zeros((0,)), folder)}
+    return {variant.name: variant for variant in technique.variants(network_of(path), shop)}
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +88,10 @@ def test_reduced_weights_have_seven_bits(quantized):
 def test_it_answers_as_the_original_whoever_else_asks_on_both_runtimes(base, tmp_path):
     inputs, network = frames(40), make_network()
     reference = torch_outputs(network, inputs)
-    brief = Compression(techniques=(TechniqueRef(name="dynamic_int8", params={"ranges": ["full"]}),))
-    candidates = make_candidates(base, brief, lambda count: inputs[:count], tmp_path)
+    variants = [Variant("fp32", "none", "fp32", base), *made(base, tmp_path, ranges=("full",)).values()]
     answers = {}
-    for (name, runtime), variant in candidates.items():
+    for item in on_runtimes(variants, ("onnxruntime", "openvino"), tmp_path):
+        variant, name, runtime = item.variant, item.variant.name, item.runtime
         session = open_runtime(runtime, variant.path)
         parity, answers[name, runtime] = check_parity(
             make_task(), reference, session, inputs, exact=variant.precision == "fp32"

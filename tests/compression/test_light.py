@@ -1,8 +1,11 @@
 import subprocess
 import sys
 
-HEAVY = ["torch", "numpy", "onnx", "onnxruntime", "openvino", "pyarrow", "pandas", "scipy"]
-MODULES = ["dl_pipelines.compression.compress", "dl_pipelines.compression.static_int8", "dl_pipelines.inference.timing"]
+HEAVY = ["torch", "numpy", "onnx", "onnxruntime", "openvino", "nncf", "pyarrow", "pandas", "scipy"]
+MODULES = [
+    "dl_pipelines.compression.compress", "dl_pipelines.compression.static_int8",
+    "dl_pipelines.compression.dynamic_int8", "dl_pipelines.inference.timing",
+]  # fmt: skip
 
 
 def test_importing_the_room_loads_no_library():
