@@ -320,6 +320,35 @@ def report(
 
 @app.command()
 @command
+def verify(
+    project: Project,
+    fault: Annotated[
+        str | None, typer.Option("--inject", help="norm-swap, dropped-operator, perturbed-weights: into a copy")
+    ] = None,
+    at: Annotated[str, typer.Option("--at", help="Where the fault goes: onnx, optimised, quantized")] = "onnx",
+    day: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: what serves, else the newest")] = None,
+    experiment: Annotated[str, typer.Option(help="Experiment")] = "base",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare torch, ONNX, optimised and served files of a model link by link; exit code 3 where the chain breaks."""
+    with _output(as_json) as put:
+        from dl_pipelines.cli import verify as shown
+        from dl_pipelines.cli.screen import console
+
+        place = _home(home)
+        brief = _brief_of(place, project)
+        found = shown.verify(place, brief, _day(day, "--date"), experiment, fault, at)
+        if not as_json:
+            console(False).print(shown.table(found, project))
+            for line in shown.told(found):
+                console(False).print(line, markup=False)
+        put(found.plain())
+    raise typer.Exit(MISSED if found.broken else MET)
+
+
+@app.command()
+@command
 def serve(
     project: Project,
     http: Annotated[int | None, typer.Option(help="Port of 127.0.0.1; default: a free one")] = None,
