@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 700, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 30, 34, 48
 WIDE_RATIO = 8.0
 """Values further apart are drawn by their factors, unless another ratio is given."""
-LETTER, LINE = 6.4, 13
+LETTER, LINE = 7.0, 13
 """Pixels of a letter and of a line of a name."""
 
 
@@ -92,7 +92,8 @@ def scatter(
     for point in points:
         parts += _drawn(point, across, up)
     places = [(across(point.across), up(point.up)) for point in points]
-    parts += _names(points, places, (LEFT, TOP - 12, WIDTH, height - BOTTOM))
+    said = [] if limit is None else [_behind(up(limit[0]), limit[1])]
+    parts += _names(points, places, (LEFT, TOP - 12, WIDTH, height - BOTTOM), said)
     return drawing(parts, WIDTH, height, named, wide=True)
 
 
@@ -107,10 +108,18 @@ def _drawn(point: Point, across: Scale, up: Scale) -> list[str]:
     ]
 
 
-def _names(points: Sequence[Point], places: Sequence[Place], frame: Box) -> list[str]:
-    """Each name beside its point where it covers no other name and no point."""
-    taken = [(x - point.radius, y - point.radius, x + point.radius, y + point.radius)
-             for point, (x, y) in zip(points, places, strict=True)]  # fmt: skip
+def _behind(y: float, text: str) -> Box:
+    """Where the name of a line across stands."""
+    return WIDTH - RIGHT - LETTER * len(text), y - 5 - LINE, WIDTH - RIGHT, y
+
+
+def _names(points: Sequence[Point], places: Sequence[Place], frame: Box, said: Sequence[Box]) -> list[str]:
+    """Each name beside its point where it covers no other name, no point and nothing `said` already."""
+    taken = [
+        *said,
+        *((x - point.radius, y - point.radius, x + point.radius, y + point.radius)
+          for point, (x, y) in zip(points, places, strict=True)),
+    ]  # fmt: skip
     parts: list[str] = []
     for place in sorted(range(len(points)), key=lambda place: points[place].rank):
         point, (x, y) = points[place], places[place]

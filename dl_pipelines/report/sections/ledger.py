@@ -25,8 +25,8 @@ def tables(facts: Facts) -> list[Extra]:
         return []
     energy = any(row["energy_j"] for row in rows)
     columns = [
-        "Variant", "Step", "Size (MB)", "Latency p50 (ms)", "Speed gain",
-        *(["Energy (J)"] if energy else []), facts.metrics[facts.primary].label, "Loss", "Verdict",
+        "Variant", "Step", "Size (MB)", "Latency p50 (ms)", "Speed gain (x)",
+        *(["Energy (J)"] if energy else []), f"Loss of {facts.primary}", "Verdict",
     ]  # fmt: skip
     listed = [(chain.name(row), _line(facts, place, row, energy)) for place, row in enumerate(rows)]
     made = [Extra(TITLE, columns, listed, _note(facts, rows, energy), folded=len(rows) > FOLDED)]
@@ -38,14 +38,13 @@ def _line(facts: Facts, place: int, row: Row, energy: bool) -> list[Cell]:
     step = told(f"{row['step']} {row['phase']}", *sources(facts, place, "step", "phase"))
     judged = told(f"{chain.state(row)}: {row['reason']}", *sources(facts, place, "reason", "chosen", "taken", "kept"))
     if row["size_mb"] is None:
-        return [step, *[not_measured("there is nothing to measure")] * (5 + energy), judged]
+        return [step, *[not_measured("there is nothing to measure")] * (4 + energy), judged]
     return [
         step,
         figure(facts, place, "size_mb", "MB"),
         _latency(facts, place, row),
-        estimate(facts, place, "gain", "x", lambda value: f"{times(value)}x"),
+        estimate(facts, place, "gain", "x", times),
         *([estimate(facts, place, "energy_j", "J", number)] if energy else []),
-        _metric(facts, place),
         loss(facts, place),
         judged,
     ]
@@ -99,11 +98,9 @@ def figure(facts: Facts, place: int, name: str, unit: str) -> Cell:
     return _why(facts, place, found) if isinstance(found, Cell) else found.cell(unit)
 
 
-def estimate(
-    facts: Facts, place: int, name: str, unit: str, show: Callable[[Any], str], *inside: str
-) -> Cell:  # fmt: skip
+def estimate(facts: Facts, place: int, name: str, unit: str, show: Callable[[Any], str]) -> Cell:
     """A figure of a row with its interval; of a variant that could not be made the reason."""
-    whole, middle = _find(facts, place, name, *inside), _find(facts, place, name, *inside, "value")
+    whole, middle = _find(facts, place, name), _find(facts, place, name, "value")
     if isinstance(whole, Cell) or isinstance(middle, Cell):
         return _why(facts, place, whole if isinstance(whole, Cell) else not_measured("no estimate"))
     return middle.cell(unit, show, interval(whole.value, show))
@@ -118,11 +115,6 @@ def loss(facts: Facts, place: int) -> Cell:
 def times(value: float) -> str:
     """How many times faster: three digits."""
     return f"{value:.3g}"
-
-
-def _metric(facts: Facts, place: int) -> Cell:
-    unit = facts.metrics[facts.primary].unit
-    return estimate(facts, place, "metrics", unit, lambda value: in_unit(value, unit), facts.primary)
 
 
 def _latency(facts: Facts, place: int, row: Row) -> Cell:
