@@ -135,30 +135,40 @@ def family_at(ref: Named, point: Point) -> FamilyRef:
 
 
 class Parts:
-    """The networks of the points below a largest one, each built once; their weights are slices of the largest's."""
+    """The networks of the points below a largest one; their weights are slices of the largest's."""
 
     def __init__(self, family: Named, largest: Point, task: Task, statistics: Mapping[str, Any]):
         self._family, self._task, self._statistics = family, task, statistics
         self._whole: Any = searchable(family_at(family, largest))
-        self._built: dict[Point, tuple[torch.nn.Module, dict[str, str]]] = {}
+        self._hollow: dict[Point, torch.nn.Module] = {}
 
     def network(self, point: Point) -> torch.nn.Module:
-        """The family's network at a point, with weights of its own that mean nothing. Draws nothing from torch."""
-        return self._part(point)[0]
+        """The family's network at a point, in train mode, with fresh weights. Draws nothing from torch's generator."""
+        import torch
 
-    def weights(self, point: Point, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            return self._at(point).network(self._task, self._statistics).train()
+
+    def weights(
+        self, point: Point, network: torch.nn.Module, whole: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
         """Of tensors of the largest, by name, those parts that the network at a point has, by its names: views.
 
-        Names that are not in `whole` are left out.
+        What is not in `whole` is left out.
         """
-        network, modules = self._part(point)
-        found = {}
+        modules, found = self._at(point).within(self._whole, self._task), {}
         for name, value in network.state_dict().items():
             module, _, tensor = name.rpartition(".")
             source = f"{modules[module]}.{tensor}"
             if source in whole:
                 found[name] = whole[source][tuple(slice(size) for size in value.shape)]
         return found
+
+    def loaded(self, point: Point, whole: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        """The network at a point with its slices of the largest's tensors; statistics are still to be found."""
+        network = self.network(point)
+        network.load_state_dict(self.weights(point, network, whole))
+        return network
 
     def answer(self, point: Point, whole: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         """What the network at a point answers in train mode with parameters of `whole`, which get the gradients.
@@ -167,18 +177,23 @@ class Parts:
         """
         from torch.func import functional_call
 
-        network = self.network(point).to(inputs.device)
-        return functional_call(network, self.weights(point, dict(whole.named_parameters())), (inputs,))
+        if point not in self._hollow:
+            self._hollow[point] = _hollow(self.network(point).to(inputs.device))
+        network = self._hollow[point]
+        return functional_call(network, self.weights(point, network, dict(whole.named_parameters())), (inputs,))
 
-    def _part(self, point: Point) -> tuple[torch.nn.Module, dict[str, str]]:
-        import torch
+    def _at(self, point: Point) -> Any:
+        return searchable(family_at(self._family, point))
 
-        if point not in self._built:
-            family: Any = searchable(family_at(self._family, point))
-            with torch.random.fork_rng(devices=[]):
-                network = family.network(self._task, self._statistics).train()
-            self._built[point] = network, family.within(self._whole, self._task)
-        return self._built[point]
+
+def _hollow(network: torch.nn.Module) -> torch.nn.Module:
+    """Without memory for its parameters, which others stand for."""
+    import torch
+
+    for module in network.modules():
+        for name, value in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(value, device="meta")))
+    return network
 
 
 def recalibrated(network: torch.nn.Module, inputs: torch.Tensor, batch: int = 256) -> torch.nn.Module:

@@ -109,8 +109,9 @@ def test_a_part_is_its_familys_network_with_the_first_channels(side: int):
     own = family_at(BASE, point)
     assert own.params == {"dropout": 0.0, "widths": [2, 5], "depths": [1, 2]}
     alone = Cnn(Cnn.Params(**own.params)).network(task(side), GREY).train()
-    alone.load_state_dict(parts.weights(point, whole.state_dict()))
+    alone.load_state_dict(parts.weights(point, alone, whole.state_dict()))
     assert torch.equal(alone(pixels), found)
+    assert torch.equal(parts.loaded(point, whole.state_dict())(pixels), found)
 
 
 def test_the_largest_part_is_the_whole_and_gradients_reach_only_what_a_part_has():
