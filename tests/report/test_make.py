@@ -39,6 +39,23 @@ def test_a_whole_line_is_reported_with_its_values(whole, partition, brief, task)
     assert artifact.read_json("verdict.json") == report["verdict"]
 
 
+def test_the_compression_is_told_from_its_ledger(whole, partition, brief, task):
+    artifact = make_implementation_report(whole, partition, brief, task)
+    report, page = artifact.read_json("report.json"), artifact.file("report.html").read_text()
+    ledger = whole.get("compressed_model", partition).measured["ledger"]
+    (place,) = (at for at, row in enumerate(ledger) if row["chosen"])
+    served = f"{ledger[place]['variant']} on {ledger[place]['runtime']}"
+    at = f"section 7: The compression ledger: every variant tried: {served}"
+    assert cell(report, f"{at}: Size (MB)")["value"] == ledger[place]["size_mb"]
+    assert cell(report, f"{at}: Verdict")["value"] == f"serves: {ledger[place]['reason']}"
+    assert cell(report, "section 7: Quantization: Original Size")["value"] == ledger[0]["size_mb"]
+    assert "tried" in cell(report, "section 7: Quantization: Applied")["value"] or place > 1
+    titles = [table["title"] for table in report["sections"][6]["extras"]]
+    assert titles == ["The compression ledger: every variant tried", "What the techniques found on the way"]
+    assert "<summary>What the techniques found on the way (" in page, "folded"
+    assert "<h3>The compression ledger: every variant tried</h3>" in page, "short enough to be open"
+
+
 def test_live_windows_fill_the_production_column(whole, partition, brief, task):
     artifact = make_implementation_report(whole, partition, brief, task)
     calm, shifted = artifact.read_json("production.json")["windows"]
