@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from dl_pipelines.models.elastic import Point, Space
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.tasks.registry import TASKS
+from dl_pipelines.training import pool
 from dl_pipelines.training.job import FINAL, Job
 from dl_pipelines.training.worker import run
 from tests.training.conftest import write_job
@@ -36,6 +37,34 @@ BUDGET = 0.1
 
 class Interrupted(BaseException):
     """As Ctrl-C."""
+
+
+class Here:
+    """A pool of no processes."""
+
+    jobs: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self):
+        self._queue: list[Job] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def wait(self) -> list[pool.Ended]:
+        job = self._queue.pop(0)
+        self.jobs[job.folder.name] += 1
+        job.write()
+        run(job)
+        return [pool.Ended(job, [], 0.0, None)]
 
 
 class Place:
@@ -89,7 +118,8 @@ def trained(job) -> Network:
 
 
 @pytest.fixture
-def place(tmp_path, trained, job) -> Place:
+def place(tmp_path, trained, job, monkeypatch) -> Place:
+    monkeypatch.setattr(pool, "Pool", Here)
     return Place(tmp_path, trained, job)
 
 
@@ -98,10 +128,10 @@ def search(**changed: Any) -> ArchitectureSearch:
 
 
 def test_a_search_that_is_interrupted_trains_nothing_twice(place, trained):
-    technique, shop = search(trained=2, checked=3), place.shop
+    technique, shop = search(trained=2, checked=3, measured=2), place.shop
     assert technique.unsuited(trained, shop) is None
     stops = [
-        lambda message: message.startswith("exporting 16x"), lambda message: message.startswith("scoring 16x2"),
+        lambda message: message.startswith("exporting 16x2_32x2"), lambda message: message.startswith("scoring 16x2"),
         lambda message: message.endswith(" is trained"),
         lambda message: message.startswith("architecture search: training") and place.trainings.total() == 2,
     ]  # fmt: skip
@@ -113,6 +143,7 @@ def test_a_search_that_is_interrupted_trains_nothing_twice(place, trained):
     place.stops = lambda message: False
     first, second = technique.variants(trained, shop)
     names = {first.name, second.name}
+    assert Here.jobs == Counter({one[0]: 1 for one in first.details["rank"]["checked"]})
     assert place.trainings == Counter({"shared": 1, **dict.fromkeys(names, 1)})
     again = technique.variants(trained, shop)
     assert place.trainings.total() == 3 and [one.details for one in again] == [first.details, second.details]
