@@ -90,9 +90,21 @@ class Source:
         """The float32 ONNX of the network that serves."""
         return self.compressed.file("network.onnx")
 
-    def check(self, name: str, reference: np.ndarray, outputs: np.ndarray, exact: bool = True) -> Check:
-        """Compare by the task's rule, within the brief's `serving.parity_tolerance` where `exact`."""
-        return Check(name, self.task.parity(reference, outputs, self.serving.parity_tolerance, exact))
+    def check(
+        self, name: str, reference: np.ndarray, outputs: np.ndarray, exact: bool = True, tolerance: float | None = None
+    ) -> Check:  # fmt: skip
+        """Compare by the task's rule; where `exact` within `tolerance` (the brief's `serving.parity_tolerance`)."""
+        within = self.serving.parity_tolerance if tolerance is None else tolerance
+        return Check(name, self.task.parity(reference, outputs, within, exact))
+
+    def tolerance_of(self, float32: np.ndarray, quantized: np.ndarray) -> float:
+        """How far executors of an int8 graph may be apart: what quantizing it changed, at least the brief's tolerance.
+
+        A value on the edge between two integers may fall either way on another executor; that matters less than the
+        quantization did.
+        """
+        apart = self.task.parity(float32, quantized, self.serving.parity_tolerance).max_difference
+        return max(self.serving.parity_tolerance, apart)
 
 
 @dataclass(frozen=True)

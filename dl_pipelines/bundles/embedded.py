@@ -59,7 +59,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     checks = [graph.check]
     if graph.planned != graph.model:
         portable = static_graph.run_rows(graph.model, source.inputs)
-        checks.append(_near(source, f"{INTEGER} with {MODEL}", portable, reference, graph.tolerance))
+        checks.append(source.check(f"{INTEGER} with {MODEL}", portable, reference, tolerance=graph.tolerance))
     code = _code(source, graph, folder, work, model, tensors, reference)
     if isinstance(code, tuple):
         checks.append(code[0])
@@ -85,8 +85,7 @@ def _graph(source: Source, work: Path) -> _Graph:
         check = _with_recorded(source, model, "int8")
         if check.parity.passed:
             before, after = (static_graph.run_rows(file, source.inputs) for file in (float32, model))
-            apart = source.check("what int8 changes", before, after)
-            tolerance = max(source.serving.parity_tolerance, apart.parity.max_difference)
+            tolerance = source.tolerance_of(before, after)
             return _Graph(model, integer, "int8", why, check, tolerance)
         failed = check.parity.summary
     except (TechniqueError, BundleError) as error:
@@ -115,10 +114,6 @@ def _with_recorded(source: Source, path: Path, precision: str) -> Check:
     return source.check(name, source.many_outputs, outputs, exact=False)
 
 
-def _near(source: Source, name: str, reference: np.ndarray, outputs: np.ndarray, tolerance: float) -> Check:
-    return Check(name, source.task.parity(reference, outputs, tolerance, exact=True))
-
-
 def _code(
     source: Source, graph: _Graph, folder: Path, work: Path, model: Any, tensors: dict[str, np.ndarray],
     reference: np.ndarray,
@@ -133,7 +128,7 @@ def _code(
     except c_code.NoCode as error:
         return str(error)
     name = f"the C on this machine with {INTEGER if graph.planned != graph.model else MODEL} on ONNX Runtime"
-    check = _near(source, name, reference, answers, graph.tolerance)
+    check = source.check(name, reference, answers, tolerance=graph.tolerance)
     if not check.parity.passed:
         return f"the generated C answers otherwise: {check.parity.summary}"
     shutil.copytree(fresh, final)

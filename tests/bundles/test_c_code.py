@@ -1,0 +1,106 @@
+"""Generated C of graphs by hand, against ONNX Runtime; what can't be generated is named."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dl_pipelines.bundles import c_code
+from dl_pipelines.bundles.static_graph import run_rows, tensors
+
+
+def saved(path, nodes, weights, given, gives, dtype=TensorProto.FLOAT):
+    ends = [helper.make_tensor_value_info("rows", dtype, given), helper.make_tensor_value_info("out", dtype, gives)]
+    kept = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "by_hand", ends[:1], ends[1:], kept)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+    return model
+
+
+def test_backward_slices_and_recurrence(tmp_path):
+    """What forecasters are made of, and what the generator refuses as it is spelled."""
+    rng = np.random.default_rng(0)
+    end = np.iinfo(np.int64).min
+    weights = {
+        "starts": np.array([-1]), "ends": np.array([end]), "axes": np.array([1]), "steps": np.array([-1]),
+        "w": rng.normal(0, 1, (1, 9, 2)).astype(np.float32), "r": rng.normal(0, 1, (1, 9, 3)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["rows", "starts", "ends", "axes", "steps"], ["turned"]),
+        helper.make_node("Transpose", ["turned"], ["sequence"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["sequence", "w", "r"], ["", "last"], hidden_size=3, direction="forward"),
+        helper.make_node("Squeeze", ["last", "first"], ["out"]),
+    ]
+    weights["first"] = np.array([0])
+    model = saved(tmp_path / "gru.onnx", nodes, weights, [1, 5, 2], [1, 3])
+    rows = rng.normal(0, 1, (7, 5, 2)).astype(np.float32)
+    wanted = run_rows(tmp_path / "gru.onnx", rows)
+    c_code.write(model, tensors(tmp_path / "gru.onnx", rows[0]), tmp_path / "c")
+    compiled = c_code.compile_here(tmp_path / "c", tmp_path / "work")
+    found = c_code.run_here(compiled.program, rows, wanted, tmp_path / "work")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert np.abs(wanted).max() > 0.1
+    assert "void model(const float input[1][5][2], float output[1][3]);" in (tmp_path / "c" / "model.h").read_text()
+
+
+@pytest.mark.parametrize(("start", "end", "step"), [(-1, -(2**63), -1), (3, 0, -1), (-2, -5, -2), (10, -(2**63), -3)])
+def test_a_backward_slice_is_the_same_gather(start, end, step, tmp_path):
+    weights = {name: np.array([value]) for name, value in
+               (("starts", start), ("ends", end), ("axes", 1), ("steps", step))}  # fmt: skip
+    node = helper.make_node("Slice", ["rows", *weights], ["out"])
+    model = saved(tmp_path / "slice.onnx", [node], weights, [1, 5], [1, "n"])
+    rows = np.arange(10, dtype=np.float32).reshape(2, 5)
+    wanted = run_rows(tmp_path / "slice.onnx", rows)
+    made = c_code.respelled(model, tensors(tmp_path / "slice.onnx", rows[0]))
+    assert [node.op_type for node in made.graph.node] == ["Gather"]
+    onnx.save(made, tmp_path / "gather.onnx")
+    np.testing.assert_array_equal(run_rows(tmp_path / "gather.onnx", rows), wanted)
+
+
+def test_operators_that_it_has_not_are_named(tmp_path):
+    nodes = [helper.make_node("Nonsense", ["rows"], ["a"]), helper.make_node("Absurd", ["a"], ["out"])]
+    model = saved(tmp_path / "none.onnx", nodes, {}, [1, 2], [1, 2])
+    with pytest.raises(c_code.NoCode, match="the generator has not the operators Absurd, Nonsense"):
+        c_code.write(model, {}, tmp_path / "c")
+
+
+def test_what_it_refuses_is_told(tmp_path):
+    node = helper.make_node("Slice", ["rows", "starts", "ends", "axes", "steps"], ["out"])
+    weights = {
+        "starts": np.array([-1, -1]),
+        "ends": np.array([-9, -9]),
+        "axes": np.array([0, 1]),
+        "steps": np.array([-1, -1]),
+    }
+    model = saved(tmp_path / "slice.onnx", [node], weights, [1, 5], [1, 5])
+    shapes = {name: np.zeros((1, 5), np.float32) for name in ("rows", "out")}
+    with pytest.raises(
+        c_code.NoCode, match=r"the generator can't take this graph \(UnsupportedOpError: Slice only supp"
+    ):
+        c_code.write(model, shapes, tmp_path / "c")
+
+
+def test_a_large_model_gets_none(tmp_path):
+    node = helper.make_node("Add", ["rows", "big"], ["out"])
+    model = saved(tmp_path / "big.onnx", [node], {"big": np.zeros((1, 1_500_000), np.float32)}, [1, 1_500_000], [1, 1])
+    with pytest.raises(c_code.NoCode, match=r"found 6\.0 MB of weights; C is written up to 4 MB"):
+        c_code.write(model, {}, tmp_path / "c")
+
+
+def test_half_floats_get_none(tmp_path):
+    node = helper.make_node("Relu", ["rows"], ["out"])
+    model = saved(tmp_path / "half.onnx", [node], {}, [1, 2], [1, 2], TensorProto.FLOAT16)
+    with pytest.raises(c_code.NoCode, match="found float16 at an end of the graph; C is written for float32, float64"):
+        c_code.write(model, dict.fromkeys(("rows", "out"), np.zeros((1, 2), np.float16)), tmp_path / "c")
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+    (tmp_path / "model.c").write_text("#error no such thing\n")
+    with pytest.raises(c_code.NoCode, match=r"cc failed: .*#error no such thing"):
+        c_code.compile_here(tmp_path, tmp_path / "work")
+    monkeypatch.setenv("CC", "gcc")
+    assert c_code.compiler().endswith("gcc")
+    monkeypatch.setattr(c_code.shutil, "which", lambda name: None)
+    with pytest.raises(c_code.NoCode, match="found no C compiler"):
+        c_code.compile_here(tmp_path, tmp_path / "work")
