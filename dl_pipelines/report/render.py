@@ -19,7 +19,7 @@ from dl_pipelines.training.selected import CHOOSING
 LABELS = {
     "latency_p50_ms": "Latency p50", "latency_p95_ms": "Latency p95", "latency_p99_ms": "Latency p99",
     "throughput_rps": "Throughput", "size_mb": "Size",
-    "accuracy_budget": "Loss by compression, upper end",
+    "accuracy_budget": "Loss by compression",
 }  # fmt: skip
 
 
