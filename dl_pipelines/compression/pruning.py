@@ -1,0 +1,199 @@
+"""Structured pruning: whole channels go, so that a dense runtime has less to do; what is left is fine-tuned.
+
+A ladder of shares, each begun from the fine-tuned weights of the one before (Molchanov et al., 2017); one that is not
+within the budget is tried at once too (Li et al., 2017), from the whole network. Which channels: `models/pruned.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from dl_pipelines.brief.registry import Params as BaseParams
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.models.plan import NetworkPlan
+from dl_pipelines.store import durable
+
+if TYPE_CHECKING:
+    import torch
+
+    from dl_pipelines.compression.workshop import Workshop
+
+CUT = "cut.safetensors"
+"""In a variant's folder: the weights that fine-tuning begins from."""
+ROWS = 4
+"""Inputs that a network is traced and compared with."""
+GRADIENT_ROWS = 512
+"""Train rows whose loss says what a channel matters, for `importance: taylor`."""
+PATIENCE = 2.0
+"""The ladder ends where a rung loses more than so many times the budget."""
+
+
+class Pruning(Technique):
+    """A variant for each share of channels that goes: `pruned_30`, `pruned_50`, `pruned_70`, `pruned_70_at_once`."""
+
+    name = "pruning"
+    phase = "prune"
+    template_row = "PRUNE"
+    trains = True
+
+    class Params(BaseParams):
+        """Which shares are tried, what tells the channels that matter least, and how the rest is fine-tuned."""
+
+        shares: tuple[float, ...] = Field(
+            default=(0.3, 0.5, 0.7), min_length=1, description="of the channels of each layer, rising, between 0 and 1"
+        )
+        importance: Literal["magnitude", "taylor", "batch_norm"] = Field(
+            default="magnitude", description="of a channel: its weights, what the loss would change by, or its scale"
+        )
+        multiple: int = Field(default=8, ge=1, le=64, description="channels that are left are a multiple of it")
+        epochs: int | None = Field(
+            default=None, ge=1, le=10_000, description="of fine-tuning, each share; None: those of the training"
+        )
+        learning_rate: float = Field(default=1.0, gt=0, le=10, description="as a factor of the training's")
+
+        @field_validator("shares")
+        @classmethod
+        def _rising(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+            if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+                raise ValueError(f"shares between 0 and 1, each larger than the one before, not {list(shares)}")
+            return shares
+
+    params: Params
+
+    def unsuited(self, start: Network, shop: Workshop) -> str | None:
+        """A family whose training needs other networks beside the served one."""
+        from dl_pipelines.training.change_cut import alone
+
+        try:
+            alone(_recipe(start.plan, shop))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def variants(self, start: Network, shop: Workshop) -> list[Variant]:
+        """See Technique.variants. After a share that can't be made the next begins from the last that was."""
+        made, last, reached = list[Variant](), start, 0.0
+        budget = shop.compression.max_loss
+        for share in self.params.shares:
+            name = f"pruned_{round(100 * share)}"
+            tried = [self._try(name, share, 1 - (1 - share) / (1 - reached), start, last, shop)]
+            if last is not start and _loss_of(tried[0], "high") > budget:
+                tried.append(self._try(f"{name}_at_once", share, share, start, start, shop))
+            made += tried
+            best = min(tried, key=lambda variant: _loss_of(variant, "value"))
+            if best.network is None:
+                continue
+            last, reached, lost = best.network, share, _loss_of(best, "value")
+            if lost > PATIENCE * budget:
+                told = f"ends here: loses {lost:.3g}, more than {PATIENCE:g} times the budget"
+                made[-1] = replace(made[-1], details={**made[-1].details, "ladder": told})
+                break
+        return made
+
+    def _try(
+        self, name: str, share: float, further: float, start: Network, last: Network, shop: Workshop
+    ) -> Variant:  # fmt: skip
+        """What becomes of `start` without `share` of its channels: a `further` share of those that `last` has goes."""
+        shop.say(f"pruning: {name}")
+        folder = shop.folder / name
+        training: dict[str, Any] = {"epochs": self._epochs(shop), "learning_rate": self._rate(shop)}
+        try:
+            plan = self._cut(folder, last, further, shop)
+            job = shop.job_for(name, plan, start=folder / CUT, **training)
+            network = shop.export(name, plan, shop.train(job))
+        except TechniqueError as error:
+            return Variant(name, self.name, "fp32", None, str(error))
+        details = {"share": share, "begun_from": last.name, "importance": self.params.importance, **training}
+        details |= _became(start, network, shop)
+        return Variant(name, self.name, "fp32", network.onnx, network=network, details=details)
+
+    def _cut(self, folder: Path, last: Network, share: float, shop: Workshop) -> NetworkPlan:
+        """The plan and the weights that fine-tuning begins from; the same after an interruption."""
+        from safetensors.torch import save
+
+        from dl_pipelines.models.pruned import NotPrunable, prune
+
+        record = folder / "cuts.json"
+        if record.exists():
+            return NetworkPlan.read(durable.read_json(record))
+        network = shop.module(last)
+        loss = self._loss(last.plan, shop) if self.params.importance == "taylor" else None
+        try:
+            cuts = prune(
+                network, shop.task, shop.calibrate(ROWS), share, self.params.importance, self.params.multiple, loss
+            )
+        except NotPrunable as error:
+            raise TechniqueError(str(error)) from error
+        plan = replace(last.plan, cuts=(*last.plan.cuts, *cuts))
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        durable.write_bytes(folder / CUT, save(weights))
+        durable.write_json(record, plan.plain())
+        return plan
+
+    def _loss(self, plan: NetworkPlan, shop: Workshop) -> Callable[[torch.nn.Module], torch.Tensor]:
+        """The loss that the family trains by, on train rows taken evenly."""
+        import numpy as np
+        import torch
+
+        from dl_pipelines.training.change_cut import alone
+
+        recipe = alone(_recipe(plan, shop))
+        objective = recipe.phases[-1].objectives[0]
+        rows = shop.make_job(shop.folder / "gradients").rows
+        inputs, targets = (np.load(rows / f"train_{name}.npy", mmap_mode="r") for name in ("inputs", "targets"))
+        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(GRADIENT_ROWS, len(inputs))).astype(int))
+        batch = torch.from_numpy(inputs[chosen]), torch.from_numpy(targets[chosen])
+        return lambda network: objective.loss({recipe.served: network}, *batch)
+
+    def _epochs(self, shop: Workshop) -> int:
+        return self.params.epochs or _training(shop).epochs
+
+    def _rate(self, shop: Workshop) -> float:
+        return self.params.learning_rate * _training(shop).learning_rate
+
+
+def _training(shop: Workshop) -> Any:
+    return shop.make_job(shop.folder).training
+
+
+def _recipe(plan: NetworkPlan, shop: Workshop) -> Any:
+    """How the family trains, with the loss that it has."""
+    from dl_pipelines.evaluation.candidates import loss_of
+    from dl_pipelines.models.registry import FAMILIES
+
+    training = _training(shop)
+    training = training.model_copy(update={"loss": loss_of(plan.family, training.loss)})
+    return FAMILIES.make(plan.family).recipe(shop.task, plan.statistics, training)
+
+
+def _became(start: Network, network: Network, shop: Workshop) -> dict[str, Any]:
+    """The loss of a pruned network, and what it has of what the network had that it came from."""
+    from dl_pipelines.inference.parity import torch_outputs
+
+    before, after = (_costs(each, shop) for each in (start, network))
+    return {
+        "loss": dict(shop.loss(torch_outputs(shop.module(network), shop.rows.inputs))),
+        "parameters": [before["parameters"], after["parameters"]], "macs": [before["macs"], after["macs"]],
+        "channels": {name: [wide, after["widths"][name]] for name, wide in before["widths"].items()},
+    }  # fmt: skip
+
+
+def _loss_of(variant: Variant, bound: str) -> float:
+    """A bound of its loss; endless where there is no network."""
+    return variant.details["loss"][bound] if variant.network is not None else float("inf")
+
+
+def _costs(network: Network, shop: Workshop) -> dict[str, Any]:
+    """Parameters, multiply-adds of one row, and outputs of each layer."""
+    from dl_pipelines.models.counting import counted
+    from dl_pipelines.models.layers import count_parameters
+    from dl_pipelines.models.pruned import widths
+
+    module = shop.module(network)
+    macs = sum(row["macs"] for row in counted(module, shop.rows.inputs[:1]))
+    return {"parameters": count_parameters(module), "macs": macs, "widths": widths(module)}
