@@ -194,22 +194,30 @@ def _missing(name: str, error: ImportError) -> RuntimeMissing:
     )
 
 
-def save_openvino(onnx_path: Path, xml_path: Path) -> tuple[Path, Path]:
-    """Convert ONNX to OpenVINO's IR, weights as they are (no float16). Returns the `.xml` and the `.bin`.
+def save_openvino(onnx_path: Path, xml_path: Path, half_weights: bool = False) -> tuple[Path, Path]:
+    """Convert ONNX to OpenVINO's IR, weights as they are or stored in float16. Returns the `.xml` and the `.bin`.
 
     Raises RuntimeFileError when OpenVINO can't read the graph.
     """
-    package: Any = openvino()
+    return write_openvino(read_openvino(onnx_path), xml_path, half_weights)
+
+
+def read_openvino(onnx_path: Path) -> Any:
+    """An ONNX file as OpenVINO's own model. Raises RuntimeFileError."""
     try:
-        model = package.Core().read_model(str(onnx_path))
+        return openvino().Core().read_model(str(onnx_path))
     except RuntimeError as error:
         raise RuntimeFileError(
             f"found {onnx_path.name}, which openvino can't read ({_short(error)}); expected ONNX with operators that "
             "it has"
         ) from error
+
+
+def write_openvino(model: Any, xml_path: Path, half_weights: bool = False) -> tuple[Path, Path]:
+    """Write a model of OpenVINO's as `.xml` and `.bin`: the same graph gives the same bytes, whatever came before."""
     _name_by_position(model)
     xml_path.parent.mkdir(parents=True, exist_ok=True)
-    package.save_model(model, str(xml_path), compress_to_fp16=False)
+    openvino().save_model(model, str(xml_path), compress_to_fp16=half_weights)
     return xml_path, xml_path.with_suffix(".bin")
 
 
