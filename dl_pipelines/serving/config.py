@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Serving
+from dl_pipelines.inference.runtimes import PRECISION_HINTS
 from dl_pipelines.tasks.base import Signature, Tensor
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ Config = Any
 LABELS = "labels.txt"
 
 
-def model_config(signature: Signature, runtime: str, serving: Serving) -> str:
-    """Of a model: batching without a delay (the router has waited already), warm-up with one row and a full batch."""
+def model_config(signature: Signature, runtime: str, serving: Serving, precision: str = "fp32") -> str:
+    """Of a model: batching without a delay (the router has waited already), warm-up with one row and a full batch.
 
+    `precision` is the one that compression chose it in (`choice.json`).
+    """
     config = _messages().ModelConfig(backend=runtime, max_batch_size=serving.max_batch)
     _tensors(config, signature)
     if signature.labels:
@@ -32,7 +35,7 @@ def model_config(signature: Signature, runtime: str, serving: Serving) -> str:
     config.instance_group.append(
         _messages().ModelInstanceGroup(count=serving.instances, kind=_messages().ModelInstanceGroup.KIND_CPU)
     )
-    _parameters(config, runtime_parameters(runtime, serving.threads))
+    _parameters(config, runtime_parameters(runtime, serving.threads, precision))
     for rows in sorted({1, serving.max_batch}):
         warmup = _messages().ModelWarmup(name=f"rows_{rows}", batch_size=rows)
         for tensor in config.input:
@@ -81,13 +84,18 @@ def ends(text: str) -> dict[str, list[str]]:
     return {"inputs": told(config.input), "outputs": told(config.output)}
 
 
-def runtime_parameters(runtime: str, threads: int) -> dict[str, str]:
-    """Threads in the words of the official backends, which ours understand too."""
+def runtime_parameters(runtime: str, threads: int, precision: str = "fp32") -> dict[str, str]:
+    """Threads in the words of the official backends, which ours understand too, and what to compute in.
+
+    Of a precision the official OpenVINO backend knows a hint for bfloat16; ours is told by OpenVINO's own property.
+    """
     if runtime == "onnxruntime":
         return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
     if runtime == "openvino":
         # The batch is free in the graph; the official backend must not try to set it.
-        return {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "SKIP_OV_DYNAMIC_BATCHSIZE": "YES"}
+        threaded = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "SKIP_OV_DYNAMIC_BATCHSIZE": "YES"}
+        hint = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision]} if precision in PRECISION_HINTS else {}
+        return threaded | hint | ({"HINT_BF16": "YES"} if precision == "bf16" else {})
     raise ValueError(f"found the runtime {runtime!r}; expected onnxruntime or openvino")
 
 

@@ -43,7 +43,8 @@ def write_model(folder: Path, compressed: Artifact, signature: Signature, servin
     (folder / "1").mkdir(parents=True)
     for name in inside:
         shutil.copyfile(compressed.file(f"model/{name}"), folder / "1" / name)
-    (folder / "config.pbtxt").write_text(config.model_config(signature, choice["runtime"], serving), encoding="utf-8")
+    text = config.model_config(signature, choice["runtime"], serving, choice["precision"])
+    (folder / "config.pbtxt").write_text(text, encoding="utf-8")
     if signature.labels:
         (folder / config.LABELS).write_text("\n".join(signature.labels) + "\n", encoding="utf-8")
     return choice["runtime"]

@@ -31,6 +31,23 @@ def test_a_model_is_described_by_its_signature(task, runtime, threads):
     assert [warmup.batch_size for warmup in found.model_warmup] == [1, 8]
 
 
+@pytest.mark.parametrize(
+    ("runtime", "precision", "told"),
+    [
+        ("openvino", "fp32", {}),
+        ("openvino", "int8", {}),
+        ("openvino", "bf16", {"INFERENCE_PRECISION_HINT": "bf16", "HINT_BF16": "YES"}),
+        ("openvino", "fp16", {"INFERENCE_PRECISION_HINT": "f16"}),
+        ("openvino", "fp16_stored", {}),
+        ("onnxruntime", "fp16", {}),
+    ],
+)
+def test_a_model_is_served_in_the_precision_that_it_was_chosen_in(task, runtime, precision, told):
+    found = parsed(config.model_config(task.signature(), runtime, SERVING, precision)).parameters
+    hints = {key: found[key].string_value for key in found if "HINT" in key}
+    assert hints == told
+
+
 def test_the_ends_of_a_config_are_read_back(task):
     text = config.model_config(task.signature(), "onnxruntime", SERVING)
     assert config.ends(text) == {"inputs": ["image UINT8 [8, 8, 1]"], "outputs": ["logits FP32 [2]"]}

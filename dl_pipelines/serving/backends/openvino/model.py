@@ -27,7 +27,7 @@ class TritonPythonModel:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "EXECUTION_MODE_HINT": "ACCURACY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.settings.parameters.get("INFERENCE_PRECISION_HINT", "f32"),
             "ENABLE_CPU_PINNING": False,
         }
         self.request = ov.Core().compile_model(str(self.settings.file), "CPU", settings).create_infer_request()
