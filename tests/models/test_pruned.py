@@ -11,6 +11,7 @@ from dl_pipelines.models.channel_groups import NotPrunable
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.models.pruned import cut, prune, widths
 from dl_pipelines.tasks.image_classification import ImageClassification
+from tests.series import make_table, make_task
 
 TASK = ImageClassification(ImageClassification.Params(classes=("a", "b", "c"), height=8, width=8, channels=1))
 STATISTICS = {"mean": [0.3], "std": [0.4]}
@@ -148,6 +149,26 @@ def test_the_same_plan_and_weights_give_the_same_outputs(family, params):
     assert all(after[name] % 8 == 0 and after[name] <= max(8, 0.75 * before[name]) for name in smaller)
     assert [*after.values()][-1] == len(TASK.params.classes)
     assert all("attention" not in name for name in smaller)
+
+
+@pytest.mark.parametrize(("family", "part"), [("tcn", "encoder.blocks.0.first"), ("nhits", "encoder.stacks.1.2")])
+def test_a_forecaster_loses_channels_too(family, part):
+    task = make_task()
+    table = make_table(task)
+    rows = task.rows(table).inputs[:4]
+    plan = NetworkPlan(FamilyRef(name=family), task.fit(table, np.ones(table.num_rows, bool)))
+    torch.manual_seed(2)
+    network = plan.build(task)
+    with torch.no_grad():
+        for value in network.parameters():
+            value += 0.1 * torch.randn_like(value)
+    before = widths(network)
+    cuts = prune(network, task, rows, 0.5)
+    again = NetworkPlan(plan.family, plan.statistics, cuts).build(task)
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(torch.from_numpy(rows)), network.eval()(torch.from_numpy(rows)))
+    assert widths(again)[part] <= 0.75 * before[part]
 
 
 def test_a_second_pruning_goes_on_from_the_first():
