@@ -97,6 +97,16 @@ class Source:
         within = self.serving.parity_tolerance if tolerance is None else tolerance
         return Check(name, self.task.parity(reference, outputs, within, exact))
 
+    def served_check(self) -> Check:
+        """The served files in this process with their recorded answers: that both are of one model."""
+        from dl_pipelines.inference.parity import session_outputs
+        from dl_pipelines.inference.runtimes import open_runtime
+
+        choice = self.choice
+        session = open_runtime(choice["runtime"], self.model, self.serving.threads, choice["precision"])
+        answers = session_outputs(session, self.many_inputs)
+        return self.check("the served files with their recorded answers", self.many_outputs, answers)
+
     def tolerance_of(self, float32: np.ndarray, quantized: np.ndarray) -> float:
         """How far executors of an int8 graph may be apart: what quantizing it changed, at least the brief's tolerance.
 

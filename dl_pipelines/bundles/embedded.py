@@ -56,7 +56,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     })  # fmt: skip
     write_rows(source, folder)
     reference = static_graph.run_rows(graph.planned, source.inputs)
-    checks = [graph.check]
+    checks = [source.served_check(), graph.check]
     if graph.planned != graph.model:
         portable = static_graph.run_rows(graph.model, source.inputs)
         checks.append(source.check(f"{INTEGER} with {MODEL}", portable, reference, tolerance=graph.tolerance))

@@ -23,10 +23,6 @@ MANIFEST = "manifest.json"
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "executorch", "emx-onnx-cgen")
 
 
-class BundleExists(ValueError):
-    """Something else is where the bundle would go."""
-
-
 @dataclass(frozen=True)
 class Bundle:
     """A finished bundle; `made` is False where it was there already."""
@@ -39,8 +35,8 @@ class Bundle:
 def make_bundle(source: Source, target: str, out: Path, locks: Path, force: bool = False) -> Bundle:
     """The bundle of `source` for `target`, in the folder `out`.
 
-    `force` replaces another or a damaged bundle, never a folder that is none. Raises ValueError (no such target),
-    BundleExists, BundleParityError, BundleError, ArtifactError, OSError.
+    `force` replaces another or a damaged bundle, never a folder that is none. Raises ValueError (no such target,
+    something else is there), BundleParityError, BundleError, ArtifactError, OSError.
     """
     from filelock import FileLock
 
@@ -87,26 +83,26 @@ def _asked(source: Source, target: str) -> dict[str, Any]:
 
 
 def _look(out: Path, asked: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
-    """The manifest of the same, sound bundle at `out`; None where a new one may be written. Raises BundleExists."""
+    """The manifest of the same, sound bundle at `out`; None where a new one may be written. Raises ValueError."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
         manifest = durable.read_json(out / MANIFEST)
         other = manifest["asked"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise BundleExists(
+        raise ValueError(
             f"found {out}, which is no bundle; expected a folder of its own for the bundle, new or empty; give --out"
         ) from None
     if force:
         return None
     if other != asked:
-        raise BundleExists(
+        raise ValueError(
             f"found another bundle in {out} ({_apart(other, asked)}); expected the same or none; replace it with "
             "--force, or give another --out"
         )
     wrong = differing(out, manifest)
     if wrong:
-        raise BundleExists(
+        raise ValueError(
             f"found the bundle in {out} changed since it was written ({', '.join(wrong[:3])}); expected the files of "
             "its manifest; write it again with --force"
         )

@@ -36,6 +36,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     within = source.tolerance_of(_answers(source.network, source.inputs), reference) if precision == "int8" else None
     answers = _answers(folder / MODEL, source.inputs)
     checks = [
+        source.served_check(),
         source.check(f"{MODEL} with the ONNX file that it was made of", reference, answers, tolerance=within),
         source.check(f"{MODEL} with the recorded answers of the served model", source.outputs, answers, exact=False),
     ]

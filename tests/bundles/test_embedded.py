@@ -70,6 +70,7 @@ def test_the_plan_holds_the_largest_pair(made):
 
 def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
     assert [check["name"] for check in made.manifest["parity"]] == [
+        "the served files with their recorded answers",
         "model.onnx (int8) with the recorded answers of the served model",
         "model_integer.onnx with model.onnx",
         "the C on this machine with model_integer.onnx on ONNX Runtime",
