@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,9 @@ from dl_pipelines.compression.chain import Chain, Row
 from dl_pipelines.compression.ledger import as_markdown
 from dl_pipelines.compression.registry import techniques_of
 from dl_pipelines.compression.trials import Bench
+from dl_pipelines.compression.verify import links_gate, write_links
 from dl_pipelines.compression.workshop import Workshop
+from dl_pipelines.inference.parity_chain import Link
 from dl_pipelines.inference.runtimes import MODEL_FILES
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.digest import digest_json
@@ -63,6 +66,16 @@ def make_compressed_model(
         workspace, problem, training, distributed, compression, serving, data, task, launcher, trained, window,
         techniques,
     )  # fmt: skip
+    settings = settings_of(problem, training, distributed, compression, serving, data, techniques)
+    parents = {"trained_model": trained, "training_window": window}
+    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=2)
+
+
+def settings_of(
+    problem: Problem, training: Training, distributed: Distributed, compression: Compression, serving: Serving,
+    data: Data, techniques: list[Technique],
+) -> dict[str, Any]:  # fmt: skip
+    """What the artifact depends on beside its parents; how a model is trained only where a technique trains."""
     asked = [{"name": each.name, "params": each.params.model_dump(mode="json")} for each in techniques]
     settings: dict[str, Any] = {
         "compression": {**compression.model_dump(mode="json"), "techniques": asked},
@@ -75,8 +88,7 @@ def make_compressed_model(
             "distributed": distributed.model_dump(mode="json", include={"communicator", "workers", "compression"}),
             "augmentation": data.augmentation.model_dump(mode="json"),
         }
-    parents = {"trained_model": trained, "training_window": window}
-    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=2)
+    return settings
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class _Stage:
             chain.step(technique)
         rows = chain.rows()
         served, parity = self._write(draft, chain)
-        _gates(draft, chain, parity, served, self.compression.max_loss)
+        _gates(draft, chain, parity, served, self.compression.max_loss, write_links(draft, chain))
         _tell(draft, chain.bench, served, rows)
 
     def _say(self, message: str, done: int | None = None, total: int | None = None) -> None:
@@ -207,18 +219,23 @@ class _Stage:
         return row, parity
 
 
-def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float) -> None:
-    """`parity`: torch -> ONNX exactly, then the served files by the task's rule. `accuracy_budget`: see budget.py."""
+def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float, links: Sequence[Link]) -> None:
+    """`parity`: torch -> ONNX exactly, then the served files by the task's rule, then link by link (see verify.py).
+
+    `accuracy_budget`: see budget.py.
+    """
     _, candidate = chain.chosen()
     first = chain.export_parity(candidate)
+    linked, told, noise = links_gate(links)
     facts = {
         "export_difference": first.max_difference if math.isfinite(first.max_difference) else None,
         "difference": served.max_difference if math.isfinite(served.max_difference) else None,
         "agreement": served.agreement,
         "rows": served.rows,
+        **noise,
     }
-    summary = f"torch -> ONNX: {first.summary}; {row['variant']} on {row['runtime']}: {served.summary}"
-    draft.gate(Gate("parity", first.passed and served.passed, summary, blocking=True, facts=facts))
+    summary = f"torch -> ONNX: {first.summary}; {row['variant']} on {row['runtime']}: {served.summary}; links: {told}"
+    draft.gate(Gate("parity", first.passed and served.passed and linked, summary, blocking=True, facts=facts))
     passed, summary, facts = budget_told(chain.rows(), budget, chain.bench.task.primary)
     draft.gate(Gate("accuracy_budget", passed, f"{summary} ({first.rows} validation rows)", facts=facts))
 

@@ -4,6 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
+from dl_pipelines.compression.compress import NoEnergyCounter, settings_of
+from dl_pipelines.compression.static_int8 import StaticInt8
 from dl_pipelines.inference.parity import session_outputs, torch_outputs
 from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
 from dl_pipelines.store.artifacts import ArtifactError
@@ -65,7 +67,11 @@ def test_what_serves_is_as_fast_as_any_that_was_kept(compressed_model):
 def test_the_artifact_holds_one_model_and_what_it_answers(compressed_model, validation, task):
     choice = compressed_model.read_json("choice.json")
     names = [f"model/{name}" for name in MODEL_FILES[choice["runtime"]]]
-    assert sorted(compressed_model.files) == sorted(["choice.json", "outputs_validation.npy", *names])
+    network = ["network.json", "network.onnx", "network.safetensors"]
+    assert sorted(compressed_model.files) == sorted(["choice.json", "outputs_validation.npy", *network, *names])
+    stored = json.loads((compressed_model.path / "ledger" / "compression.json").read_text())
+    assert stored == compressed_model.measured["ledger"]
+    assert list(compressed_model.contents) == ["ledger"]
     assert choice["file"] == names[0]
     assert choice["size_bytes"] == sum((compressed_model.path / name).stat().st_size for name in names)
     outputs = np.load(compressed_model.file("outputs_validation.npy"), allow_pickle=False)
@@ -108,8 +114,9 @@ def test_a_recorded_choice_wins_over_what_would_be_measured_now(
     other = other_home(workspace, tmp_path, choices=True)
     (path,) = (other.home.index / other.project / "compressed_model" / "choices").iterdir()
     choices = json.loads(path.read_text())
-    for row in choices["ledger"]:
-        row["chosen"] = (row["variant"], row["runtime"]) == ("static_int8_reduced", "openvino")
+    assert sorted(name for name in choices if name.endswith("/ledger")) == ["static_int8/ledger", "trained/ledger"]
+    for row in choices["static_int8/ledger"]:
+        row["taken"] = (row["variant"], row["runtime"]) == ("static_int8_reduced", "openvino")
     path.write_text(json.dumps(choices))
     again = compress(brief, other, partition, task)
     assert again.read_json("choice.json")["variant"] == "static_int8_reduced"
@@ -139,3 +146,56 @@ def test_a_trained_model_that_failed_its_gates_is_refused(
     with pytest.raises(ArtifactError, match=r"trained_model .* may not be used: found .*the loss is nan"):
         compress(brief, other, partition, task)
     assert not list((other.home.artifacts / other.project / "compressed_model").glob("*"))
+
+
+def test_a_budget_that_nothing_meets_is_told_and_the_uncompressed_model_serves(
+    compressed_model, workspace, partition, brief, task, tmp_path
+):
+    other = other_home(workspace, tmp_path, choices=True)
+    (path,) = (other.home.index / other.project / "compressed_model" / "choices").iterdir()
+    choices = json.loads(path.read_text())
+    for place, row in enumerate(choices["static_int8/ledger"]):
+        row |= {"taken": False, "kept": False, "loss": {"value": 0.02 + place / 100, "low": 0.01, "high": 0.5 + place}}
+    path.write_text(json.dumps(choices))
+    made = compress(brief, other, partition, task)
+    assert made.read_json("choice.json")["variant"] == "fp32"
+    gates = {gate.name: gate for gate in made.gates}
+    assert gates["parity"].passed
+    assert not gates["accuracy_budget"].passed and not gates["accuracy_budget"].blocking
+    summary = gates["accuracy_budget"].summary
+    assert summary.startswith("none of the 4 that were tried meets the budget of 0.005: static_int8 on onnxruntime ")
+    assert "comes closest and loses 0.02 [0.01, 0.5] accuracy; fp32 on " in summary
+    assert gates["accuracy_budget"].facts["nearest"]["high"] == 0.5
+
+
+def test_energy_needs_a_counter(compressed_model, workspace, partition, brief, task, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "dl_pipelines.training.energy.find_counter", lambda: (None, "this machine shows no energy counter (RAPL)")
+    )
+    other = other_home(workspace, tmp_path, choices=False)
+    with pytest.raises(NoEnergyCounter) as caught:
+        compress(brief, other, partition, task, brief.compression.model_copy(update={"objective": "energy"}))
+    assert str(caught.value) == (
+        "found no energy counter (this machine shows no energy counter (RAPL)); expected one for "
+        "compression.objective: energy; choose latency or size, or run where the kernel shows it"
+    )
+
+
+@pytest.mark.parametrize(("trains", "names"), [(False, set()), (True, {"training", "distributed", "augmentation"})])
+def test_what_a_training_says_counts_where_a_technique_trains(brief, trains, names):
+    class Some(StaticInt8):
+        pass
+
+    Some.trains = trains
+    found = settings_of(
+        brief.problem, brief.training, brief.distributed, brief.compression, brief.serving, brief.data,
+        [Some(Some.Params())],
+    )  # fmt: skip
+    assert set(found) == {"compression", "targets", "as_served"} | names
+    assert found["compression"]["techniques"] == [
+        {"name": "static_int8", "params": Some.Params().model_dump(mode="json")}
+    ]
+    assert found["as_served"] == {"threads": brief.serving.threads, "instances": brief.serving.instances}
+    if trains:
+        assert found["training"]["epochs"] == brief.training.epochs
+        assert not {"search", "warm_epochs"} & set(found["training"])
