@@ -14,7 +14,21 @@ from PIL import Image
 from dl_pipelines.cli.run import STAGES
 from tests.small import small, write
 
-COMMANDS = ("doctor", "run", "backfill", "status", "report", "serve", "predict", "stop", "gc", "mpijob", "ui", "brief")
+COMMANDS = (
+    "doctor",
+    "run",
+    "backfill",
+    "status",
+    "report",
+    "verify",
+    "serve",
+    "predict",
+    "stop",
+    "gc",
+    "mpijob",
+    "ui",
+    "brief",
+)
 AB = {"name": "image_classification", "params": {"classes": ["a", "b"], "height": 8, "width": 8, "channels": 1}}
 
 
