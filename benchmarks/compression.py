@@ -1,0 +1,165 @@
+"""What the chain publishes against float32 on ONNX Runtime, and against OpenVINO's own tool; the digits by all of it.
+
+`resnet`: ResNet-18 on 224 pixels, one image, two threads. `digits`: the demo's model, trained here, with every
+technique, for size.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contract import Comparison, against_limit, main, paired
+
+THREADS, ROUNDS, AGREEMENT = 2, 41, 0.98
+"""Rounds of each timing, all sides in turns; the share of decisions that have to be those of the trained network."""
+TECHNIQUES = ("nncf_int8", "static_int8")
+LIMITS = {"latency": 6.0, "size": 3.9, "openvino": 1.0, "digits_size": 8.0, "digits_accuracy": 0.5,
+          "digits_latency": 1.0}  # fmt: skip
+PLAIN = "ONNX Runtime, float32, its default settings"
+LEAST_LOSS = 0.05
+"""Points: what is told for a smaller loss, so that there is a ratio."""
+
+
+def resnet() -> Iterator[Comparison]:
+    """Latency and size of what is published, and both sides' int8 on the runtime of the tool."""
+    from benchmarks.compression_networks import CALIBRATION, SIDE
+    from benchmarks.compression_networks import resnet as compressed
+    from dl_pipelines.compression.candidates import served_files
+    from dl_pipelines.inference.runtimes import open_runtime
+
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        found = compressed(Path(scratch), THREADS, TECHNIQUES)
+        served, one = found.candidate, found.rows.inputs[:1].copy()
+        published = open_runtime(served.runtime, served.variant.path, THREADS, served.variant.precision)
+        sides = {
+            "ours": published.run,
+            "onnxruntime": plain_session(found.onnx, THREADS),
+            "openvino": nncf_default(found.onnx, found.calibration, THREADS),
+        }
+        told = {name: agreement(run, found.rows.inputs, found.reference) for name, run in sides.items()}
+        about = {"network": "resnet18", "side": SIDE, "batch": 1, "threads": THREADS, "tolerance": AGREEMENT,
+                 "published": served.key, "calibration_rows": CALIBRATION}  # fmt: skip
+        samples = timed(sides, one)
+        yield paired("compression.latency", samples["ours"], samples["onnxruntime"], "ms", limit=LIMITS["latency"],
+                     peer_is=PLAIN, agreement=told["ours"], **about)  # fmt: skip
+        size = sum(path.stat().st_size for path in served_files(served.variant.path)) / 1e6
+        yield ratio_of_sizes("compression.size", size, found.onnx.stat().st_size / 1e6, LIMITS["size"], **about)
+        yield paired("compression.openvino", samples["ours"], samples["openvino"], "ms", limit=LIMITS["openvino"],
+                     peer_is="int8 by NNCF's defaults on OpenVINO's, for latency", agreement=told["ours"],
+                     peer_agreement=told["openvino"], **about)  # fmt: skip
+
+
+def digits() -> Iterator[Comparison]:
+    """Size, accuracy on test rows and latency, against the model before."""
+    from benchmarks.compression_networks import digits as line
+    from dl_pipelines.data.batches import window_rows
+    from dl_pipelines.inference.answers import compressed_answers
+    from dl_pipelines.inference.export import export_onnx
+    from dl_pipelines.inference.parity import torch_outputs
+    from dl_pipelines.inference.runtimes import open_runtime
+    from dl_pipelines.models.restore import load_served
+
+    overrides = {"compression.techniques": "all", "compression.objective": "size"}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        brief, workspace, at, task = line(Path(scratch) / "home", overrides)
+        trained, made = (workspace.get(stage, at) for stage in ("trained_model", "compressed_model"))
+        window, choice = workspace.get("training_window", at.daily), made.read_json("choice.json")
+        module = load_served(trained, task)
+        onnx = export_onnx(module, task, Path(scratch) / "model.onnx")
+        about = {"published": f"{choice['variant']} on {choice['runtime']}", "threads": brief.serving.threads,
+                 "max_loss": brief.compression.max_loss}  # fmt: skip
+        yield ratio_of_sizes("compression.digits_size", choice["size_bytes"] / 1e6, onnx.stat().st_size / 1e6,
+                             LIMITS["digits_size"], **about)  # fmt: skip
+        lost: dict[str, float] = {}
+        for split in ("validation", "test"):
+            rows = window_rows(workspace, window, split, brief.data, task)
+            values = [task.measure(outputs, rows.targets)[task.primary] for outputs in
+                      (torch_outputs(module, rows.inputs), compressed_answers(made, rows.inputs))]  # fmt: skip
+            lost[split] = round(100 * (values[0] - values[1]), 4)
+            about |= {f"{split}_rows": len(rows), f"{split}_accuracy": round(values[1], 4)}
+        points = {f"{split}_points_lost": value for split, value in lost.items()}
+        yield against_limit("compression.digits_accuracy", max(LEAST_LOSS, lost["test"]), LIMITS["digits_accuracy"],
+                            "points lost on test rows", least=LEAST_LOSS, **points, **about)  # fmt: skip
+        served = open_runtime(choice["runtime"], made.file(choice["file"]), brief.serving.threads, choice["precision"])
+        rows = window_rows(workspace, window, "validation", brief.data, task)
+        sides = {"ours": served.run, "onnxruntime": plain_session(onnx, brief.serving.threads)}
+        told = agreement(sides["ours"], rows.inputs, torch_outputs(module, rows.inputs))
+        for batch in (1, 8):
+            samples = timed(sides, rows.inputs[:batch].copy())
+            name = "compression.digits_latency" + ("" if batch == 1 else f"_{batch}")
+            yield paired(name, samples["ours"], samples["onnxruntime"], "ms", limit=LIMITS["digits_latency"],
+                         batch=batch, agreement=told, tolerance=AGREEMENT, peer_is=PLAIN, **about)  # fmt: skip
+
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def plain_session(path: Path, threads: int) -> Run:
+    """ONNX Runtime as its documentation opens a model, with so many threads."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0])
+
+
+def nncf_default(path: Path, rows: np.ndarray, threads: int) -> Run:
+    """NNCF's post-training quantization and OpenVINO's CPU plugin, both as they come, for latency."""
+    import contextlib
+    import io
+    import logging
+
+    from dl_pipelines.inference.runtimes import openvino
+
+    package: Any = openvino()
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = nncf.Dataset([rows[at : at + 1] for at in range(len(rows))])
+        model = nncf.quantize(package.Core().read_model(str(path)), data, subset_size=len(rows))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    request = package.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        request.set_input_tensor(package.Tensor(inputs, shared_memory=True))
+        request.infer(share_outputs=True)
+        return request.get_output_tensor(0).data.copy()
+
+    return run
+
+
+def agreement(run: Run, inputs: np.ndarray, reference: np.ndarray) -> float:
+    """The share of rows whose decision is that of the trained network. Raises SystemExit below the tolerance."""
+    outputs = np.concatenate([run(inputs[at : at + 1].copy()) for at in range(len(inputs))])
+    alike = float((outputs.argmax(1) == reference.argmax(1)).mean())
+    if alike < AGREEMENT:
+        raise SystemExit(f"found {alike:.2%} of {len(inputs)} decisions alike; expected {AGREEMENT:.0%}")
+    return round(alike, 4)
+
+
+def timed(sides: Mapping[str, Run], inputs: np.ndarray) -> dict[str, list[float]]:
+    """Milliseconds of each side in every round, all in turns."""
+    from dl_pipelines.inference.timing import time_interleaved
+
+    calls = {name: (lambda run=run: run(inputs)) for name, run in sides.items()}
+    return {name: found["samples"] for name, found in time_interleaved(calls, ROUNDS).items()}
+
+
+def ratio_of_sizes(name: str, ours: float, peer: float, limit: float, **conditions: Any) -> Comparison:
+    """How many times smaller a file is; sizes repeat to the byte."""
+    return Comparison(name, round(ours, 4), round(peer, 4), "MB", round(peer / ours, 3), None, 1,
+                      {"limit": limit, "peer_is": "the float32 ONNX file", **conditions})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main({"resnet": resnet, "digits": digits}, __doc__ or "")
