@@ -41,7 +41,10 @@ class ArchitectureSearch(Technique):
             default=(0.25, 0.5, 0.75, 1.0), min_length=1, description="of each block's width, as shares of it"
         )
         depths: tuple[Depth, ...] = Field(default=(1, 2), min_length=1, description="layers of each block")
-        shortest: int = Field(default=1, ge=1, description="blocks that a network has at least")
+        shortest: int | None = Field(
+            default=None, ge=1,
+            description="blocks that a network has at least; None: all. Shared weights rank shorter networks worse",
+        )  # fmt: skip
         epochs: int | None = Field(
             default=None, ge=1, le=10_000, description="of the shared training; None: twice the training's"
         )

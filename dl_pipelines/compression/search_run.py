@@ -41,24 +41,20 @@ class Search:
     shop: Workshop
     space: Space
 
-    @cached_property
-    def parts(self) -> Parts:
-        """The space's networks."""
-        return Parts(self.start.plan.family, self.space.largest, self.shop.task, self.start.plan.statistics)
+    def share(self, blocks: int) -> Path:
+        """Train all networks of so many blocks at once, from fresh weights: the file of the largest's.
 
-    @cached_property
-    def shared(self) -> dict[str, torch.Tensor]:
-        """The weights that all networks share: those of the largest. Trained from fresh ones. Raises TechniqueError."""
-        from safetensors.torch import load_file
-
-        given, shop, space = self.given, self.shop, self.space
-        shop.say(f"architecture search: {len(space)} networks share weights")
+        Networks of other lengths have a training of their own: all share the last layer, and what one that is shorter
+        wants of it spoils it for the others. Raises TechniqueError.
+        """
+        given, shop, space = self.given, self.shop, self.space.of_length(blocks)
+        shop.say(f"architecture search: {len(space)} networks of {blocks} blocks share weights")
         change = ChangeRef(name="weight_shared", params={
             "family": self.start.plan.family.model_dump(mode="json"), "widths": space.widths, "depths": space.depths,
             "shortest": space.shortest, "drawn": given.drawn,
         })  # fmt: skip
         more: dict[str, Any] = {"epochs": given.epochs or 2 * self._training.epochs, "compile": "off", "patience": None}
-        return load_file(shop.train(shop.job_for("shared", self.plan(space.largest), (change,), **more)))
+        return shop.train(shop.job_for(f"shared_{blocks}", self.plan(space.largest), (change,), **more))
 
     @cached_property
     def costs(self) -> dict[str, Any]:
@@ -74,7 +70,7 @@ class Search:
     def model(self) -> CostModel:
         """Of costs, fitted to these."""
         inputs, points = self.shop.rows.inputs, self._sample()
-        features = [features_of(self.parts.network(point), inputs) for point in points]
+        features = [features_of(self.plan(point).build(self.shop.task), inputs) for point in points]
         return fit_costs(features, [self.costs["of"][point.name] for point in points])
 
     def look(self) -> list[Looked]:
@@ -87,9 +83,14 @@ class Search:
 
     def seconds(self) -> dict[str, float]:
         """What the search took but for the networks that are trained on their own."""
-        shared = durable.read_json(self.shop.folder / "shared" / RESULT)["seconds"]
-        found = {"sharing": shared, "measuring": self.costs["seconds"], "scoring": self._looked["seconds"]}
+        lengths = range(self.space.shortest, len(self.space.widths) + 1)
+        shared = [durable.read_json(self.shop.folder / f"shared_{blocks}" / RESULT)["seconds"] for blocks in lengths]
+        found = {"sharing": sum(shared), "measuring": self.costs["seconds"], "scoring": self._looked["seconds"]}
         return {name: round(value, 2) for name, value in found.items()}
+
+    def score(self, point: Point) -> float:
+        """Of a network with its slice of the shared weights, on validation rows; higher is better."""
+        return self._score(self._part(point))
 
     def choose(self, looked: list[Looked]) -> list[Looked]:
         """Those that are worth a training, with measured costs. Raises TechniqueError where none is cheaper."""
@@ -153,7 +154,7 @@ class Search:
 
     @cached_property
     def _training(self) -> Any:
-        return self.shop.job_for("shared", self.plan(self.space.largest)).training
+        return self.shop.make_job(self.shop.folder).training
 
     @cached_property
     def _calibration(self) -> torch.Tensor:
@@ -161,8 +162,20 @@ class Search:
 
         return torch.from_numpy(self.shop.calibrate(RECALIBRATED))
 
+    @cached_property
+    def _lengths(self) -> dict[int, tuple[Parts, dict[str, torch.Tensor]]]:
+        return {}
+
     def _part(self, point: Point) -> torch.nn.Module:
-        return recalibrated(self.parts.loaded(point, self.shared), self._calibration)
+        """A network with its slice of the weights that those of its length share."""
+        from safetensors.torch import load_file
+
+        blocks, plan = len(point.widths), self.start.plan
+        if blocks not in self._lengths:
+            parts = Parts(plan.family, self.space.of_length(blocks).largest, self.shop.task, plan.statistics)
+            self._lengths[blocks] = parts, load_file(self.share(blocks))
+        parts, weights = self._lengths[blocks]
+        return recalibrated(parts.loaded(point, weights), self._calibration)
 
     def _score(self, network: torch.nn.Module) -> float:
         """The primary metric on validation rows, negative where lower is better."""

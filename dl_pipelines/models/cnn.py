@@ -84,7 +84,7 @@ class Cnn(ImageFamily):
             task.signature(), statistics, given.network, point.widths, point.depths, given.dropout
         )  # fmt: skip
 
-    def space(self, widths: Sequence[float], depths: Sequence[int], shortest: int) -> Space | None:
+    def space(self, widths: Sequence[float], depths: Sequence[int], shortest: int | None) -> Space | None:
         """See elastic.Searchable; of the plain network alone."""
         return None if self.params.network != "plain" else scaled(self.params.point, widths, depths, shortest)
 

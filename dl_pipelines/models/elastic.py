@@ -76,6 +76,10 @@ class Space:
             and all(mine in options for mine, options in zip(point.depths, self.depths, strict=False))
         )
 
+    def of_length(self, blocks: int) -> Space:
+        """Its networks of so many blocks."""
+        return Space(self.widths[:blocks], self.depths[:blocks], blocks)
+
     @property
     def largest(self) -> Point:
         """Everything at its most."""
@@ -93,17 +97,18 @@ class Space:
         return prod(len(options) for options in (*self.widths[:blocks], *self.depths[:blocks]))
 
 
-def scaled(start: Point, widths: Sequence[float], depths: Sequence[int], shortest: int) -> Space:
-    """The space around a network: shares of its width, and numbers of layers, for each block."""
+def scaled(start: Point, widths: Sequence[float], depths: Sequence[int], shortest: int | None = None) -> Space:
+    """The space around a network: shares of its width, and numbers of layers, for each block; None: with all blocks."""
     of_block = tuple(tuple(sorted({max(1, round(share * width)) for share in widths})) for width in start.widths)
-    return Space(of_block, (tuple(sorted(set(depths))),) * len(start.widths), min(shortest, len(start.widths)))
+    blocks = len(start.widths)
+    return Space(of_block, (tuple(sorted(set(depths))),) * blocks, min(shortest or blocks, blocks))
 
 
 @runtime_checkable
 class Searchable(Protocol):
     """What a family adds so that its widths and depths can be searched; an instance is a network's params."""
 
-    def space(self, widths: Sequence[float], depths: Sequence[int], shortest: int) -> Space | None:
+    def space(self, widths: Sequence[float], depths: Sequence[int], shortest: int | None) -> Space | None:
         """The space around this network, see `scaled`; None where it has no widths or depths to choose."""
         ...
 

@@ -31,7 +31,7 @@ from dl_pipelines.training.job import FINAL, Job
 from dl_pipelines.training.worker import run
 from tests.training.conftest import write_job
 
-PARAMS = {"widths": (0.5, 1.0), "depths": (1, 2), "measured": 3, "slack": 0.3, "shortest": 2}
+PARAMS = {"widths": (0.5, 1.0), "depths": (1, 2), "measured": 3, "slack": 0.3}
 BUDGET = 0.1
 
 
@@ -138,13 +138,13 @@ def test_a_search_that_is_interrupted_trains_nothing_twice(place, trained):
     for place.stops in stops:
         with pytest.raises(Interrupted):
             technique.variants(trained, shop)
-        assert place.trainings["shared"] == 1
+        assert place.trainings["shared_2"] == 1
     assert place.trainings.total() == 2, "one of two that are trained on their own"
     place.stops = lambda message: False
     first, second = technique.variants(trained, shop)
     names = {first.name, second.name}
     assert Here.jobs == Counter({one[0]: 1 for one in first.details["rank"]["checked"]})
-    assert place.trainings == Counter({"shared": 1, **dict.fromkeys(names, 1)})
+    assert place.trainings == Counter({"shared_2": 1, **dict.fromkeys(names, 1)})
     again = technique.variants(trained, shop)
     assert place.trainings.total() == 3 and [one.details for one in again] == [first.details, second.details]
     for variant in (first, second):
@@ -226,7 +226,7 @@ def test_a_space_without_anything_cheaper_is_told(trained, tmp_path):
         ("vit", (), {}, "the family vit has no widths or depths to search; expected one with `space`, such as cnn"),
         ({"network": "resnet18"}, (), {}, "this network of the family cnn has no widths or depths to search"),
         ({}, (("1", True, (0,)),), {}, "found a network with channels cut away; expected a whole one"),
-        ({}, (), {"widths": (1.0,), "depths": (2,), "shortest": 2}, "expected some to choose from"),
+        ({}, (), {"widths": (1.0,), "depths": (2,)}, "expected some to choose from"),
         ({"width": 400}, (), {"widths": (1.0, 2.0)}, "the largest network of the space can't be: Input should be less"),
     ],
 )

@@ -55,6 +55,7 @@ def test_a_space_has_every_point_once():
     assert SPACE.largest.name == "4x2_8x3"
     with pytest.raises(IndexError):
         SPACE[40]
+    assert {SPACE.of_length(1)[place] for place in range(4)} == set(short) and len(SPACE.of_length(2)) == len(long)
 
 
 def test_a_space_knows_its_points():
@@ -68,6 +69,7 @@ def test_a_space_is_shares_of_a_network():
     found = scaled(Point((32, 6), (2, 2)), (1.0, 0.25, 0.5), (2, 1), 3)
     assert found == Space(((8, 16, 32), (2, 3, 6)), ((1, 2), (1, 2)), 2)
     assert scaled(Point((3,), (2,)), (0.1,), (2,), 1).widths == ((1,),)
+    assert scaled(Point((3, 6), (2, 2)), (1.0,), (2,)).shortest == 2
 
 
 @pytest.mark.parametrize(
