@@ -5,23 +5,28 @@ The artifact is only read; a fault goes into copies in a folder of the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Data
-from dl_pipelines.compression.candidates import spread
 from dl_pipelines.inference.faults import Fault, Injected, inject
 from dl_pipelines.inference.parity_chain import Files, Link, LinkName, first_broken, parity_chain
-from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Artifact, Draft
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-ROWS = 512
-"""So many validation rows at most, evenly over all of them."""
+    from dl_pipelines.compression.chain import Chain
+
+LINKS_FILE = "ledger/parity.json"
+"""Measured like the ledger, and in its folder: outside the digest."""
+ROWS, LEAST_ROWS, NUMBERS = 512, 32, 8_000_000
+"""So many validation rows at most, evenly over all of them; fewer where rows are large, down to the least."""
 EFFECT_ROWS = 64
 """Rows on which a place for a fault is tried."""
 
@@ -73,9 +78,10 @@ def verify_compressed(
 
     compressed = workspace.get("compressed_model", partition).verify()
     window = workspace.get("training_window", partition.daily).require_gates()
-    inputs = spread(window_rows(workspace, window, "validation", data, task), ROWS)
-    if not len(inputs):
+    rows = window_rows(workspace, window, "validation", data, task)
+    if not len(rows):
         raise ValueError("found no validation rows in the window; expected some; raise data.split.validation")
+    inputs = rows.inputs[_some(rows.inputs)]
     plan = NetworkPlan.read(compressed.read_json("network.json"))
     own = torch_outputs(plan.load(task, compressed.file("network.safetensors")), inputs)
     files, injected = files_of(compressed, threads), None
@@ -83,6 +89,39 @@ def verify_compressed(
         files, injected = _with_fault(files, fault, at, inputs, work)
     links = parity_chain(task, inputs, own, files, work)
     return Verified(partition, compressed, links, injected, at if fault else None)
+
+
+def write_links(draft: Draft, chain: Chain) -> list[Link]:
+    """The links of what a build of the stage has written, also as `ledger/parity.json`."""
+    choice, candidate = durable.read_json(draft.path / "choice.json"), chain.strongest
+    onnx, inputs = draft.path / "network.onnx", chain.bench.rows.inputs
+    some = _some(inputs)
+    served = draft.path / choice["file"]
+    files = Files(onnx, onnx, served, choice["runtime"], choice["precision"], chain.bench.threads)
+    links = parity_chain(chain.bench.task, inputs[some], chain.own(candidate)[some], files, draft.work / "parity")
+    draft.write_json(LINKS_FILE, [link.plain() for link in links])
+    return links
+
+
+def links_gate(links: Sequence[Link]) -> tuple[bool, str, dict[str, Any]]:
+    """Whether each link keeps the task's rule, a summary and facts; the noise is told, not judged.
+
+    What serves has kept the budget on every row: that rounding does not explain all of its noise is a thing to look
+    into (`dlp verify` fails for it), not one that stops the line.
+    """
+    summary = "; ".join(f"{link.before} -> {link.what}: {link.told()}" for link in links)
+    served, broken = links[-1], first_broken(links)
+    facts = {"noise": served.noise, "explained": served.limit, "mean_difference": served.mean_difference}
+    return all(link.alike for link in links), summary, {**facts, "breaks_at": broken.name if broken else None}
+
+
+def _some(inputs: np.ndarray) -> np.ndarray:
+    """Positions of the rows that are compared, evenly over all of them."""
+    import numpy as np
+
+    each = max(int(np.prod(inputs.shape[1:])), 1)
+    count = min(ROWS, max(LEAST_ROWS, NUMBERS // each), len(inputs))
+    return np.unique(np.linspace(0, len(inputs) - 1, count).astype(int))
 
 
 def files_of(compressed: Artifact, threads: int = 1) -> Files:

@@ -1,0 +1,101 @@
+"""The demo's compressed model holds together, and every fault in every link of it is noticed where it was put."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from dl_pipelines.compression import static_int8
+from dl_pipelines.compression.verify import LINKS_FILE, ROWS, verify_compressed
+from dl_pipelines.data.batches import window_rows
+from dl_pipelines.inference.faults import FAULTS
+from dl_pipelines.inference.parity_chain import LINKS
+from dl_pipelines.inference.runtimes import MODEL_FILES, save_openvino
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import ArtifactError, Gate
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def int8_line(compressed_model, workspace, tmp_path_factory, brief, partition, task):
+    """A function: the line in a home of its own, whose model is int8 on a runtime, whatever was fastest here."""
+    window = workspace.get("training_window", partition.daily)
+    rows = window_rows(workspace, window, "train", brief.data, task).inputs[:128]
+
+    def build(draft, runtime):
+        for name in ("network.json", "network.onnx", "network.safetensors"):
+            shutil.copyfile(compressed_model.file(name), draft.file(name))
+        path = draft.file("model/model.onnx") if runtime == "onnxruntime" else draft.work / "model.onnx"
+        static_int8.quantize(draft.path / "network.onnx", path, rows, reduce_range=True, per_channel=True)
+        if runtime == "openvino":
+            save_openvino(path, draft.file("model/model.xml"))
+        choice = {"runtime": runtime, "precision": "int8", "file": f"model/{MODEL_FILES[runtime][0]}"}
+        draft.write_json("choice.json", choice)
+        draft.gate(Gate("parity", True, "made by a test", blocking=True))
+
+    def make(runtime):
+        home = Home(tmp_path_factory.mktemp("int8") / "home").prepare()
+        shutil.copytree(workspace.home.root, home.root, dirs_exist_ok=True)
+        other = Workspace(home, workspace.project)
+        other.make("compressed_model", partition, lambda draft: build(draft, runtime), settings={}, parents={})
+        return other
+
+    return make
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def line(int8_line, request):
+    """One for each runtime."""
+    return int8_line(request.param)
+
+
+@pytest.fixture
+def verify(partition, task, brief, tmp_path):
+    """A function: the verification of that partition of a workspace."""
+    return lambda place, *what: verify_compressed(place, partition, task, brief.data, tmp_path, 1, *what)
+
+
+def test_what_the_stage_made_is_sound(verify, workspace, compressed_model):
+    found = verify(workspace)
+    assert found.broken is None and found.injected is None
+    assert found.artifact.digest == compressed_model.digest
+    assert {link.rows for link in found.links} == {
+        min(len(np.load(compressed_model.file("outputs_validation.npy"))), ROWS)
+    }
+    written = durable.read_json(compressed_model.path / LINKS_FILE)
+    assert written == [link.plain() for link in found.links], "what the stage has kept"
+    gate = next(gate for gate in compressed_model.gates if gate.name == "parity")
+    assert "torch -> ONNX: " in gate.summary and gate.facts["breaks_at"] is None
+    assert gate.facts["mean_difference"] == found.links[-1].mean_difference
+    plain = found.plain()
+    assert (plain["sound"], plain["breaks_at"], plain["between"], plain["injected"]) == (True, None, None, None)
+    assert [link["name"] for link in plain["links"]] == list(LINKS)
+
+
+def test_int8_is_sound_on_both_runtimes(verify, line):
+    found = verify(line)
+    assert found.broken is None
+    assert found.links[2].noise is not None and found.links[2].limit is not None
+    assert found.links[2].what.startswith("int8 on ")
+
+
+@pytest.mark.parametrize("at", LINKS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_noticed_where_it_is(verify, line, fault, at):
+    found = verify(line, fault, at)
+    assert found.broken is not None and found.broken.name == at
+    plain = found.plain()
+    assert (plain["breaks_at"], plain["injected"]["fault"], plain["injected"]["at"]) == (at, fault, at)
+    assert plain["between"][1] == found.broken.what
+    found.artifact.verify()  # the fault went into a copy
+
+
+def test_a_damaged_artifact_is_not_compared(verify, int8_line, partition):
+    line = int8_line("onnxruntime")
+    file = line.get("compressed_model", partition).file("model/model.onnx")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=r"found model/model\.onnx of compressed_model .* damaged"):
+        verify(line)
