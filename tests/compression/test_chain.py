@@ -119,6 +119,16 @@ def test_a_chain_of_nothing_serves_the_trained_model(start, networks):
     assert chain.export_parity(chain.chosen()[1]).passed
 
 
+def test_a_runtime_that_is_better_at_once_is_the_strongest(start):
+    chain = start(runtimes=("openvino", "onnxruntime"))
+    first, second = chain.rows()
+    assert first["size_mb"] > second["size_mb"]
+    assert (first["taken"], second["taken"], second["chosen"]) == (True, True, True)
+    chain.step(Fake(lambda start, shop: Variant("same", "fake", "fp32", start.onnx)))
+    assert chain.rows()[-1]["against"] == "fp32 on onnxruntime"
+    assert chain.rows()[-1]["gain"] is not None
+
+
 def test_int8_of_a_network_that_was_taken_is_of_that_network(start, networks, wide_rows, wide_task):
     chain = start()
     fake = Fake(narrow(networks))
