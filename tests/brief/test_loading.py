@@ -74,8 +74,8 @@ def test_the_small_brief_is_valid():
         ("architecture: {family: cnnn}", f"architecture.family.name: found 'cnnn'; expected one of {FAMILIES} (did you "
                                          "mean 'cnn'?)"),
         ("architecture: {family: {name: cnn, params: {widht: 8}}}", "architecture.family.params.widht: found 'widht'; "
-                                                                    "expected one of blocks, dropout, network, width "
-                                                                    "(did you mean 'width'?)"),
+                                                                    "expected one of blocks, depths, dropout, network, "
+                                                                    "width, widths (did you mean 'width'?)"),
         ("architecture: {family: {name: cnn, params: {width: 3}}}", "architecture.family.params.width: found 3; "
                                                                     "expected greater than or equal to 4"),
         ("architecture: {family: {params: {}}}", "architecture.family.name: found nothing; expected this field, which "

@@ -110,7 +110,8 @@ def test_what_experiments_share_is_refused(digits: Brief, path: str):
         ({"training.epochs.more": 1}, "--set: training.epochs.more: found 'more'; expected no such field"),
         ({"problem.targets.9.value": 1}, "--set: problem.targets.9: found '9'; expected no such field"),
         ({"architecture.family.params.deep": 1}, "--set: architecture.family.params.deep: found 'deep'; expected one "
-                                                 "of blocks, dropout, network, width"),
+                                                 "of blocks, depths, dropout, network, width, widths (did "
+                                                 "you mean 'depths'?)"),
         ({"evaluation.thresholds.acuracy": 1}, "--set: evaluation.thresholds.acuracy: found 'acuracy'; expected one of "
                                                "accuracy, auc, calibration_error, f1, loss, precision, recall (did "
                                                "you mean 'accuracy'?)"),
