@@ -60,9 +60,13 @@ class Scale:
         return self._first + (self._last - self._first) * (at - self._low) / (self._high - self._low)
 
     def ticks(self) -> list[float]:
-        """Values to be named."""
-        found = [self._low + (self._high - self._low) * share for share in (0.06, 0.35, 0.65, 0.94)]
-        return [math.exp(at) if self._log else at for at in found]
+        """Values to be named: round ones, or even factors apart."""
+        if self._log:
+            return [math.exp(self._low + (self._high - self._low) * share) for share in (0.06, 0.35, 0.65, 0.94)]
+        most = (self._high - self._low) / 3
+        power = 10.0 ** math.floor(math.log10(most))
+        step = max(power * times for times in (1, 2, 5) if power * times <= most)
+        return [place * step for place in range(math.ceil(self._low / step), math.floor(self._high / step) + 1)]
 
 
 def scatter(

@@ -73,4 +73,6 @@ def test_a_scale_goes_by_factors_where_values_are_far_apart():
     assert Scale([(1.0, 4.0)], 0, 100, by_factors=3)(2.0) == pytest.approx(50)
     assert Scale([(1.0, 100.0)], 0, 100, by_factors=None)(50.5) == pytest.approx(50)
     assert far.ticks()[0] < 1.1 and far.ticks()[-1] > 90
+    assert Scale([(-0.0165, 0.0333)], 0, 100, by_factors=None).ticks() == pytest.approx([-0.01, 0.0, 0.01, 0.02, 0.03])
+    assert Scale([(0.93, 0.99)], 0, 100).ticks() == pytest.approx([0.94, 0.96, 0.98])
     assert 0 < Scale([(2.0, 2.0)], 0, 100)(2.0) < 100, "one value alone"
