@@ -30,7 +30,7 @@ MATTERS = 0.1
 LEAST = 1e-3
 """No place where it moves them less is taken, even if there is no better one: nothing would be there to notice."""
 MOST_TRIES = 60
-STRENGTH = 0.5
+STRENGTH = 1.0
 """Noise on perturbed weights, in units of their own deviation."""
 
 

@@ -83,9 +83,9 @@ def test_an_activation_is_dropped(sound, how):
 
 
 @pytest.mark.parametrize("how", ["onnx", "ir"])
-def test_weights_have_noise_of_half_their_deviation(sound, how):
+def test_weights_have_noise_of_their_own_deviation(sound, how):
     done, found = spoiled("perturbed-weights", sound(how))
-    added = np.random.default_rng(0).normal(0, 0.5 * WEIGHTS.astype(np.float64).std(), WEIGHTS.shape)
+    added = np.random.default_rng(0).normal(0, WEIGHTS.astype(np.float64).std(), WEIGHTS.shape)
     np.testing.assert_allclose(found, by_hand(ROWS, weights=WEIGHTS + added), rtol=1e-3, atol=1e-3)
     assert "[16, 3] of float32 perturbed" in done.told
 
