@@ -60,6 +60,9 @@ class Search:
     def costs(self) -> dict[str, Any]:
         """`of`: the costs of the start and of a few networks, measured in turns; `seconds` that it took."""
 
+        for blocks in self._blocks:  # before the clock starts
+            self.share(blocks)
+
         def measure() -> dict[str, Any]:
             begun = time.monotonic()
             return {"of": self._measured(self._sample()), "seconds": time.monotonic() - begun}
@@ -83,8 +86,8 @@ class Search:
 
     def seconds(self) -> dict[str, float]:
         """What the search took but for the networks that are trained on their own."""
-        lengths = range(self.space.shortest, len(self.space.widths) + 1)
-        shared = [durable.read_json(self.shop.folder / f"shared_{blocks}" / RESULT)["seconds"] for blocks in lengths]
+        folder = self.shop.folder
+        shared = [durable.read_json(folder / f"shared_{blocks}" / RESULT)["seconds"] for blocks in self._blocks]
         found = {"sharing": sum(shared), "measuring": self.costs["seconds"], "scoring": self._looked["seconds"]}
         return {name: round(value, 2) for name, value in found.items()}
 
@@ -114,7 +117,8 @@ class Search:
         if not self.given.checked:
             return None
         some = evenly(sorted(looked, key=lambda one: (one.score, one.point.name)), self.given.checked)
-        return ranked({one.point.name: (one, self.plan(one.point)) for one in some}, self.shop, self._score)
+        plans = {one.point.name: (one, self.plan(one.point)) for one in some}
+        return self.shop.decide_once("rank", lambda: ranked(plans, self.shop, self._score))
 
     def trained(self, name: str, point: Point) -> Network:
         """A network trained on its own, by the brief's loop, from its slice of the weights. Raises TechniqueError."""
@@ -151,6 +155,11 @@ class Search:
             return {"networks": networks, "seconds": time.monotonic() - begun}
 
         return shop.decide_once("looked", decide)
+
+    @property
+    def _blocks(self) -> range:
+        """The lengths of its networks."""
+        return range(self.space.shortest, len(self.space.widths) + 1)
 
     @cached_property
     def _training(self) -> Any:
