@@ -65,7 +65,7 @@ class Scale:
             return [math.exp(self._low + (self._high - self._low) * share) for share in (0.06, 0.35, 0.65, 0.94)]
         most = (self._high - self._low) / 3
         power = 10.0 ** math.floor(math.log10(most))
-        step = max(power * times for times in (1, 2, 5) if power * times <= most)
+        step = max((power * times for times in (1, 2, 5) if power * times <= most), default=power)
         return [place * step for place in range(math.ceil(self._low / step), math.floor(self._high / step) + 1)]
 
 
