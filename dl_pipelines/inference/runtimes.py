@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dl_pipelines.inference.lean_graph import make_lean
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -204,9 +206,13 @@ def save_openvino(onnx_path: Path, xml_path: Path, half_weights: bool = False) -
 
 def read_openvino(onnx_path: Path) -> Any:
     """An ONNX file as OpenVINO's own model. Raises RuntimeFileError."""
+    package = openvino()
     try:
-        return openvino().Core().read_model(str(onnx_path))
-    except RuntimeError as error:
+        import onnx
+
+        graph = make_lean(onnx.load(str(onnx_path), load_external_data=False))
+        return package.Core().read_model(graph.SerializeToString(), b"")
+    except Exception as error:  # OpenVINO's own type is not public; protobuf and onnx have one each
         raise RuntimeFileError(
             f"found {onnx_path.name}, which openvino can't read ({_short(error)}); expected ONNX with operators that "
             "it has"
