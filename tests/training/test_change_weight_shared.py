@@ -40,9 +40,11 @@ def shared_job(make_job, name="shared", **training):
     return job
 
 
-def test_the_loss_is_the_mean_over_the_sandwich(make_job):
+@pytest.mark.parametrize("distilled", [False, True])
+def test_the_loss_is_the_mean_over_the_sandwich(make_job, distilled):
     job, still = make_job(), family_at(FamilyRef(name="cnn", params={"dropout": 0.0}), SPACE.largest)
-    change = ChangeRef(name="weight_shared", params={**PARAMS, "family": {"name": "cnn", "params": {"dropout": 0.0}}})
+    plain = {"name": "cnn", "params": {"dropout": 0.0}}
+    change = ChangeRef(name="weight_shared", params={**PARAMS, "family": plain, "distilled": distilled})
     torch.manual_seed(0)
     recipe = recipe_of(job, still, change)
     network = recipe.network.train()
@@ -56,10 +58,10 @@ def test_the_loss_is_the_mean_over_the_sandwich(make_job):
     drawn = [SPACE[int(torch.randint(len(SPACE), ()))] for _ in range(2)]
     parts = Parts(still, SPACE.largest, TASKS.make(job.task), job.statistics)
     answers = [network(inputs), *(parts.answer(point, network, inputs) for point in (SPACE.smallest, *drawn))]
-    expected = torch.stack([
-        -torch.log_softmax(logits, 1)[torch.arange(12), targets].mean() for logits in answers
-    ]).mean()  # fmt: skip
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    hard = torch.nn.functional.one_hot(targets, 10).float()
+    wanted = [hard, *[torch.softmax(answers[0], 1) if distilled else hard] * 3]
+    losses = [-(q * torch.log_softmax(logits, 1)).sum(1).mean() for q, logits in zip(wanted, answers, strict=True)]
+    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     found.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
