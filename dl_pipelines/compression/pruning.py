@@ -77,33 +77,30 @@ class Pruning(Technique):
 
     def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants. After a share that can't be made the next begins from the last that was."""
-        made, last, reached = list[Variant](), start, 0.0
-        budget = shop.compression.max_loss
+        made, last, budget = list[Variant](), start, shop.compression.max_loss
         for share in self.params.shares:
             name = f"pruned_{round(100 * share)}"
-            tried = [self._try(name, share, 1 - (1 - share) / (1 - reached), start, last, shop)]
+            tried = [self._try(name, share, start, last, shop)]
             if last is not start and _loss_of(tried[0], "high") > budget:
-                tried.append(self._try(f"{name}_at_once", share, share, start, start, shop))
+                tried.append(self._try(f"{name}_at_once", share, start, start, shop))
             made += tried
             best = min(tried, key=lambda variant: _loss_of(variant, "value"))
             if best.network is None:
                 continue
-            last, reached, lost = best.network, share, _loss_of(best, "value")
+            last, lost = best.network, _loss_of(best, "value")
             if lost > PATIENCE * budget:
                 told = f"ends here: loses {lost:.3g}, more than {PATIENCE:g} times the budget"
                 made[-1] = replace(made[-1], details={**made[-1].details, "ladder": told})
                 break
         return made
 
-    def _try(
-        self, name: str, share: float, further: float, start: Network, last: Network, shop: Workshop
-    ) -> Variant:  # fmt: skip
-        """What becomes of `start` without `share` of its channels: a `further` share of those that `last` has goes."""
+    def _try(self, name: str, share: float, start: Network, last: Network, shop: Workshop) -> Variant:
+        """What becomes of `start` without `share` of its channels, begun from `last`, which lost some already."""
         shop.say(f"pruning: {name}")
         folder = shop.folder / name
         training: dict[str, Any] = {"epochs": self._epochs(shop), "learning_rate": self._rate(shop)}
         try:
-            plan = self._cut(folder, last, further, shop)
+            plan = self._cut(folder, share, start, last, shop)
             job = shop.job_for(name, plan, start=folder / CUT, **training)
             network = shop.export(name, plan, shop.train(job))
         except TechniqueError as error:
@@ -112,21 +109,20 @@ class Pruning(Technique):
         details |= _became(start, network, shop)
         return Variant(name, self.name, "fp32", network.onnx, network=network, details=details)
 
-    def _cut(self, folder: Path, last: Network, share: float, shop: Workshop) -> NetworkPlan:
+    def _cut(self, folder: Path, share: float, start: Network, last: Network, shop: Workshop) -> NetworkPlan:
         """The plan and the weights that fine-tuning begins from; the same after an interruption."""
         from safetensors.torch import save
 
-        from dl_pipelines.models.pruned import NotPrunable, prune
+        from dl_pipelines.models.channel_groups import NotPrunable
+        from dl_pipelines.models.pruned import prune, widths
 
         record = folder / "cuts.json"
         if record.exists():
             return NetworkPlan.read(durable.read_json(record))
-        network = shop.module(last)
-        loss = self._loss(last.plan, shop) if self.params.importance == "taylor" else None
+        given, network, of = self.params, shop.module(last), widths(shop.module(start))
+        loss = self._loss(last.plan, shop) if given.importance == "taylor" else None
         try:
-            cuts = prune(
-                network, shop.task, shop.calibrate(ROWS), share, self.params.importance, self.params.multiple, loss
-            )
+            cuts = prune(network, shop.task, shop.calibrate(ROWS), share, of, given.importance, given.multiple, loss)
         except NotPrunable as error:
             raise TechniqueError(str(error)) from error
         plan = replace(last.plan, cuts=(*last.plan.cuts, *cuts))

@@ -6,7 +6,7 @@ torch-pruning traces a forward for what depends on what (Fang et al., 2023, "Dep
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -103,28 +103,29 @@ def _reason(graph: Any, group: Any, attentions: list[nn.Module]) -> str | None:
 
 
 def least(
-    network: nn.Module, groups: list[Any], share: float, importance: Importance, multiple: int, loss: Loss | None
+    network: nn.Module, groups: list[Any], share: float, of: Mapping[str, int], importance: Importance, multiple: int,
+    loss: Loss | None,
 ) -> list[tuple[str, Channels]]:  # fmt: skip
-    """By the name of each group's first layer what goes in every layer of it: about `share` of its channels.
+    """By the name of each group's first layer what goes in every layer of it: until about `share` of `of` is gone.
 
     What is left is the nearest `multiple`, at least one. The same network gives the same channels.
     """
     scores, chosen = _scores(network, importance, loss), list[tuple[str, Channels]]()
     for group in groups:
         first, graph = group[0].dep.target.module, group._DG
-        channels = graph.get_out_channels(first)
-        kept = max(round(channels * (1 - share) / multiple), 1) * multiple
+        channels, name = graph.get_out_channels(first), graph._module2name[first]
+        kept = max(round(of[name] * (1 - share) / multiple), 1) * multiple
         found = scores(group)
         if kept >= channels or found is None:
             continue
         going = torch.argsort(found, stable=True)[: channels - kept].sort().values.tolist()
         taken: Channels = {}
         for dep, positions in graph.get_pruning_group(first, group[0].dep.handler, going):
-            name, layer = graph._module2name.get(dep.target.module), dep.target.module
-            if name is not None and cutter(layer) is not None:
-                key = name, graph.is_out_channel_pruning_fn(dep.handler)
+            where, layer = graph._module2name.get(dep.target.module), dep.target.module
+            if where is not None and cutter(layer) is not None:
+                key = where, graph.is_out_channel_pruning_fn(dep.handler)
                 taken.setdefault(key, set()).update(positions)
-        chosen.append((graph._module2name[first], taken))
+        chosen.append((name, taken))
     return chosen
 
 

@@ -6,7 +6,7 @@ A cut is plain data: making it again traces nothing. Which channels go is `chann
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,23 +25,24 @@ both sum the same numbers in float32, in another order."""
 
 
 def prune(
-    network: nn.Module, task: Task, rows: np.ndarray, share: float, importance: Importance = "magnitude",
-    multiple: int = 8, loss: Loss | None = None,
+    network: nn.Module, task: Task, rows: np.ndarray, share: float, of: Mapping[str, int] | None = None,
+    importance: Importance = "magnitude", multiple: int = 8, loss: Loss | None = None,
 ) -> tuple[Cut, ...]:  # fmt: skip
     """Cut about `share` (0..1) of the channels of each layer that can lose some, in place; the cuts.
 
-    What is left is the nearest `multiple`, at least one: runtimes compute eight channels at a time. Layers that share
-    channels lose the same ones, those whose importance is least: `magnitude` is the mean L2 norm of all weights at a
-    channel (Li et al., 2017; over the group: Fang et al., 2023), `batch_norm` the size of its scale (Liu et al., 2017),
-    `taylor` what the `loss` (a scalar of the network) would change by to first order (Molchanov et al., 2019). Outputs,
-    attention, and layers that share channels with norms over channels stay. `rows` [N, ...] are inputs to trace; on
-    them the cut network must answer as the whole one does when nobody reads these channels. Raises NotPrunable.
+    The share is of the `widths` of another network, `of`, where this one lost some before. What is left is the nearest
+    `multiple`, at least one: runtimes compute eight channels at a time. Layers that share channels lose the same ones,
+    those whose importance is least: `magnitude` is the mean L2 norm of all weights at a channel (Li et al., 2017; over
+    the group: Fang et al., 2023), `batch_norm` the size of its scale (Liu et al., 2017), `taylor` what the `loss` (a
+    scalar of the network) would change by to first order (Molchanov et al., 2019). Outputs, attention, and layers that
+    share channels with norms over channels stay. `rows` [N, ...] are inputs to trace; on them the cut network must
+    answer as the whole one does when nobody reads these channels. Raises NotPrunable.
     """
     was_training, example = network.training, torch.from_numpy(rows.copy())
     network.eval()
     try:
         groups = groups_of(network, example)
-        chosen = least(network, groups, share, importance, multiple, loss)
+        chosen = least(network, groups, share, of or widths(network), importance, multiple, loss)
         if not chosen:
             raise NotPrunable(_too_narrow(share, multiple))
         cuts = as_cuts(channels for _, channels in chosen)

@@ -103,7 +103,7 @@ def test_by_the_norm_the_channels_with_the_smallest_scales_go():
     network = two()
     with torch.no_grad():
         network.norm.weight.copy_(torch.tensor([0.1, -3.0, 0.2, 2.0, 0.3, 1.0]))
-    cuts = prune(network, TASK, ROWS, 0.5, "batch_norm", multiple=1)
+    cuts = prune(network, TASK, ROWS, 0.5, importance="batch_norm", multiple=1)
     assert kept(cuts, "first", 6) == [1, 3, 5]
     assert widths(network) == {"first": 3, "second": 4, "head": 3}  # no norm tells of the second's channels
 
@@ -115,7 +115,7 @@ def test_by_taylor_the_channels_go_without_which_the_loss_stays():
         network.second.weight[:, [1, 4]] = 0  # but nobody listens to these
     targets = torch.tensor([0, 1, 2, 0])
     loss = lambda module: functional.cross_entropy(module(IMAGES), targets)  # noqa: E731
-    cuts = prune(network, TASK, ROWS, 1 / 3, "taylor", multiple=1, loss=loss)
+    cuts = prune(network, TASK, ROWS, 1 / 3, importance="taylor", multiple=1, loss=loss)
     assert kept(cuts, "first", 6) == [0, 2, 3, 5]
     assert all(value.grad is None for value in network.parameters())
 
@@ -179,6 +179,16 @@ def test_a_second_pruning_goes_on_from_the_first():
     again = plan_of("cnn", cuts, width=32).build(TASK)
     again.load_state_dict(network.state_dict())
     assert torch.equal(answers(again), answers(network))
+
+
+def test_shares_of_the_whole_network_lead_to_the_same_widths_by_any_way():
+    network = plan_of("cnn", width=32).build(TASK)
+    whole = widths(network)
+    found = []
+    for share in (0.3, 0.5, 0.6, 0.7):
+        prune(network, TASK, ROWS, share, of=whole)
+        found.append([*widths(network).values()])
+    assert found == [[24, 24, 48, 48, 3], [16, 16, 32, 32, 3], [16, 16, 24, 24, 3], [8, 8, 16, 16, 3]]
 
 
 def test_pruning_and_building_leave_a_network_in_the_mode_it_was_in():
