@@ -186,9 +186,33 @@ def _tidied(path: Path) -> bytes:
     model: onnx.ModelProto = onnx.load(str(path))
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise TechniqueError("found no operator that int8 covers; the graph would stay as it is")
+    _free_answers(model.graph)
     onnx.checker.check_model(model)
     del model.metadata_props[:]
     return model.SerializeToString(deterministic=True)
+
+
+def _free_answers(graph: onnx.GraphProto) -> None:
+    """Leave the graph's outputs in float: rounded to 256 values, logits would tie.
+
+    Not those of a convolution, which ONNX Runtime has in int8 only with a quantized output.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        restored = made_by[output.name]
+        rounded = made_by.get(restored.input[0]) if restored.op_type == "DequantizeLinear" else None
+        if rounded is None or rounded.op_type != "QuantizeLinear" or rounded.input[0] not in made_by:
+            continue
+        maker = made_by[rounded.input[0]]
+        readers = sum(list(node.input).count(rounded.input[0]) for node in graph.node)
+        if readers > 1 or maker.op_type in ("Conv", "ConvTranspose"):
+            continue
+        maker.output[list(maker.output).index(rounded.input[0])] = output.name
+        for node in (restored, rounded):
+            graph.node.remove(node)
+        used = {name for node in graph.node for name in node.input}
+        for item in [item for item in graph.initializer if item.name not in used]:
+            graph.initializer.remove(item)
 
 
 @contextlib.contextmanager

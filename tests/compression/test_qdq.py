@@ -95,6 +95,22 @@ def test_a_layer_that_cant_be_quantized_is_named_and_may_be_left_in_float(tmp_pa
     assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
+def test_answers_are_not_rounded_to_eight_bits(prepared, wide_rows, tmp_path):
+    import onnx
+
+    from dl_pipelines.inference.parity import session_outputs
+    from dl_pipelines.inference.runtimes import open_runtime
+
+    ranges = qdq.calibrate(prepared, wide_rows.inputs, "minmax", tmp_path / "ranges.json")
+    path = qdq.quantize(prepared, ranges, "minmax", tmp_path / "int8.onnx")
+    graph = onnx.load(str(path)).graph
+    assert graph.node[-1].op_type == "Gemm" and list(graph.node[-1].output) == ["logits"]
+    read = {name for node in graph.node for name in node.input}
+    assert {item.name for item in graph.initializer} <= read
+    outputs = session_outputs(open_runtime("onnxruntime", path), wide_rows.inputs)
+    assert len(np.unique(outputs)) > 350, "of 400 logits"
+
+
 def test_a_damaged_graph_is_told(wide_onnx, tmp_path):
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(wide_onnx.read_bytes()[:1000])
