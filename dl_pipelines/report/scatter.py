@@ -96,7 +96,7 @@ def scatter(
     for point in points:
         parts += _drawn(point, across, up)
     places = [(across(point.across), up(point.up)) for point in points]
-    said = [] if limit is None else [_behind(up(limit[0]), limit[1])]
+    said = [] if limit is None else _line_across(up(limit[0]), limit[1])
     parts += _names(points, places, (LEFT, TOP - 12, WIDTH, height - BOTTOM), said)
     return drawing(parts, WIDTH, height, named, wide=True)
 
@@ -112,9 +112,9 @@ def _drawn(point: Point, across: Scale, up: Scale) -> list[str]:
     ]
 
 
-def _behind(y: float, text: str) -> Box:
-    """Where the name of a line across stands."""
-    return WIDTH - RIGHT - LETTER * len(text), y - 5 - LINE, WIDTH - RIGHT, y
+def _line_across(y: float, text: str) -> list[Box]:
+    """Where a line across and its name stand."""
+    return [(LEFT, y - 1, WIDTH - RIGHT, y + 1), (WIDTH - RIGHT - LETTER * len(text), y - 5 - LINE, WIDTH - RIGHT, y)]
 
 
 def _names(points: Sequence[Point], places: Sequence[Place], frame: Box, said: Sequence[Box]) -> list[str]:
