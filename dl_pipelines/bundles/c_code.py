@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dl_pipelines.bundles.c_spelling import respelled
 from dl_pipelines.bundles.memory_plan import weights_bytes
 from dl_pipelines.store import durable
 
@@ -87,38 +88,6 @@ def _lacking(model: onnx.ModelProto) -> list[str]:
 
     load_lowering_registry()
     return sorted({node.op_type for node in model.graph.node} - set(get_lowering_registry()))
-
-
-def respelled(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The same graph without what emx-onnx-cgen 1.4 refuses: slices that run backwards, directions that are default."""
-    import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
-
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    constants = {item.name: numpy_helper.to_array(item) for item in made.graph.initializer}
-    sizes = {**constants, **tensors}
-    for node in made.graph.node:
-        if node.op_type in ("GRU", "LSTM", "RNN"):
-            kept = [item for item in node.attribute if item.name != "direction" or item.s != b"forward"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        if node.op_type != "Slice" or len(node.input) < 5 or node.input[4] not in constants:
-            continue
-        starts, ends, axes, steps = (constants[name].tolist() for name in node.input[1:5])
-        if len(steps) != 1 or steps[0] > 0:
-            continue
-        length = sizes[node.input[0]].shape[axes[0]]
-        end = None if ends[0] < -length else ends[0]
-        places = numpy_helper.from_array(
-            np.arange(length)[slice(starts[0], end, steps[0])].astype(np.int64), f"{node.output[0]}_places"
-        )
-        made.graph.initializer.append(places)
-        node.CopyFrom(
-            helper.make_node("Gather", [node.input[0], places.name], list(node.output), name=node.name, axis=axes[0])
-        )
-    return made
 
 
 def _header(given: np.ndarray, gives: np.ndarray) -> str:

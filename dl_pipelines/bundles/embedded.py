@@ -18,18 +18,23 @@ from dl_pipelines.compression.static_int8 import quantize
 from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
-MODEL, INTEGER, PLAN, OPERATORS = "model.onnx", "model_integer.onnx", "memory.json", "operators.json"
+MODEL, INTEGER, FLOAT32 = "model.onnx", "model_integer.onnx", "model_float32.onnx"
+PLAN, OPERATORS = "memory.json", "operators.json"
 CALIBRATION_ROWS = 256
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """What the bundle carries: the portable file, the one that is planned and generated from, why, its parity."""
+    """What the bundle carries: the portable file, the one that is planned and generated from, why, its parity.
+
+    `float32` is what C is generated from where the planned one is more than the generator can take.
+    """
 
     model: Path
     planned: Path
+    float32: Path
     precision: str
     why: str
     check: Check
@@ -47,7 +52,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
         shutil.copyfile(graph.planned, folder / INTEGER)
     source.tell("laying out memory")
     model = onnx.load(str(graph.planned))
-    tensors = static_graph.tensors(graph.planned, source.inputs[0])
+    tensors = next(static_graph.every_tensor(graph.planned, source.inputs))
     plan = memory_plan.plan(model, tensors)
     durable.put_json(folder / PLAN, plan)
     durable.put_json(folder / OPERATORS, {
@@ -60,38 +65,34 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     if graph.planned != graph.model:
         portable = static_graph.run_rows(graph.model, source.inputs)
         checks.append(source.check(f"{INTEGER} with {MODEL}", portable, reference, tolerance=graph.tolerance))
-    code = _code(source, graph, folder, work, model, tensors, reference)
-    if isinstance(code, tuple):
-        checks.append(code[0])
+    code = _code(source, graph, folder, work)
     facts = {
         "precision": graph.precision, "why": graph.why, "batch": 1,
-        "memory": {name: plan[name] for name in ("weights_bytes", "peak_bytes", "arena_bytes")},
-        "c": code[1] if isinstance(code, tuple) else f"not written: {code}",
+        "memory": {name: plan[name] for name in ("weights_bytes", "peak_bytes", "arena_bytes")}, "c": code.facts,
     }  # fmt: skip
-    return Built(tuple(checks), facts, _readme(graph, plan, code if isinstance(code, str) else None))
+    return Built((*checks, *code.checks), facts, _readme(graph, plan, code))
 
 
 def _graph(source: Source, work: Path) -> _Graph:
     """int8 where it can be had and decides as what serves does, else float32."""
-    shape = (1, *source.inputs.shape[1:])
     source.tell("fixing every shape")
-    float32 = static_graph.fix(source.network, work / "float32.onnx", shape)
+    float32 = static_graph.fix(source.network, work / "float32.onnx", source.inputs)
     failed = ""
     try:
         source.tell("int8")
         path, why = _int8(source, work)
-        model = static_graph.fix(path, work / "int8.onnx", shape)
-        integer = static_graph.fix(path, work / "integer.onnx", shape, "extended")
+        model = static_graph.fix(path, work / "int8.onnx", source.inputs)
+        integer = static_graph.fix(path, work / "integer.onnx", source.inputs, "extended")
         check = _with_recorded(source, model, "int8")
         if check.parity.passed:
             before, after = (static_graph.run_rows(file, source.inputs) for file in (float32, model))
             tolerance = source.tolerance_of(before, after)
-            return _Graph(model, integer, "int8", why, check, tolerance)
+            return _Graph(model, integer, float32, "int8", why, check, tolerance)
         failed = check.parity.summary
     except (TechniqueError, BundleError) as error:
         failed = str(error)
     check = _with_recorded(source, float32, "float32")
-    return _Graph(float32, float32, "fp32", f"no int8: {failed}", check, source.serving.parity_tolerance)
+    return _Graph(float32, float32, float32, "fp32", f"no int8: {failed}", check, source.serving.parity_tolerance)
 
 
 def _int8(source: Source, work: Path) -> tuple[Path, str]:
@@ -108,50 +109,77 @@ def _int8(source: Source, work: Path) -> tuple[Path, str]:
     return path, why
 
 
-def _with_recorded(source: Source, path: Path, precision: str) -> Check:
+def _with_recorded(source: Source, path: Path, precision: str, file: str = MODEL) -> Check:
     outputs = static_graph.run_rows(path, source.many_inputs)
-    name = f"{MODEL} ({precision}) with the recorded answers of the served model"
+    name = f"{file} ({precision}) with the recorded answers of the served model"
     return source.check(name, source.many_outputs, outputs, exact=False)
 
 
-def _code(
-    source: Source, graph: _Graph, folder: Path, work: Path, model: Any, tensors: dict[str, np.ndarray],
-    reference: np.ndarray,
-) -> tuple[Check, dict[str, Any]] | str:  # fmt: skip
-    """The C in `folder/c`, its parity and what the compiler measured; or why there is none."""
-    fresh, final = work / "c", folder / "c"
+@dataclass(frozen=True)
+class _Code:
+    """The parity of the C and what its compiler measured; or the reason why there is none."""
+
+    checks: tuple[Check, ...]
+    facts: dict[str, Any] | str
+
+
+def _code(source: Source, graph: _Graph, folder: Path, work: Path) -> _Code:
+    """The C in `folder/c`: of the planned graph, else of the float32 one."""
     source.tell("writing C, compiling it and running it")
+    planned = INTEGER if graph.planned != graph.model else MODEL
     try:
-        c_code.write(model, tensors, fresh)
-        compiled = c_code.compile_here(fresh, work / "compiled")
-        answers = c_code.run_here(compiled.program, source.inputs, reference, work / "compiled")
+        return _code_of(source, graph.planned, planned, graph.tolerance, folder, work / "c")
     except c_code.NoCode as error:
-        return str(error)
-    name = f"the C on this machine with {INTEGER if graph.planned != graph.model else MODEL} on ONNX Runtime"
-    check = source.check(name, reference, answers, tolerance=graph.tolerance)
+        failed = str(error)
+    if graph.planned == graph.float32:
+        return _Code((), f"not written: {failed}")
+    try:
+        source.tell("writing C of the float32 graph")
+        made = _code_of(source, graph.float32, FLOAT32, source.serving.parity_tolerance, folder, work / "c32")
+    except c_code.NoCode as error:
+        return _Code((), f"not written: {failed}; of the float32 graph: {error}")
+    assert isinstance(made.facts, dict)
+    shutil.copyfile(graph.float32, folder / FLOAT32)
+    decides = _with_recorded(source, graph.float32, "float32", FLOAT32)
+    return _Code((decides, *made.checks), {**made.facts, "why": f"float32, as there is no C of {planned}: {failed}"})
+
+
+def _code_of(source: Source, path: Path, name: str, tolerance: float, folder: Path, work: Path) -> _Code:
+    """The C of one graph, held to what ONNX Runtime answers with it. Raises NoCode."""
+    import onnx
+
+    c_code.write(onnx.load(str(path)), next(static_graph.every_tensor(path, source.inputs)), work)
+    compiled = c_code.compile_here(work, work / "compiled")
+    reference = static_graph.run_rows(path, source.inputs)
+    answers = c_code.run_here(compiled.program, source.inputs, reference, work / "compiled")
+    check = source.check(
+        f"the C on this machine with {name} on ONNX Runtime", reference, answers, tolerance=tolerance
+    )  # fmt: skip
     if not check.parity.passed:
-        return f"the generated C answers otherwise: {check.parity.summary}"
-    shutil.copytree(fresh, final)
+        raise c_code.NoCode(f"the generated C answers otherwise: {check.parity.summary}")
+    final = folder / "c"
+    shutil.copytree(work, final, ignore=lambda *_: ["compiled"])
     (final / "inputs.bin").write_bytes(source.inputs.tobytes())
     (final / "outputs.bin").write_bytes(reference.tobytes())
-    measured = {
-        "compiler": compiled.compiler, "flags": list(c_code.FLAGS), "flash_bytes": compiled.flash_bytes,
-        "ram_bytes": compiled.ram_bytes, "stack_bytes": compiled.stack_bytes,
+    facts = {
+        "graph": name, "compiler": compiled.compiler, "flags": list(c_code.FLAGS),
+        "flash_bytes": compiled.flash_bytes, "ram_bytes": compiled.ram_bytes, "stack_bytes": compiled.stack_bytes,
     }  # fmt: skip
-    return check, measured
+    return _Code((check,), facts)
 
 
-def _readme(graph: _Graph, plan: dict[str, Any], no_code: str | None) -> str:
+def _readme(graph: _Graph, plan: dict[str, Any], made: _Code) -> str:
     integer = (
         f"| `{INTEGER}` | the same with operators on integers, some of them ONNX Runtime's own (com.microsoft) |\n"
         if graph.planned != graph.model
         else ""
     )
     code = (
-        f"There is no C: {no_code}. Give `{MODEL}` to the tool chain of your controller instead."
-        if no_code is not None
-        else """`c/` holds C11 without heap, threads or files: `model.c` with the weights, `model.h` with the one
-function. Try it here, then build `model.c` for your controller:
+        f"C: {made.facts}. Give `{MODEL}` to the tool chain of your controller instead."
+        if isinstance(made.facts, str)
+        else f"""`c/` holds C11 without heap, threads or files, made of `{made.facts["graph"]}`\
+{f" ({made.facts['why']})" if "why" in made.facts else ""}: `model.c` with the weights, `model.h` with the one function.
+Try it here, then build `model.c` for your controller:
 
 ```bash
 cd c && cc -std=c11 -O2 parity.c model.c -lm -o parity && ./parity inputs.bin outputs.bin

@@ -81,7 +81,7 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def plan(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The plan as plain data; `tensors` are those of one run (static_graph.tensors). All sizes are bytes.
+    """The plan as plain data; `tensors` are those of one run (static_graph.every_tensor). All sizes are bytes.
 
     `peak_bytes` is what lives at the fullest step, `arena_bytes` what the offsets need; `weights_bytes` may stay in
     read-only memory. What operators need for themselves is not counted.

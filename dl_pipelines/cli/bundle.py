@@ -72,7 +72,8 @@ def notes(made: Bundle) -> list[str]:
     facts = made.manifest["facts"]
     told = [f"precision: {facts['precision']} ({facts['why']})"] if "why" in facts else []
     told += [f"ExecuTorch: {facts['executorch']}"] if "executorch" in facts else []
-    told += [f"C: {facts['c']}"] if isinstance(facts.get("c"), str) else []
+    code = facts.get("c")
+    told += [f"C: {code if isinstance(code, str) else code.get('why', 'of ' + code['graph'])}"] if code else []
     told += [f"container and manifests: {facts['container']}"] if "container" in facts else []
     return told
 

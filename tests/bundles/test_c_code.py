@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dl_pipelines.bundles import c_code
-from dl_pipelines.bundles.static_graph import run_rows, tensors
+from dl_pipelines.bundles.static_graph import every_tensor, run_rows
 
 
 def saved(path, nodes, weights, given, gives, dtype=TensorProto.FLOAT):
@@ -36,26 +36,12 @@ def test_backward_slices_and_recurrence(tmp_path):
     model = saved(tmp_path / "gru.onnx", nodes, weights, [1, 5, 2], [1, 3])
     rows = rng.normal(0, 1, (7, 5, 2)).astype(np.float32)
     wanted = run_rows(tmp_path / "gru.onnx", rows)
-    c_code.write(model, tensors(tmp_path / "gru.onnx", rows[0]), tmp_path / "c")
+    c_code.write(model, next(every_tensor(tmp_path / "gru.onnx", rows)), tmp_path / "c")
     compiled = c_code.compile_here(tmp_path / "c", tmp_path / "work")
     found = c_code.run_here(compiled.program, rows, wanted, tmp_path / "work")
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert np.abs(wanted).max() > 0.1
     assert "void model(const float input[1][5][2], float output[1][3]);" in (tmp_path / "c" / "model.h").read_text()
-
-
-@pytest.mark.parametrize(("start", "end", "step"), [(-1, -(2**63), -1), (3, 0, -1), (-2, -5, -2), (10, -(2**63), -3)])
-def test_a_backward_slice_is_the_same_gather(start, end, step, tmp_path):
-    weights = {name: np.array([value]) for name, value in
-               (("starts", start), ("ends", end), ("axes", 1), ("steps", step))}  # fmt: skip
-    node = helper.make_node("Slice", ["rows", *weights], ["out"])
-    model = saved(tmp_path / "slice.onnx", [node], weights, [1, 5], [1, "n"])
-    rows = np.arange(10, dtype=np.float32).reshape(2, 5)
-    wanted = run_rows(tmp_path / "slice.onnx", rows)
-    made = c_code.respelled(model, tensors(tmp_path / "slice.onnx", rows[0]))
-    assert [node.op_type for node in made.graph.node] == ["Gather"]
-    onnx.save(made, tmp_path / "gather.onnx")
-    np.testing.assert_array_equal(run_rows(tmp_path / "gather.onnx", rows), wanted)
 
 
 def test_operators_that_it_has_not_are_named(tmp_path):

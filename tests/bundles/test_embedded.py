@@ -76,6 +76,7 @@ def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
         "the C on this machine with model_integer.onnx on ONNX Runtime",
     ]
     measured = made.manifest["facts"]["c"]
+    assert "why" not in measured, measured
     assert 0 < measured["stack_bytes"] < 10_000
     assert measured["flash_bytes"] > made.manifest["facts"]["memory"]["weights_bytes"]
     assert measured["ram_bytes"] == 0
@@ -111,7 +112,7 @@ def test_without_int8_it_is_float_and_says_so(source_of, tmp_path, monkeypatch):
     assert facts["c"] == (
         "not written: found no C compiler (CC, cc, gcc, clang) to prove it with; install one"
     )  # fmt: skip
-    assert "There is no C: found no C compiler" in (made.path / "README.md").read_text()
+    assert "C: not written: found no C compiler" in (made.path / "README.md").read_text()
     assert not [name for name in made.manifest["files"] if name.startswith("c/") or "integer" in name]
 
 
@@ -128,6 +129,28 @@ def test_int8_that_decides_otherwise_is_not_carried(source_of, tmp_path, monkeyp
     assert graph.precision == "fp32"
     assert graph.why.startswith("no int8: ")
     assert "agreement" in graph.why
+
+
+def test_c_of_the_float_graph_where_int8_is_too_much(source_of, tmp_path, monkeypatch):
+    write = c_code.write
+
+    def refuse(model, tensors, folder):
+        if any(node.op_type == "QLinearConv" for node in model.graph.node):
+            raise c_code.NoCode("the generator has not the operators QLinearConv")
+        write(model, tensors, folder)
+
+    monkeypatch.setattr(c_code, "write", refuse)
+    made = make_bundle(source_of(INT8), "embedded", tmp_path / "out", tmp_path)
+    facts = made.manifest["facts"]
+    assert facts["precision"] == "int8"
+    assert (facts["c"]["graph"], facts["c"]["why"]) == (
+        "model_float32.onnx",
+        "float32, as there is no C of model_integer.onnx: the generator has not the operators QLinearConv",
+    )
+    assert made.manifest["parity"][-1]["name"] == "the C on this machine with model_float32.onnx on ONNX Runtime"
+    assert made.manifest["parity"][-1]["max_difference"] < 1e-5
+    assert {"c/model.c", "model_float32.onnx"} <= set(made.manifest["files"])
+    assert "made of `model_float32.onnx` (float32, as there is no C of" in (made.path / "README.md").read_text()
 
 
 def test_c_that_answers_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
