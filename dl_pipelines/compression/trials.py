@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
 from dl_pipelines.compression.base import Objective, Variant
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
 ENERGY_SECONDS, ENERGY_TURNS = 0.3, 7
 """A model answers alone for so long, in turns with the others, while the counter runs."""
+
+
+Drawn: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Bench:
     objective: Objective = "latency"
     counter: Counter | None = None
     """Of energy; None where the objective does not need it."""
+    _known: dict[bytes | None, Drawn] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Metrics of resamples of the reference: of all rows, and of slices."""
 
     def open(self, path: Path, runtime: str, precision: str = "fp32") -> Session:
         """A model as it will serve. Raises RuntimeFileError."""
@@ -96,15 +101,28 @@ class Bench:
 
         Raises KeyError where these rows don't determine the metric.
         """
-        from dl_pipelines.evaluation.metrics import paired_difference
+        return self._loss(outputs, self._drawn(outputs, chosen), chosen)
 
-        metric, targets, before = self.task.primary, self.rows.targets, self.reference
-        if chosen is not None:
-            targets, before, outputs = targets[chosen], before[chosen], outputs[chosen]
-        change = paired_difference(self.task, metric, before, outputs, targets, RESAMPLES, CONFIDENCE, SEED)
-        if self.task.metrics[metric].better == "lower":
-            return change
-        return {"value": 0.0 - change["value"], "low": 0.0 - change["high"], "high": 0.0 - change["low"]}
+    def _loss(self, outputs: np.ndarray, drawn: Drawn, chosen: np.ndarray | None = None) -> Estimate:
+        """With the metrics of resamples of the outputs, which take longer than anything else here."""
+        from dl_pipelines.evaluation.metrics import estimate
+
+        metric, places = self.task.primary, slice(None) if chosen is None else chosen
+        sign = 1.0 if self.task.metrics[metric].better == "lower" else -1.0
+        values = [self.task.measure(found[places], self.rows.targets[places])[metric] for found in
+                  (self.reference, outputs)]  # fmt: skip
+        key = None if chosen is None else chosen.tobytes()
+        if key not in self._known:
+            self._known[key] = self._drawn(self.reference, chosen)
+        before, after = self._known[key].get(metric), drawn.get(metric)
+        apart = None if before is None or after is None else sign * (after - before)
+        return {
+            name: 0.0 + value for name, value in estimate(sign * (values[1] - values[0]), apart, CONFIDENCE).items()
+        }
+
+    def _drawn(self, outputs: np.ndarray, chosen: np.ndarray | None = None) -> Drawn:
+        places = slice(None) if chosen is None else chosen
+        return self.task.resampled(outputs[places], self.rows.targets[places], RESAMPLES, SEED)
 
     def time_files(self, files: Mapping[str, tuple[Path, str]], rounds: int | None = None) -> dict[str, dict[str, Any]]:
         """Latency of one row of float32 or int8 model files `{name: (path, runtime)}`, interleaved."""
@@ -112,7 +130,7 @@ class Bench:
         return self._time(sessions, rounds or self.rounds)
 
     def _score(self, candidate: Candidate, own: np.ndarray) -> tuple[Trial, Session | None]:
-        from dl_pipelines.evaluation.metrics import with_intervals
+        from dl_pipelines.evaluation.metrics import estimate
 
         variant, runtime = candidate.variant, candidate.runtime
         trial = Trial(
@@ -128,12 +146,13 @@ class Bench:
             return replace(trial, failure=str(error)), None
         if wrong := _not_finite(outputs):
             return replace(trial, failure=wrong), None
+        drawn, measured = self._drawn(outputs), self.task.measure(outputs, self.rows.targets)
         scored = replace(
             trial,
             size_mb=sum(path.stat().st_size for path in served_files(variant.path)) / 1e6,
-            loss=self.loss(outputs) if self._determined(outputs) else None,
+            loss=self._loss(outputs, drawn) if self._determined(outputs) else None,
             slices=self._slices(outputs),
-            metrics=with_intervals(self.task, outputs, self.rows.targets, RESAMPLES, CONFIDENCE, SEED),
+            metrics={name: estimate(value, drawn.get(name), CONFIDENCE) for name, value in measured.items()},
             by_slice=self._metrics_of_slices(outputs),
             parity_passed=parity.passed,
             parity=parity.summary,

@@ -9,6 +9,7 @@ from dl_pipelines.compression.candidates import on_runtimes
 from dl_pipelines.compression.ledger import Rules, decide
 from dl_pipelines.compression.static_int8 import quantize
 from dl_pipelines.compression.trials import Bench, Candidate
+from dl_pipelines.evaluation.metrics import paired_difference
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.training.energy import Counter
 
@@ -119,6 +120,20 @@ def test_a_loss_is_measured_row_by_row_and_breaks_the_budget(bench, candidates, 
     assert 0 <= trials[1].loss["low"] < 3 / 200 < trials[1].loss["high"] < 0.05
     assert judged[0].reason.startswith("loses 0.015 [")
     assert judged[0].reason.endswith("] accuracy; the budget is 0.005")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_loss_is_the_paired_difference_turned_to_worse(bench, wide_rows, half):
+    changed = bench.reference.copy()
+    changed[::17] = -changed[::17]
+    chosen = np.arange(200) % 2 == 0 if half else np.ones(200, bool)
+    drop = paired_difference(
+        bench.task, "accuracy", bench.reference[chosen], changed[chosen], wide_rows.targets[chosen], 1000, 0.95, 0
+    )
+    for _ in range(2):  # what is known of the reference the second time is of these rows
+        loss = bench.loss(changed, chosen if half else None)
+        assert loss == pytest.approx({"value": -drop["value"], "low": -drop["high"], "high": -drop["low"]})
+        assert loss["value"] > 0.03
 
 
 def test_a_slice_is_judged_from_a_hundred_rows_on(bench, candidates, careless, wide_rows):
