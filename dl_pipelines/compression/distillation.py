@@ -19,7 +19,7 @@ from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.training.changes import ChangeRef
 
-SIZES = ("width", "hidden")
+SIZES = ("widths", "width", "hidden")
 """Params by which the layers of a family are as wide."""
 PARTS = {"half": 2, "quarter": 4}
 """Of the trained family's width, where the brief names no students."""
@@ -124,9 +124,11 @@ def smaller(family: FamilyRef) -> dict[str, FamilyRef]:
     """A family at half and a quarter of its width, as far as its params allow it. Raises TechniqueError."""
     params = FAMILIES.make(family).params
     found: dict[str, FamilyRef] = {}
-    for size in [name for name in SIZES if name in type(params).model_fields][:1]:
+    for size in [name for name in SIZES if getattr(params, name, None)][:1]:
+        given = getattr(params, size)
         for word, part in PARTS.items():
-            ref = FamilyRef(name=family.name, params={**family.params, size: getattr(params, size) // part})
+            less = [width // part for width in given] if isinstance(given, tuple) else given // part
+            ref = FamilyRef(name=family.name, params={**family.params, size: less})
             try:
                 FAMILIES.make(ref)
             except ValidationError:

@@ -122,6 +122,8 @@ def test_features_that_do_not_fit_are_told(here):
         (FamilyRef(name="cnn", params={"blocks": 3}), {"cnn_half": {"blocks": 3, "width": 16},
                                                        "cnn_quarter": {"blocks": 3, "width": 8}}),
         (FamilyRef(name="cnn", params={"width": 8}), {"cnn_half": {"width": 4}}),
+        (FamilyRef(name="cnn", params={"widths": [24, 32], "depths": [1, 2]}),
+         {"cnn_half": {"widths": [12, 16], "depths": [1, 2]}, "cnn_quarter": {"widths": [6, 8], "depths": [1, 2]}}),
         (FamilyRef(name="gru", params={}), {"gru_half": {"hidden": 32}, "gru_quarter": {"hidden": 16}}),
         (FamilyRef(name="gan", params={}), {"gan_half": {"width": 16}, "gan_quarter": {"width": 8}}),
         (FamilyRef(name="patch_transformer", params={"hidden": 24, "heads": 12}), {"patch_transformer_half":
@@ -138,7 +140,7 @@ def test_without_students_the_trained_family_is_made_narrower(family, found):
 def test_a_family_that_has_no_narrower_version(params):
     with pytest.raises(
         TechniqueError,
-        match=r"^found no smaller version of the family cnn; expected a width or hidden that can be halved; name "
+        match=r"^found no smaller version of the family cnn; expected a widths or width or hidden that can be halved; name "
         r"students in the params of distillation$",
     ):
         smaller(FamilyRef(name="cnn", params=params))
