@@ -109,10 +109,14 @@ def links_gate(links: Sequence[Link]) -> tuple[bool, str, dict[str, Any]]:
     What serves has kept the budget on every row: that rounding does not explain all of its noise is a thing to look
     into (`dlp verify` fails for it), not one that stops the line.
     """
-    summary = "; ".join(f"{link.before} -> {link.what}: {link.told()}" for link in links)
     served, broken = links[-1], first_broken(links)
-    facts = {"noise": served.noise, "explained": served.limit, "mean_difference": served.mean_difference}
-    return all(link.alike for link in links), summary, {**facts, "breaks_at": broken.name if broken else None}
+    told = "each link holds"
+    if broken is not None:
+        told = f"broken between {broken.before} and {broken.what}: {broken.told()}"
+    elif served.noise is not None and served.limit is not None:
+        told += f", answers move by {served.noise:.3g} of their size (rounding explains {served.limit:.3g})"
+    facts = {"noise": served.noise, "noise_limit": served.limit, "mean_difference": served.mean_difference}
+    return all(link.alike for link in links), told, {**facts, "breaks_at": broken.name if broken else None}
 
 
 def _some(inputs: np.ndarray) -> np.ndarray:

@@ -73,3 +73,25 @@ def test_a_project_without_models_says_so(dlp, tmp_path):
     said = dlp("verify", "small", "--home", home)
     assert said.code == 2
     assert "found no compressed model of small for any day and base; expected one of none yet" in said.err
+
+
+def test_a_fault_that_is_not_noticed_is_said():
+    from datetime import date
+    from types import SimpleNamespace
+    from typing import Any
+
+    from dl_pipelines.cli.verify import told
+    from dl_pipelines.compression.verify import Verified
+    from dl_pipelines.inference.faults import Injected
+    from dl_pipelines.inference.parity_chain import Link
+    from dl_pipelines.store.workspace import Partition
+
+    sound = Link("quantized", "int8 on openvino, as it serves", "ONNX", True, 9, 0.1, 0.01, 1.0, "9 rows")
+    artifact: Any = SimpleNamespace(digest="f00")
+    injected = Injected("perturbed-weights", "w perturbed", 0.004)
+    found = Verified(Partition(date(2026, 1, 1), "base"), artifact, [sound], injected, "quantized")
+    assert told(found) == [
+        "injected perturbed-weights at quantized: w perturbed; it moves answers by 0.004 of their size",
+        "the chain holds from torch to int8 on openvino, as it serves: the fault was not noticed",
+    ]
+    assert found.plain()["injected"]["moved"] == 0.004

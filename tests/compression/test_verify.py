@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dl_pipelines.compression import static_int8
-from dl_pipelines.compression.verify import LINKS_FILE, ROWS, verify_compressed
+from dl_pipelines.compression.verify import LEAST_ROWS, LINKS_FILE, ROWS, _some, links_gate, verify_compressed
 from dl_pipelines.data.batches import window_rows
 from dl_pipelines.inference.faults import FAULTS
-from dl_pipelines.inference.parity_chain import LINKS
+from dl_pipelines.inference.parity_chain import LINKS, Link
 from dl_pipelines.inference.runtimes import MODEL_FILES, save_openvino
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Gate
@@ -68,7 +68,7 @@ def test_what_the_stage_made_is_sound(verify, workspace, compressed_model):
     written = durable.read_json(compressed_model.path / LINKS_FILE)
     assert written == [link.plain() for link in found.links], "what the stage has kept"
     gate = next(gate for gate in compressed_model.gates if gate.name == "parity")
-    assert "torch -> ONNX: " in gate.summary and gate.facts["breaks_at"] is None
+    assert "links: each link holds" in gate.summary and gate.facts["breaks_at"] is None
     assert gate.facts["mean_difference"] == found.links[-1].mean_difference
     plain = found.plain()
     assert (plain["sound"], plain["breaks_at"], plain["between"], plain["injected"]) == (True, None, None, None)
@@ -99,3 +99,31 @@ def test_a_damaged_artifact_is_not_compared(verify, int8_line, partition):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"found model/model\.onnx of compressed_model .* damaged"):
         verify(line)
+
+
+def link(name, noise=None, limit=None, alike=True):
+    """One by hand."""
+    return Link(
+        name, f"what {name} is", "what was before", alike, 9, 0.1, 0.01, 1.0, "9 rows: as they should", noise, limit
+    )
+
+
+def test_noise_alone_is_told_and_does_not_stop_the_line():
+    sound = [link("onnx"), link("optimised"), link("quantized", 0.02, 0.05)]
+    passed, told, facts = links_gate(sound)
+    assert (passed, facts["breaks_at"]) == (True, None)
+    assert told == "each link holds, answers move by 0.02 of their size (rounding explains 0.05)"
+    passed, told, facts = links_gate([*sound[:2], link("quantized", 0.2, 0.05)])
+    assert (passed, facts["breaks_at"], facts["noise"], facts["noise_limit"]) == (True, "quantized", 0.2, 0.05)
+    assert told.startswith("broken between what was before and what quantized is: its answers lie 0.2 of their size")
+    passed, told, facts = links_gate([link("onnx", alike=False), *sound[1:]])
+    assert (passed, facts["breaks_at"]) == (False, "onnx")
+    assert told == "broken between what was before and what onnx is: 9 rows: as they should"
+
+
+def test_few_rows_of_large_inputs_are_enough():
+    assert len(_some(np.zeros((2000, 8, 8, 1), np.uint8))) == ROWS
+    assert len(_some(np.broadcast_to(np.uint8(0), (2000, 224, 224, 3)))) == 53
+    assert len(_some(np.broadcast_to(np.uint8(0), (2000, 1024, 1024, 3)))) == LEAST_ROWS
+    places = _some(np.zeros((20, 3)))
+    assert list(places) == list(range(20))
