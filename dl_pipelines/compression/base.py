@@ -47,10 +47,9 @@ class Variant:
     """One file to be tried on every runtime, or on `runtimes` alone. `failure` says why there is no file.
 
     `path` is ONNX, or OpenVINO's `.xml` with the `.bin` beside it (then `runtimes` is ("openvino",)). `precision` is
-    what the runtime is opened with: fp32, int8, bf16, fp16; sparse is fp32 with zeros that the network has not, so that
-    parity is by decisions. `network` is set where the variant is another network: its `onnx` is its float32 export, and
-    `path` that or a graph made from it (int8). `details` are plain data for the ledger: what was measured or chosen on
-    the way.
+    what the runtime is opened with: fp32, int8, bf16, fp16. `network` is set where the variant is another network: its
+    `onnx` is its float32 export, and `path` that or a graph made from it (int8). `details` are plain data for the
+    ledger: what was measured or chosen on the way.
     """
 
     name: str

@@ -6,7 +6,6 @@ standard deviations of its weights; nothing is trained again. The whole is a gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +13,19 @@ from pydantic import Field, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import nn
 
     from dl_pipelines.compression.workshop import Workshop
 
-WEIGHTS = {"Conv": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}
-"""Inputs of operators that weights are looked for in."""
 LEAST = 256
-"""Weights of a smaller tensor stay as they are: the operators that restore it would be larger."""
+"""A tensor of fewer weights stays as it is."""
+OPERATORS = 1_000
+"""Bytes of the operators that restore a tensor, about."""
 BITS = 8
 KIND = "unstructured: the file is smaller, what the runtime computes is as much as before"
 
@@ -65,69 +66,84 @@ class Sparsity(Technique):
 
     def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants."""
-        made = []
-        for share in self.params.shares:
+        made = list[Variant]()
+        for place, share in enumerate(self.params.shares):
             name = f"sparse_{round(100 * share)}"
-            path = shop.folder / f"{name}.onnx"
+            shop.say(f"sparsity: {name}", place, len(self.params.shares))
             try:
-                details = sparsify(start.onnx, path, share)
+                made.append(self._variant(name, share, start, shop))
             except TechniqueError as error:
-                made.append(Variant(name, self.name, "sparse", None, str(error)))
-            else:
-                made.append(Variant(name, self.name, "sparse", path, details=details))
+                made.append(Variant(name, self.name, "fp32", None, str(error)))
         return made
 
+    def _variant(self, name: str, share: float, start: Network, shop: Workshop) -> Variant:
+        from safetensors.torch import save
 
-def sparsify(base: Path, target: Path, share: float) -> dict[str, Any]:
-    """Write `base` with `share` (0..1) of its weights zero, and what that did to them. Raises TechniqueError.
+        module = shop.module(start)
+        threshold, zeros = zero_weights(module, share)
+        weights, path = shop.folder / f"{name}.safetensors", shop.folder / f"{name}_masked.onnx"
+        durable.write_bytes(weights, save({key: value.contiguous() for key, value in module.state_dict().items()}))
+        network = shop.export(name, start.plan, weights)
+        store_masks(network.onnx, path)
+        sizes = [network.onnx.stat().st_size, path.stat().st_size]
+        details = {"kind": KIND, "share": share, "threshold": threshold, "zeros": zeros, "bytes": sizes}
+        return Variant(name, self.name, "fp32", path, network=network, details=details)
 
-    Weights of convolutions and products whose number is a multiple of eight; each is restored when the model is loaded.
+
+def zero_weights(network: nn.Module, share: float) -> tuple[float, dict[str, float]]:
+    """Set `share` (0..1) of the weights of convolutions and dense layers to zero, in place.
+
+    Those that are smallest in standard deviations of their layer's weights; gives the largest of these, and each
+    layer's share. Raises TechniqueError when there are no such layers.
     """
-    import numpy as np
-    import onnx
-    from onnx import numpy_helper
+    import torch
+    from torch import nn
 
-    model = onnx.load(str(base))
-    dense = {item.name: numpy_helper.to_array(item) for item in _weights(model.graph)}
-    if not dense:
-        raise TechniqueError(
-            f"found no weights of {', '.join(WEIGHTS)} with {LEAST} numbers or more; expected a larger network"
-        )
-    sizes = {name: np.abs(value) / max(float(value.std()), 1e-30) for name, value in dense.items()}
-    every = np.concatenate([value.ravel() for value in sizes.values()])
-    last = max(round(share * len(every)), 1) - 1
-    threshold = np.partition(every, last)[last]
-    kept = {name: np.where(sizes[name] > threshold, value, np.float32(0)) for name, value in dense.items()}
-    _store(model, kept)
+    layers = {
+        name: layer.weight for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    }  # fmt: skip
+    if not layers:
+        raise TechniqueError("found no convolution or dense layer; expected some, whose weights can become zero")
+    with torch.no_grad():
+        sizes = {name: value.abs() / value.std(correction=0).clamp_min(1e-30) for name, value in layers.items()}
+        every = torch.cat([value.flatten() for value in sizes.values()])
+        threshold = every.kthvalue(max(round(share * len(every)), 1)).values
+        for name, value in layers.items():
+            value[sizes[name] <= threshold] = 0
+        zeros = {name: round(float((value == 0).float().mean()), 4) for name, value in layers.items()}
+    return round(float(threshold), 4), zeros
+
+
+def store_masks(base: Path, target: Path) -> None:
+    """Write `base` with a mask and the other values in place of each tensor that gets smaller by it.
+
+    Tensors of a multiple of eight numbers; each is made whole when the model is loaded. Raises TechniqueError when the
+    file gets no smaller.
+    """
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model, before = onnx.load(str(base)), base.stat().st_size
+    dense = {
+        item.name: numpy_helper.to_array(item)
+        for item in model.graph.initializer
+        if item.data_type == TensorProto.FLOAT
+    }
+    _store(model, {name: value for name, value in dense.items() if _pays(value)})
     onnx.checker.check_model(model, full_check=True)
     written = model.SerializeToString(deterministic=True)
-    before = base.stat().st_size
     if len(written) >= before:
         raise TechniqueError(
-            f"found {len(written)} bytes with {share:.0%} of the weights zero; expected fewer than the {before} of the "
-            "dense file: ask for a larger share, or for a network whose weights outweigh its graph"
+            f"found {len(written)} bytes with masks; expected fewer than the {before} of the dense file: ask for "
+            "larger shares, or for a network whose weights outweigh its graph"
         )
     target.write_bytes(written)
-    zeros = {name: round(float((value == 0).mean()), 4) for name, value in kept.items()}
-    return {
-        "kind": KIND, "share": share, "threshold": round(float(threshold), 4), "zeros": zeros,
-        "bytes": [before, len(written)],
-    }  # fmt: skip
 
 
-def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Float32 initializers that a product or convolution has for its weights, each once."""
-    from onnx import TensorProto
-
-    used = {
-        node.input[place] for node in graph.node for place in WEIGHTS.get(node.op_type, ()) if place < len(node.input)
-    }
-    for item in graph.initializer:
-        count = 1
-        for side in item.dims:
-            count *= side
-        if item.name in used and item.data_type == TensorProto.FLOAT and count >= LEAST and count % BITS == 0:
-            yield item
+def _pays(value: np.ndarray) -> bool:
+    saved = 4 * int((value == 0).sum()) - value.size / BITS
+    return value.size >= LEAST and value.size % BITS == 0 and saved > OPERATORS
 
 
 def _store(model: onnx.ModelProto, sparse: dict[str, np.ndarray]) -> None:
