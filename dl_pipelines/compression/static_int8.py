@@ -90,7 +90,7 @@ class StaticInt8(Technique):
 
 @dataclass(frozen=True)
 class _Quantizing:
-    """The graphs of one network and how they are scored: on the first runtime of the brief, on validation rows."""
+    """The graphs of one network and how they are scored: on validation rows, by the first runtime of the brief."""
 
     start: Network
     shop: Workshop
@@ -131,8 +131,7 @@ class _Quantizing:
             for method in self.params.methods:
                 self.shop.say(f"calibrating by {method}, {wanted} range")
                 try:
-                    path = self.write(f"{method}_{wanted}", wanted, method)
-                    outputs[method] = self.shop.outputs(path, self.runtime, "int8")
+                    outputs[method] = self._answers(self.write(f"{method}_{wanted}", wanted, method))
                 except TechniqueError as error:
                     failed[method] = str(error)
             if not outputs:
@@ -144,6 +143,16 @@ class _Quantizing:
             return {"method": best, "meets": meets, "loss": loss, "difference": difference, "failed": failed}
 
         return self.shop.decide_once(f"calibration_{wanted}", measure)
+
+    def _answers(self, path: Path) -> np.ndarray:
+        """On the first runtime that takes the graph. Raises TechniqueError."""
+        reasons: list[TechniqueError] = []
+        for runtime in self.shop.compression.runtimes:
+            try:
+                return self.shop.outputs(path, runtime, "int8")
+            except TechniqueError as error:
+                reasons.append(error)
+        raise reasons[0]
 
     def told(self, wanted: str) -> Plain:
         """For the ledger."""

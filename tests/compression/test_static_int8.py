@@ -9,8 +9,9 @@ from dl_pipelines.brief.sections import Compression
 from dl_pipelines.compression.candidates import on_runtimes, served_files, spread
 from dl_pipelines.compression.registry import TECHNIQUES
 from dl_pipelines.compression.static_int8 import StaticInt8
+from dl_pipelines.compression.trials import Bench
 from dl_pipelines.inference.parity import session_outputs
-from dl_pipelines.inference.runtimes import open_runtime
+from dl_pipelines.inference.runtimes import RuntimeFileError, open_runtime
 from dl_pipelines.tasks.base import Rows
 from tests.quantizing import network_of, shop_of
 
@@ -192,6 +193,31 @@ def test_one_calibration_row_works_and_is_told(make, wide_rows, wide_reference):
     assert variant.details["calibration"]["rows"] == 1
     outputs = session_outputs(open_runtime("onnxruntime", variant.path), wide_rows.inputs)
     assert outputs.shape == wide_reference.shape and np.isfinite(outputs).all()
+
+
+def test_a_graph_that_one_runtime_does_not_take_is_scored_on_the_other(
+    wide_onnx, wide_task, wide_rows, wide_reference, tmp_path, monkeypatch
+):
+    def opened(self, path, runtime, precision="fp32"):
+        # As OpenVINO 2026.4 with recurrent layers and attention in int8: it reads the graph and can't compile it.
+        if runtime == "openvino" and precision == "int8":
+            raise RuntimeFileError("found model.onnx, which openvino can't load")
+        return open_runtime(runtime, path, self.threads, precision)
+
+    monkeypatch.setattr(Bench, "open", opened)
+    params = StaticInt8.Params(methods=("minmax",), ranges=("full",))
+    for runtimes, expected in (
+        (("openvino", "onnxruntime"), None),
+        (("openvino",), "found model.onnx, which openvino"),
+    ):
+        shop = shop_of(
+            tmp_path / runtimes[-1], wide_onnx, wide_task, wide_rows, wide_reference, Compression(runtimes=runtimes)
+        )
+        (variant,) = StaticInt8(params).variants(network_of(wide_onnx), shop)
+        if expected is None:
+            assert variant.details["calibration"]["loss"]["minmax"] < 0.01
+        else:
+            assert variant.failure.startswith(expected)
 
 
 def test_a_layer_may_be_left_in_float_and_an_unknown_one_is_named(make):
