@@ -121,3 +121,21 @@ def test_a_damaged_repository_is_refused(publish, copied, source_of, tmp_path):
     shutil.copyfile(artifact.file("router.pbtxt"), path)
     with pytest.raises(ArtifactError, match=r"found model/1/model.onnx of triton_repository .* damaged"):
         make_bundle(source_of(FP32, within=copied), "cloud", tmp_path / "out", tmp_path)
+
+
+def test_triton_answers_from_the_bundle(publish, source_of, task, tmp_path):
+    """The folders lie as in a home, so the embedded server loads them as they are; the container is not run."""
+    from dl_pipelines.serving.client import Caller, batched
+    from dl_pipelines.serving.server import running
+    from dl_pipelines.store.home import Home
+
+    publish(FP32)
+    source = source_of(FP32)
+    made = make_bundle(source, "cloud", tmp_path / "bundle", tmp_path)
+    shutil.copytree(made.path, tmp_path / "home")
+    with running(Home(tmp_path / "home")) as server:
+        for name in (made.manifest["facts"]["model"], "tiny"):
+            server.control.load(name)
+        answers = batched(Caller.of(server.grpc, "tiny", task.signature()), source.inputs, 16)
+    np.testing.assert_allclose(answers, source.outputs, atol=1e-5)
+    assert list((tmp_path / "home" / "predictions" / "tiny").iterdir())
