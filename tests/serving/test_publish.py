@@ -117,7 +117,7 @@ def test_a_model_without_parity_is_not_published(make_workspace, task, data, ser
     workspace = make_workspace("refused")
 
     def build(draft):
-        draft.write_json("choice.json", {"runtime": "onnxruntime"})
+        draft.write_json("choice.json", {"runtime": "onnxruntime", "precision": "fp32"})
         draft.gate(Gate("parity", False, "made by a test", blocking=True))
 
     workspace.make("compressed_model", FIRST, build, settings={"bad": True}, parents={})
@@ -136,7 +136,7 @@ def test_a_model_that_can_not_be_loaded_says_so(make_workspace, task, data, serv
         model = onnx.load(str(path))
         model.graph.node[0].op_type = "Nonsense"  # of the standard's domain, so that only a runtime knows
         onnx.save(model, str(path))
-        draft.write_json("choice.json", {"runtime": "onnxruntime"})
+        draft.write_json("choice.json", {"runtime": "onnxruntime", "precision": "fp32"})
         np.save(draft.file("outputs_validation.npy"), reference(np.zeros((40, 8, 8, 1), np.uint8), 0))
         draft.gate(Gate("parity", True, "made by a test", blocking=True))
 

@@ -24,7 +24,7 @@ def hostile(draft):
     weights.data_location = onnx.TensorProto.EXTERNAL
     weights.external_data.add(key="location", value="../../../secret.bin")
     path.write_bytes(model.SerializeToString())
-    draft.write_json("choice.json", {"runtime": "onnxruntime"})
+    draft.write_json("choice.json", {"runtime": "onnxruntime", "precision": "fp32"})
     np.save(draft.file("outputs_validation.npy"), reference(np.zeros((40, 8, 8, 1), np.uint8), 1))
     draft.gate(Gate("parity", True, "made by a test", blocking=True))
 

@@ -39,7 +39,8 @@ def served(tmp_path_factory):
 
     def compressed(draft: Draft) -> None:
         shutil.copyfile(path, draft.file("model/model.onnx"))
-        draft.write_json("choice.json", {"runtime": "onnxruntime", "variant": "fp32", "file": "model/model.onnx"})
+        choice = {"runtime": "onnxruntime", "variant": "fp32", "precision": "fp32", "file": "model/model.onnx"}
+        draft.write_json("choice.json", choice)
         outputs = session_outputs(open_runtime("onnxruntime", path), inputs)
         np.save(draft.file("outputs_validation.npy"), outputs, allow_pickle=False)
         draft.gate(Gate("parity", True, "made by a test", blocking=True))
