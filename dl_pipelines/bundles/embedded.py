@@ -37,7 +37,7 @@ class _Graph:
     float32: Path
     precision: str
     why: str
-    check: Check
+    checks: tuple[Check, ...]
     tolerance: float
     """How far another executor may be from ONNX Runtime on the planned graph, in the task's units."""
 
@@ -60,17 +60,12 @@ def build(source: Source, folder: Path, work: Path) -> Built:
         **({INTEGER: memory_plan.operators(model)} if graph.planned != graph.model else {}),
     })  # fmt: skip
     write_rows(source, folder)
-    reference = static_graph.run_rows(graph.planned, source.inputs)
-    checks = [source.served_check(), graph.check]
-    if graph.planned != graph.model:
-        portable = static_graph.run_rows(graph.model, source.inputs)
-        checks.append(source.check(f"{INTEGER} with {MODEL}", portable, reference, tolerance=graph.tolerance))
     code = _code(source, graph, folder, work)
     facts = {
         "precision": graph.precision, "why": graph.why, "batch": 1,
         "memory": {name: plan[name] for name in ("weights_bytes", "peak_bytes", "arena_bytes")}, "c": code.facts,
     }  # fmt: skip
-    return Built((*checks, *code.checks), facts, _readme(graph, plan, code))
+    return Built((source.served_check(), *graph.checks, *code.checks), facts, _readme(graph, plan, code))
 
 
 def _graph(source: Source, work: Path) -> _Graph:
@@ -85,14 +80,18 @@ def _graph(source: Source, work: Path) -> _Graph:
         integer = static_graph.fix(path, work / "integer.onnx", source.inputs, "extended")
         check = _with_recorded(source, model, "int8")
         if check.parity.passed:
-            before, after = (static_graph.run_rows(file, source.inputs) for file in (float32, model))
+            files = float32, model, integer
+            before, after, fused = (static_graph.run_rows(file, source.inputs) for file in files)
             tolerance = source.tolerance_of(before, after)
-            return _Graph(model, integer, float32, "int8", why, check, tolerance)
+            same = source.check(f"{INTEGER} with {MODEL}", after, fused, tolerance=tolerance)
+            if not same.parity.passed:  # it is another spelling of the same: the bundle goes without it
+                return _Graph(model, model, float32, "int8", why, (check,), tolerance)
+            return _Graph(model, integer, float32, "int8", why, (check, same), tolerance)
         failed = check.parity.summary
     except (TechniqueError, BundleError) as error:
         failed = str(error)
     check = _with_recorded(source, float32, "float32")
-    return _Graph(float32, float32, float32, "fp32", f"no int8: {failed}", check, source.serving.parity_tolerance)
+    return _Graph(float32, float32, float32, "fp32", f"no int8: {failed}", (check,), source.serving.parity_tolerance)
 
 
 def _int8(source: Source, work: Path) -> tuple[Path, str]:
@@ -100,10 +99,10 @@ def _int8(source: Source, work: Path) -> tuple[Path, str]:
     choice = source.choice
     if choice["runtime"] == "onnxruntime" and choice["precision"] == "int8":
         return source.model, "the served file"
-    path = work / "quantized.onnx"
-    quantize(source.network, path, source.calibrate(CALIBRATION_ROWS), reduce_range=False, per_channel=True)
+    path, rows = work / "quantized.onnx", source.calibrate(CALIBRATION_ROWS)
+    quantize(source.network, path, rows, reduce_range=False, per_channel=True)
     why = (
-        f"quantized for this bundle from the network that serves, with {CALIBRATION_ROWS} train rows: what serves is "
+        f"quantized for this bundle from the network that serves, with {len(rows)} train rows: what serves is "
         f"{choice['variant']} ({choice['precision']}) for {choice['runtime']}"
     )
     return path, why

@@ -1,6 +1,7 @@
 """The embedded bundle: one row, fixed shapes, int8, a plan, C that answers as ONNX Runtime does."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -8,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dl_pipelines.bundles import c_code, embedded
+from dl_pipelines.bundles import c_code, embedded, static_graph
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.compression.base import TechniqueError
 from tests.bundles.conftest import FP32, INT8
@@ -95,8 +96,9 @@ def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
 def test_a_float_model_is_quantized_for_it(source_of, tmp_path):
     graph = embedded._graph(source_of(FP32), tmp_path)
     assert graph.precision == "int8"
-    assert graph.why.startswith("quantized for this bundle from the network that serves, with 256 train rows: what")
-    assert graph.check.parity.passed
+    told = r"quantized for this bundle from the network that serves, with \d+ train rows: what serves is fp32"
+    assert re.match(told, graph.why)
+    assert all(check.parity.passed for check in graph.checks)
     assert graph.tolerance >= 1e-3
 
 
@@ -151,6 +153,18 @@ def test_c_of_the_float_graph_where_int8_is_too_much(source_of, tmp_path, monkey
     assert made.manifest["parity"][-1]["max_difference"] < 1e-5
     assert {"c/model.c", "model_float32.onnx"} <= set(made.manifest["files"])
     assert "made of `model_float32.onnx` (float32, as there is no C of" in (made.path / "README.md").read_text()
+
+
+def test_a_fused_graph_that_answers_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
+    run = static_graph.run_rows
+
+    def apart(path, rows):
+        return run(path, rows) + (9 if path.name == "integer.onnx" else 0)
+
+    monkeypatch.setattr(static_graph, "run_rows", apart)
+    graph = embedded._graph(source_of(INT8), tmp_path)
+    assert (graph.precision, graph.planned) == ("int8", graph.model)
+    assert [check.parity.passed for check in graph.checks] == [True]
 
 
 def test_c_that_answers_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
