@@ -1,10 +1,12 @@
 """What `benchmarks.compression` compresses: a ResNet-18 of random weights on synthetic images, a trained digits model.
 
-The ResNet's last layer is fitted, so that its decisions mean something: which of ten gratings an image shows.
+The ResNet's last layer is fitted, so that its decisions mean something: which of ten gratings an image shows. What is
+left of it after pruning is trained on the same images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import numpy as np
 from benchmarks.command import ROOT
 
 SIDE, CLASSES, ROWS, CALIBRATION = 224, 10, 96, 128
-BUDGET = 0.02
+BUDGET, EPOCHS = 0.02, 12
+"""Of accuracy on the rows, and of each fine-tuning."""
 
 
 def gratings(count: int, seed: int) -> Any:
@@ -47,7 +50,7 @@ class Compressed:
     ledger: list[dict[str, Any]]
 
 
-def resnet(folder: Path, threads: int, techniques: tuple[str, ...]) -> Compressed:
+def resnet(folder: Path, threads: int, techniques: Sequence[Any]) -> Compressed:
     """The chain for latency on both runtimes, with a workshop as the stage makes it."""
     from dl_pipelines.brief.sections import Compression
     from dl_pipelines.compression.base import Network
@@ -58,13 +61,14 @@ def resnet(folder: Path, threads: int, techniques: tuple[str, ...]) -> Compresse
     from dl_pipelines.compression.workshop import Workshop
     from dl_pipelines.inference.export import export_onnx
     from dl_pipelines.inference.parity import torch_outputs
+    from dl_pipelines.training.launch import run_locally
 
     task, plan, network, fitted = _fitted()
     weights = folder / "weights.safetensors"
     _save(network, weights)
     onnx = export_onnx(network, task, folder / "fp32" / "model.onnx")
     rows = gratings(ROWS, seed=1)
-    section = Compression.model_validate({"techniques": list(techniques), "max_loss": BUDGET, "timing_rounds": 15})
+    section = Compression.model_validate({"techniques": techniques, "max_loss": BUDGET, "timing_rounds": 15})
     reference = torch_outputs(network, rows.inputs, batch=16)
     bench = Bench(task, rows, reference, threads, section.timing_rounds)
     choices: dict[str, Any] = {}
@@ -75,8 +79,8 @@ def resnet(folder: Path, threads: int, techniques: tuple[str, ...]) -> Compresse
         return choices[name]
 
     shop = Workshop(
-        bench, section, _no_training, Network("fp32", plan, weights, onnx), _no_training, folder,
-        lambda count: spread(fitted, count), decide_once, lambda *told: None,
+        bench, section, _jobs(folder, plan, task, fitted, threads), Network("fp32", plan, weights, onnx), run_locally,
+        folder, lambda count: spread(fitted, count), decide_once, lambda *told: None,
     )  # fmt: skip
     chain = Chain(shop, section)
     for technique in techniques_of(section):
@@ -124,8 +128,21 @@ def _save(network: Any, path: Path) -> None:
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
 
 
-def _no_training(*_: Any) -> Any:
-    raise SystemExit("found a technique that trains; expected none: these weights are random")
+def _jobs(folder: Path, plan: Any, task: Any, rows: Any, threads: int) -> Callable[[Path], Any]:
+    """How it is trained on: by one process on the images that the last layer was fitted to."""
+    from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Training
+    from dl_pipelines.training.job import Job, write_rows
+    from dl_pipelines.training.train import task_ref
+
+    stored = folder / "rows"
+    stored.mkdir()
+    write_rows(stored, "train", rows)
+    write_rows(stored, "validation", rows.take(np.arange(CLASSES)))
+    training = Training(epochs=EPOCHS, batch_size=16, learning_rate=1e-3, compile="off", device="cpu")
+    distributed = Distributed(communicator="single", workers=1, threads=threads)
+    return lambda job: Job(
+        job, task_ref(task), plan.family, training, distributed, AugmentationPlan(), dict(plan.statistics), stored
+    )
 
 
 def digits(home: Path, overrides: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
