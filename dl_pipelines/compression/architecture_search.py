@@ -43,7 +43,7 @@ class ArchitectureSearch(Technique):
         depths: tuple[Depth, ...] = Field(default=(1, 2), min_length=1, description="layers of each block")
         shortest: int | None = Field(
             default=None, ge=1,
-            description="blocks that a network has at least; None: all. Shared weights rank shorter networks worse",
+            description="blocks that a network has at least, each length with a shared training of its own; None: all",
         )  # fmt: skip
         epochs: int | None = Field(
             default=None, ge=1, le=10_000, description="of the shared training; None: twice the training's"
@@ -117,6 +117,6 @@ class ArchitectureSearch(Technique):
         return space
 
 
-def _told(one: Looked) -> list[Any]:
-    """Name, score with shared weights, cost."""
-    return [one.point.name, one.score, one.cost]
+def _told(one: Looked) -> dict[str, Any]:
+    """With its score by shared weights."""
+    return {"network": one.point.name, "score": one.score, "cost": one.cost}

@@ -100,7 +100,8 @@ class Search:
         given, budget = self.given, self.shop.compression.max_loss
         best = next(one.score for one in looked if one.point == self.space.largest)
         own = self.costs["of"][self.start.name]
-        listed = shortlist(looked, best, budget, given.slack, own, 2 * given.trained)
+        others = [one for one in looked if not self._is_start(one.point)]
+        listed = shortlist(others, best, budget, given.slack, own, 2 * given.trained)
         costs = self.shop.decide_once("shortlist", lambda: self._measured([one.point for one in listed]))
         measured = [Looked(one.point, one.score, costs[one.point.name]) for one in listed]
         cheaper = sorted((one for one in measured if one.cost < costs[self.start.name]), key=lambda one: one.cost)
@@ -155,6 +156,14 @@ class Search:
             return {"networks": networks, "seconds": time.monotonic() - begun}
 
         return shop.decide_once("looked", decide)
+
+    def _is_start(self, point: Point) -> bool:
+        """Whether it is the network that the search began with: in another session that is faster or slower."""
+        shapes = [
+            {name: value.shape for name, value in plan.build(self.shop.task).state_dict().items()}
+            for plan in (self.plan(point), self.start.plan)
+        ]
+        return shapes[0] == shapes[1]
 
     @property
     def _blocks(self) -> range:

@@ -25,6 +25,7 @@ from dl_pipelines.compression.workshop import Workshop
 from dl_pipelines.models.elastic import Point, Space
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.tasks.base import Rows
+from dl_pipelines.tasks.image_classification import ImageClassification
 from dl_pipelines.tasks.registry import TASKS
 from dl_pipelines.training import pool
 from dl_pipelines.training.job import FINAL, Job
@@ -157,7 +158,7 @@ def _look_at(variant, trained, shop):
     network, details = variant.network, variant.details
     assert variant.path is network.onnx and variant.precision == "fp32" and variant.failure is None
     assert variant.path.stat().st_size < trained.onnx.stat().st_size
-    name, score, cost = details["found"]
+    name, score, cost = details["found"].values()
     point = Point(tuple(network.plan.family.params["widths"]), tuple(network.plan.family.params["depths"]))
     assert variant.name == f"searched_{name}" == f"searched_{point.name}"
     assert point in Space(((8, 16), (16, 32)), ((1, 2), (1, 2)), 2)
@@ -167,7 +168,7 @@ def _look_at(variant, trained, shop):
     # The same graph with other weights: as many bytes, but for how long numbers are written.
     assert cost == pytest.approx(variant.path.stat().st_size / 1e6, rel=0.01)
     assert details["space"] == details["looked"] == 16 and details["unit"] == "MB" and details["fit_error"] > 0
-    costs, scores = [one[2] for one in details["front"]], [one[1] for one in details["front"]]
+    costs, scores = [one["cost"] for one in details["front"]], [one["score"] for one in details["front"]]
     assert costs == sorted(costs) and scores == sorted(scores) and 0 < score <= 1
     rank = details["rank"]
     assert rank["networks"] == len({one[0] for one in rank["checked"]}) == 3
@@ -191,7 +192,10 @@ def test_a_training_that_fails_is_a_variant_that_says_why(place, trained, monkey
 def of_table(table: dict[str, float], given: dict[str, Any], trained: Network, tmp_path: Path) -> Search:
     """A search that knows the costs of networks by a table, and exports nothing."""
     compression = Compression(objective="latency", max_loss=0.01)
-    shop: Any = SimpleNamespace(compression=compression, folder=tmp_path, decide_once=lambda name, measure: measure())
+    shop: Any = SimpleNamespace(
+        compression=compression, folder=tmp_path, decide_once=lambda name, measure: measure(),
+        task=ImageClassification(ImageClassification.Params(classes=tuple("0123456789"))),
+    )  # fmt: skip
     space = Space(((8, 16), (16, 32)), ((1,), (1,)), 2)
     made = Search(ArchitectureSearch.Params(**given), trained, shop, space)
     object.__setattr__(made, "_measured", lambda points: {name: table[name] for name in table})
@@ -210,6 +214,13 @@ def test_costs_that_were_measured_decide(trained, tmp_path):
     table = {"fp32": 3.5, "8x1_16x1": 3.6, "16x1_16x1": 2.5, "8x1_32x1": 2.2}
     found = of_table(table, {"slack": 0.05, "trained": 2}, trained, tmp_path).choose(LOOKED)
     assert [(one.point.name, one.cost) for one in found] == [("8x1_32x1", 2.2), ("16x1_16x1", 2.5)]
+
+
+def test_the_network_that_it_began_with_is_not_chosen(trained, tmp_path):
+    table = {"fp32": 3.5, "16x2_32x2": 1.0, "8x1_16x1": 2.5, "16x1_32x1": 4.0}
+    own = Looked(Point((16, 32), (2, 2)), 0.99, 1.0)
+    found = of_table(table, {"slack": 0.05}, trained, tmp_path).choose([own, *LOOKED[:1], *LOOKED[3:]])
+    assert [one.point.name for one in found] == ["8x1_16x1"]
 
 
 def test_a_space_without_anything_cheaper_is_told(trained, tmp_path):
