@@ -1,6 +1,6 @@
 """What the chain publishes against float32 on ONNX Runtime, and against OpenVINO's own tool; the digits by all of it.
 
-`resnet`: ResNet-18 on 224 pixels, one image, two threads, half of its channels cut away and the rest in int8. `int8`: by
+`resnet`: ResNet-18 on 224 pixels, one image, two threads; half of its channels cut away, the rest in int8. `int8`: by
 int8 alone. `digits`: the demo's model, trained here, with every technique, for size.
 """
 
