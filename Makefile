@@ -41,6 +41,8 @@ bench: ## Ours against limits and peers (installed first), one JSON object a lin
 	@$(BIN)/python -m benchmarks.input_pipeline --json
 	@$(BIN)/python -m benchmarks.scaling --json
 	@$(BIN)/python -m benchmarks.search --json
+	@$(BIN)/python -m benchmarks.compression --json
+	@$(BIN)/python -m benchmarks.nas --json
 
 soak: setup ## A long run; MINUTES=10
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
