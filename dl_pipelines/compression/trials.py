@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dl_pipelines.training.energy import Counter
 
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+AGAIN = "the strongest again"
+"""Another session of the same file."""
 ENERGY_SECONDS, ENERGY_TURNS = 0.3, 7
 """A model answers alone for so long, in turns with the others, while the counter runs."""
 
@@ -72,7 +74,9 @@ class Bench:
     ) -> tuple[list[Trial], Trial]:  # fmt: skip
         """A trial for each candidate, and one of the strongest so far, timed in turns with them and with the baseline.
 
-        `own`: by a variant's name the outputs [N, ...] of the torch network it was exported from.
+        The strongest is timed in two sessions: one of a model is a hundredth faster than another, and no interval over
+        rounds knows of it. What is to beat is the faster of both. `own`: by a variant's name the outputs [N, ...] of
+        the torch network it was exported from.
         """
         trials: dict[str, Trial] = {}
         sessions: dict[str, Session] = {}
@@ -83,9 +87,14 @@ class Bench:
             if session is not None:
                 sessions[key] = session
         say("timing them in turns", len(known), len(known) + 1)
-        timed, joules = self._time(sessions, self.rounds), self._energy(sessions)
+        if strongest.key in sessions:
+            sessions[AGAIN] = sessions[strongest.key].again()
+        timed = self._time(sessions, self.rounds)
+        again = sessions.pop(AGAIN, None)
+        joules = self._energy(sessions)
+        beaten = strongest.key if again is None else min((strongest.key, AGAIN), key=lambda key: timed[key]["p50_ms"])
         for key, trial in trials.items():
-            trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, strongest.key))
+            trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, beaten))
             if joules:
                 trials[key] = _with_energy(trials[key], joules, key, strongest.key)
         return [trials[item.key] for item in candidates], trials[strongest.key]
