@@ -140,8 +140,8 @@ def test_without_students_the_trained_family_is_made_narrower(family, found):
 def test_a_family_that_has_no_narrower_version(params):
     with pytest.raises(
         TechniqueError,
-        match=r"^found no smaller version of the family cnn; expected a widths or width or hidden that can be halved; name "
-        r"students in the params of distillation$",
+        match=r"^found no smaller version of the family cnn; expected a widths or width or hidden that can be halved; "
+        r"name students in the params of distillation$",
     ):
         smaller(FamilyRef(name="cnn", params=params))
 
