@@ -10,6 +10,7 @@ from dl_pipelines.compression.ledger import Rules, decide
 from dl_pipelines.compression.static_int8 import quantize
 from dl_pipelines.compression.trials import Bench, Candidate
 from dl_pipelines.evaluation.metrics import paired_difference
+from dl_pipelines.inference.runtimes import OnnxRuntimeSession
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.training.energy import Counter
 
@@ -85,13 +86,13 @@ def test_every_candidate_is_measured_on_the_same_rows(bench, candidates):
     ]
     assert strongest is trials[1]
     assert trials[0].gain == pytest.approx({"value": 1, "low": 1, "high": 1})
-    assert trials[1].speed_up == pytest.approx({"value": 1, "low": 1, "high": 1})
     for trial in trials:
         assert trial.failure is None
         assert trial.parity_passed
         assert trial.latency["low"] <= trial.latency["p50_ms"] <= trial.latency["high"]
         assert trial.gain["value"] == pytest.approx(trials[0].latency["p50_ms"] / trial.latency["p50_ms"])
-        assert trial.speed_up["value"] == pytest.approx(trials[1].latency["p50_ms"] / trial.latency["p50_ms"])
+        # What is to beat is the faster of two sessions of the strongest; its latency is of the first.
+        assert 0.2 < trial.speed_up["value"] * trial.latency["p50_ms"] / trials[1].latency["p50_ms"] <= 1 + 1e-6
         assert 0.95 <= trial.metrics["accuracy"]["value"] <= 1
         assert trial.size_mb == pytest.approx(2.4 if trial.precision == "fp32" else 0.65, rel=0.15)
         assert trial.energy is trial.saving is None
@@ -110,7 +111,10 @@ def test_the_strongest_and_the_baseline_are_timed_with_what_is_tried(bench, cand
     assert told == [
         "scoring fp32 on onnxruntime", "scoring fp32 on openvino", "scoring int8 on openvino", "timing them in turns",
     ]  # fmt: skip
-    assert trials[0].speed_up["value"] == pytest.approx(strongest.latency["p50_ms"] / trials[0].latency["p50_ms"])
+    assert strongest.speed_up["value"] <= 1 + 1e-6
+    assert trials[0].speed_up["value"] == pytest.approx(
+        strongest.speed_up["value"] * strongest.latency["p50_ms"] / trials[0].latency["p50_ms"]
+    )
 
 
 def test_a_loss_is_measured_row_by_row_and_breaks_the_budget(bench, candidates, careless):
@@ -199,12 +203,28 @@ def test_rows_that_do_not_determine_the_metric_leave_the_loss_out(bench, candida
     assert judged[0].reason.startswith("the loss of accuracy could not be measured on the validation rows")
 
 
-def test_instances_are_timed_side_by_side(bench, candidates):
-    busy = replace(bench, instances=3)
-    alone, together = run(bench, candidates[:2])[0], run(busy, candidates[:2])[0]
-    for one, many in zip(alone, together, strict=True):
-        assert many.latency["p50_ms"] > one.latency["p50_ms"]
-        assert many.metrics == one.metrics
+def test_instances_are_timed_side_by_side(bench, candidates, monkeypatch):
+    opened, at_once, most = [], set(), []
+    again, answer = OnnxRuntimeSession.again, OnnxRuntimeSession._run
+
+    def noted(self):
+        opened.append(again(self))
+        return opened[-1]
+
+    def counted(self, inputs):
+        at_once.add(id(self))
+        most.append(len(at_once))
+        try:
+            return answer(self, inputs)
+        finally:
+            at_once.discard(id(self))
+
+    monkeypatch.setattr(OnnxRuntimeSession, "again", noted)
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", counted)
+    trials, _, _ = run(replace(bench, instances=3), candidates[:1])
+    assert len(opened) >= 2
+    assert 1 < max(most) <= 3
+    assert trials[0].latency["low"] <= trials[0].latency["p50_ms"]
 
 
 class Meter:
