@@ -32,9 +32,9 @@ def resnet() -> Iterator[Comparison]:
 
 
 def int8() -> Iterator[Comparison]:
-    """The same by int8 alone (four times float32's arithmetic where there is VNNI, no more), beside the tool's own int8.
+    """The same by int8 alone, at most four times float32's arithmetic (VNNI), and beside the tool's own int8.
 
-    Only here: an int8 network with half of the channels would not be the tool's.
+    That only here: an int8 network with half of the channels would not be the tool's.
     """
     yield from _resnet("int8_", INT8, tool=True)
 
