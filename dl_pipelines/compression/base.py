@@ -60,6 +60,8 @@ class Variant:
     network: Network | None = None
     runtimes: tuple[str, ...] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    untried: bool = False
+    """Whether there was nothing to try: `failure` is then why the technique does not suit."""
 
 
 class Technique(ABC):

@@ -116,7 +116,7 @@ class Chain:
     def _variants(self, technique: Technique, shop: Workshop) -> list[Variant]:
         from dl_pipelines.inference.export import ExportError
 
-        why = technique.unsuited(self.start, shop)
+        unsuited = why = technique.unsuited(self.start, shop)
         if why is None:
             try:
                 why, found = "it gave no variant", technique.variants(self.start, shop)
@@ -128,7 +128,9 @@ class Chain:
                 if (error.name or "dl_pipelines").startswith("dl_pipelines"):
                     raise
                 why = f"found no package {error.name}; expected it for {technique.name}; install requirements.lock"
-        return [Variant(technique.name, technique.name, "fp32", None, why, runtimes=self.compression.runtimes[:1])]
+        first = self.compression.runtimes[:1]
+        untried = unsuited is not None
+        return [Variant(technique.name, technique.name, "fp32", None, why, runtimes=first, untried=untried)]
 
     def _named(self, variants: list[Variant]) -> Iterator[Variant]:
         """Each with a name that no other of the ledger has, and its network with the same."""

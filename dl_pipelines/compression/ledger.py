@@ -23,7 +23,7 @@ class Trial:
     than the uncompressed model on the first runtime. `energy`: joules of a thousand answers; `saving`: how many times
     less than the strongest. `loss`: of the primary metric against the trained model, positive is worse; `slices`: the
     same on each slice that is large enough to decide on. `targets`: the brief's that can be told here, `{name, value,
-    met}`. `failure`: why it could not be made or opened. `network`: whether it is a network of its own.
+    met}`. `failure`: why it could not be made or opened, or (`untried`) why there was nothing to try. `network`: whether it is a network of its own.
     """
 
     variant: str
@@ -44,6 +44,7 @@ class Trial:
     parity_passed: bool | None = None
     parity: str = "not compared"
     failure: str | None = None
+    untried: bool = False
     network: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ def decide(trials: Sequence[Trial], strongest: Trial, rules: Rules) -> list[Judg
 def refusal(trial: Trial, strongest: Trial, rules: Rules) -> str | None:
     """Why a trial may not be taken, or None when it may."""
     if trial.failure:
-        return f"could not be made: {trial.failure}"
+        return f"{'not tried' if trial.untried else 'could not be made'}: {trial.failure}"
     if trial.parity_passed is not True:
         return f"parity failed: {trial.parity}"
     return _over_budget(trial, rules) or _breaks(trial, strongest) or _no_gain(trial, strongest, rules.objective)

@@ -144,7 +144,7 @@ class Bench:
         variant, runtime = candidate.variant, candidate.runtime
         trial = Trial(
             variant.name, variant.technique, runtime, variant.precision, failure=variant.failure,
-            details=variant.details, network=variant.network is not None,
+            untried=variant.untried, details=variant.details, network=variant.network is not None,
         )  # fmt: skip
         if variant.path is None:
             return trial, None

@@ -89,7 +89,7 @@ def test_one_that_could_not_be_made_says_why(full):
         "<loss> of nan)"
     )
     assert {found[f"DISTIL_{column}"].reason for column in ("COMP", "SPEED", "LOSS")} == {
-        "not measured: distillation could not be made"
+        "not measured: distillation: there is no file"
     }
 
 

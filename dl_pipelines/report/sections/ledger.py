@@ -126,7 +126,7 @@ def _latency(facts: Facts, place: int, row: Row) -> Cell:
 
 def _why(facts: Facts, place: int, cell: Cell) -> Cell:
     row = chain.ledger(facts)[place]
-    return cell if row["size_mb"] is not None else not_measured(f"{row['variant']} could not be made")
+    return cell if row["size_mb"] is not None else not_measured(f"{row['variant']}: there is no file")
 
 
 def _find(facts: Facts, place: int, *keys: str) -> Found | Cell:
