@@ -23,7 +23,8 @@ class Trial:
     than the uncompressed model on the first runtime. `energy`: joules of a thousand answers; `saving`: how many times
     less than the strongest. `loss`: of the primary metric against the trained model, positive is worse; `slices`: the
     same on each slice that is large enough to decide on. `targets`: the brief's that can be told here, `{name, value,
-    met}`. `failure`: why it could not be made or opened, or (`untried`) why there was nothing to try. `network`: whether it is a network of its own.
+    met}`. `failure`: why it could not be made or opened, or (`untried`) why there was nothing to try.
+    `network`: whether it is a network of its own.
     """
 
     variant: str
