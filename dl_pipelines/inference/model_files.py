@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dl_pipelines.inference.runtimes import MODEL_FILES
-from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.store.artifacts import Artifact, ArtifactError
 from dl_pipelines.store.digest import SHORT, digest_file
 from dl_pipelines.tasks.base import Signature
 
@@ -58,6 +58,19 @@ def check_model_folder(folder: Path, expected: Mapping[str, str], signature: Sig
         from dl_pipelines.inference.ir_contents import check_ir
 
         check_ir(folder / "model.xml", folder / "model.bin", signature)
+
+
+def model_hashes(compressed: Artifact) -> dict[str, str]:
+    """The files of a compressed model's `model/` by their name in it, with their sha256; whether they are so is not read.
+
+    Raises ModelFileError for a name that lies in a folder below it or leads out of it.
+    """
+    prefix = "model/"
+    inside = {name.removeprefix(prefix): told for name, told in compressed.files.items() if name.startswith(prefix)}
+    for name in inside:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise refused("manifest.json", f"the file {prefix + name!r}", f"names right in {prefix}")
+    return inside
 
 
 def refused(name: str, found: str, expected: str) -> ModelFileError:

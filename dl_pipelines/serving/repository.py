@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dl_pipelines.brief.sections import Serving
-from dl_pipelines.inference.model_files import check_model_folder
+from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.serving import config
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
@@ -36,9 +36,7 @@ def write_model(folder: Path, compressed: Artifact, signature: Signature, servin
     Raises ArtifactError, ModelFileError (one too) for files that nobody should load: before any of them is copied.
     """
     choice = compressed.read_json("choice.json")
-    inside = {
-        name.removeprefix("model/"): digest for name, digest in compressed.files.items() if name.startswith("model/")
-    }
+    inside = model_hashes(compressed)
     check_model_folder(compressed.path / "model", inside, signature)
     (folder / "1").mkdir(parents=True)
     for name in inside:

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dl_pipelines.inference.model_files import ModelFileError, check_model_folder
-from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.inference.model_files import ModelFileError, check_model_folder, model_hashes
+from dl_pipelines.store.artifacts import Artifact, ArtifactError
 from dl_pipelines.store.digest import digest_file
 
 Spoil = Callable[[Path], None]
@@ -245,3 +245,19 @@ def test_names_of_no_runtime_are_refused(folder):
     made = folder("onnx")
     with pytest.raises(ModelFileError, match=r"found a list of files model\.ort in model; expected model\.onnx or"):
         check_model_folder(made, {"model.ort": "0" * 64})
+
+
+def artifact(*names: str) -> Artifact:
+    """A compressed model that lists these files, each with its name for a hash."""
+    return Artifact(Path("nowhere"), "compressed_model", "d", {}, {name: f"of {name}" for name in names}, {})
+
+
+def test_the_hashes_are_those_of_the_model_alone():
+    made = artifact("choice.json", "model/model.xml", "model/model.bin", "models/other")
+    assert model_hashes(made) == {"model.xml": "of model/model.xml", "model.bin": "of model/model.bin"}
+
+
+@pytest.mark.parametrize("name", ["model/../choice.json", "model/..", "model/", "model/in/model.onnx", "model//etc/a"])
+def test_names_that_leave_the_folder_are_refused(name):
+    with pytest.raises(ModelFileError, match=re.escape(f"found the file {name!r} in manifest.json; expected names")):
+        model_hashes(artifact("model/model.onnx", name))
