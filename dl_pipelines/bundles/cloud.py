@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from dl_pipelines.bundles.base import Built, Source
+from dl_pipelines.bundles.base import Built, BundleError, Source
 from dl_pipelines.bundles.kubernetes import GRPC, HOME, HTTP, METRICS, USER, Served, manifests, require_image
+from dl_pipelines.inference.model_files import check_model_folder
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
 from dl_pipelines.serving import parity as live
@@ -34,12 +35,15 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     about = made.read_json("model.json")
     model, project = about["model"], source.project
     source.tell("copying the repository")
-    _copy(folder / "repository" / model, repository.model_files(made))
-    _copy(folder / "repository" / project, repository.router_files(made.read_text("router.pbtxt")))
+    _copy(folder / "repository", model, repository.model_files(made))
+    _copy(folder / "repository", project, repository.router_files(made.read_text("router.pbtxt")))
     durable.put_text(folder / "server" / "routing" / f"{project}.json", json.dumps(only(project, model, 0).plain()))
     _render(source, folder, model, made)
     source.tell("answering the rows of the live parity with the copied files")
-    path = folder / "repository" / model / "1" / MODEL_FILES[about["runtime"]][0]
+    opened = folder / "repository" / model / "1"
+    inside = {Path(name).name: told for name, told in made.files.items() if name.startswith("model/1/")}
+    check_model_folder(opened, inside, source.signature)
+    path = opened / MODEL_FILES[about["runtime"]][0]
     session = open_runtime(about["runtime"], path, source.serving.threads, source.choice["precision"])
     inputs = np.load(made.file(live.INPUTS), allow_pickle=False)
     recorded = np.load(made.file(live.OUTPUTS), allow_pickle=False)
@@ -55,9 +59,16 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     return Built((check,), facts, _readme(source, facts))
 
 
-def _copy(folder: Path, files: dict[str, Any]) -> None:
+def _copy(folder: Path, model: str, files: dict[str, Any]) -> None:
+    """Files of a model into `folder`. Raises BundleError for a name that leads out of it."""
     for name, given in files.items():
-        path = folder / name
+        place = Path(model, name)
+        if place.is_absolute() or ".." in place.parts:
+            raise BundleError(
+                f"found the file {str(place)!r} in the triton_repository; expected names inside it; run `dlp run` for "
+                "that date again, and find out who changed it"
+            )
+        path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(given if isinstance(given, bytes) else given.read_bytes())
 

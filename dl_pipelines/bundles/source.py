@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dl_pipelines.brief.sections import Data, Serving
 from dl_pipelines.bundles.base import BundleError, Options, Source
+from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
@@ -23,14 +24,18 @@ def open_source(
     """The source of a partition's bundles.
 
     The window is the one that the model was compressed on, whatever the partition's is now. Raises ArtifactError when
-    the model is missing, damaged or failed a gate, BundleError when its answers are not of the window's rows.
+    the model is missing, damaged, failed a gate or has files that no runtime should open (ModelFileError, one too),
+    BundleError when its answers are not of the window's rows.
     """
     import numpy as np
 
     from dl_pipelines.compression.candidates import spread
     from dl_pipelines.data.batches import window_rows
+    from dl_pipelines.inference.onnx_contents import check_onnx
 
     compressed = workspace.get("compressed_model", partition).require_gates().verify()
+    check_model_folder(compressed.path / "model", model_hashes(compressed), task.signature())
+    check_onnx(compressed.file("network.onnx"), task.signature())
     window = workspace.by_digest("training_window", compressed.parents["training_window"]).require_gates()
     rows = window_rows(workspace, window, "validation", data, task)
     recorded = np.load(compressed.file("outputs_validation.npy"), allow_pickle=False)

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dl_pipelines.brief.sections import Evaluation
+from dl_pipelines.bundles import cloud
 from dl_pipelines.bundles.base import TRITON_IMAGE, BundleError, Options
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.serving.publish import _Stage
@@ -139,3 +140,10 @@ def test_triton_answers_from_the_bundle(publish, source_of, task, tmp_path):
         answers = batched(Caller.of(server.grpc, "tiny", task.signature()), source.inputs, 16)
     np.testing.assert_allclose(answers, source.outputs, atol=1e-5)
     assert list((tmp_path / "home" / "predictions" / "tiny").iterdir())
+
+
+@pytest.mark.parametrize(("model", "name"), [("tiny", "../../../x"), ("../x", "config.pbtxt"), ("tiny", "/x")])
+def test_names_that_lead_out_of_the_bundle_are_refused(tmp_path, model, name):
+    with pytest.raises(BundleError, match=r"found the file '.*x.*' in the triton_repository; expected names inside it"):
+        cloud._copy(tmp_path / "repository", model, {"1/model.onnx": b"", name: b""})
+    assert not (tmp_path / "x").exists()
