@@ -12,6 +12,7 @@ from typing import Any
 
 from dl_pipelines.bundles.base import Built, BundleError, Source
 from dl_pipelines.bundles.environment import closure, fresh_environment, requirements, run
+from dl_pipelines.inference.model_files import model_hashes
 from dl_pipelines.inference.runtimes import onnxruntime_settings, openvino_settings
 from dl_pipelines.store import durable
 
@@ -26,10 +27,9 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     if not script.is_file():
         raise BundleError(f"found the runtime {runtime!r}; expected onnxruntime or openvino")
     names = ("numpy", runtime)
-    for name in source.compressed.files:
-        if name.startswith("model/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.compressed.file(name), folder / name)
+    (folder / "model").mkdir()
+    for name in model_hashes(source.compressed):
+        shutil.copyfile(source.compressed.file(f"model/{name}"), folder / "model" / name)
     shutil.copyfile(script, folder / "infer.py")
     durable.put_json(folder / "runtime.json", _settings(source))
     durable.put_text(folder / "requirements.txt", requirements(names))
@@ -67,6 +67,7 @@ def _settings(source: Source) -> dict[str, Any]:
     return {
         "runtime": runtime, "precision": precision, "file": choice["file"], "settings": settings,
         "input": given.name, "input_dtype": given.dtype, "input_shape": list(given.shape), "output": gives.name,
+        "tolerance": source.largest_allowed(source.outputs, source.serving.parity_tolerance),
     }  # fmt: skip
 
 
@@ -93,11 +94,12 @@ python -m venv .venv
 | file | what it is |
 |---|---|
 | `infer.py` | the script; `from infer import infer` works too: rows [N, ...] in, answers [N, ...] out |
-| `runtime.json` | settings of {runtime} (threads, precision), names, dtype and shape of the input |
+| `runtime.json` | settings of {runtime} (threads, precision), names, dtype and shape of the input, tolerance |
 | `model/` | the served files |
 | `requirements.txt` | exact versions that the script was tested with |
 | `{INPUTS}`, `{OUTPUTS}` | validation rows and what the served model answered to them |
 
 Set the number of threads in `runtime.json` to the cores of the device. Another processor may add in another order: a
-difference up to 1e-3 in the self-test is no fault.
+difference up to `tolerance` of `runtime.json` is no fault. Beyond it, or where an answer is not a number, the self-test
+ends with exit code 1.
 """

@@ -1,8 +1,10 @@
 """The edge bundle: a script that answers in an environment with its runtime alone."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +47,28 @@ def test_a_user_runs_it(bundles, runtime, source_of, tmp_path):
     subprocess.run([*command, tmp_path / "rows.npy", tmp_path / "answers.npy"], check=True)
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), source.many_outputs[:5], atol=1e-4)
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert said.startswith("32 rows, largest difference 0.00e+00")
+    assert said.startswith("32 rows, largest difference 0.00e+00, at most 1.00e-03 is right")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("apart", "code"), [(0.0005, 0), (0.01, 1), (1e9, 1), (np.nan, 1)])
+def test_the_self_test_fails_on_wrong_answers(bundles, tmp_path, runtime, apart, code):
+    folder = shutil.copytree(bundles[runtime].path, tmp_path / "bundle")
+    outputs = np.load(folder / "parity_outputs.npy")
+    outputs[7, 1] += apart
+    np.save(folder / "parity_outputs.npy", outputs)
+    said = subprocess.run([sys.executable, "-I", "-B", folder / "infer.py"], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (code, "")
+    assert f"largest difference {apart:.2e}" in said.stdout
+
+
+def test_the_limit_of_a_forecasters_self_test_is_in_its_units(source_of):
+    """A forecast of 200 a day may be 0.2 apart where one of 3 may be 0.003: shares of each one's level."""
+    from dl_pipelines.tasks.forecasting import Forecasting
+
+    forecasts = np.stack([np.full((7, 3), level, np.float32) for level in (0.0, 3.0, 200.0)])
+    source = replace(source_of(FP32), task=Forecasting(Forecasting.Params()))
+    assert source.largest_allowed(forecasts, 1e-3) == pytest.approx(0.2)
 
 
 def test_the_settings_are_the_servers(bundles):
