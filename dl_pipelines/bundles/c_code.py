@@ -134,8 +134,11 @@ def _sections(part: Path, work: Path) -> tuple[int | None, int | None]:
     command = shutil.which("size")
     if command is None:
         return None, None
-    numbers = _run([command, str(part)], work).splitlines()[1].split()
-    text, data, rest = (int(number) for number in numbers[:3])
+    try:
+        numbers = _run([command, str(part)], work).splitlines()[1].split()
+        text, data, rest = (int(number) for number in numbers[:3])
+    except (NoCode, IndexError, ValueError):  # a `size` that says it otherwise: the C is no worse for it
+        return None, None
     return text + data, data + rest
 
 
@@ -158,7 +161,10 @@ def run_here(program: Path, rows: np.ndarray, like: np.ndarray, work: Path) -> n
     given.write_bytes(rows.tobytes())
     expected.write_bytes(like.tobytes())
     _run([str(program), str(given), str(expected), str(taken)], work)
-    return np.frombuffer(taken.read_bytes(), like.dtype).reshape(like.shape)
+    answers = np.frombuffer(taken.read_bytes(), like.dtype)
+    if answers.size != like.size:
+        raise NoCode(f"found {answers.size} values from the compiled model; expected {like.size}")
+    return answers.reshape(like.shape)
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -166,6 +172,8 @@ def _run(command: list[str], folder: Path) -> str:
         ended: Any = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise NoCode(f"{Path(command[0]).name} took more than {SECONDS} s") from None
+    except OSError as error:  # a folder from which nothing may be run, a compiler that is none
+        raise NoCode(f"{command[0]} can't be run here ({error.strerror})") from None
     if ended.returncode != 0:
         said = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[0]
         raise NoCode(f"{Path(command[0]).name} failed: {said[:200]}")

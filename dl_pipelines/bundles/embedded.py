@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dl_pipelines.bundles import c_code, memory_plan, static_graph
 from dl_pipelines.bundles.base import Built, BundleError, Check, Source
@@ -16,9 +16,6 @@ from dl_pipelines.bundles.edge import write_rows
 from dl_pipelines.compression.base import TechniqueError
 from dl_pipelines.compression.static_int8 import quantize
 from dl_pipelines.store import durable
-
-if TYPE_CHECKING:
-    pass
 
 MODEL, INTEGER, FLOAT32 = "model.onnx", "model_integer.onnx", "model_float32.onnx"
 PLAN, OPERATORS = "memory.json", "operators.json"
@@ -84,9 +81,11 @@ def _graph(source: Source, work: Path) -> _Graph:
             before, after, fused = (static_graph.run_rows(file, source.inputs) for file in files)
             tolerance = source.tolerance_of(before, after)
             same = source.check(f"{INTEGER} with {MODEL}", after, fused, tolerance=tolerance)
-            if not same.parity.passed:  # it is another spelling of the same: the bundle goes without it
+            decides = _with_recorded(source, integer, "int8", INTEGER)
+            if not (same.parity.passed and decides.parity.passed):
+                # It is another spelling of the same: the bundle goes without it.
                 return _Graph(model, model, float32, "int8", why, (check,), tolerance)
-            return _Graph(model, integer, float32, "int8", why, (check, same), tolerance)
+            return _Graph(model, integer, float32, "int8", why, (check, same, decides), tolerance)
         failed = check.parity.summary
     except (TechniqueError, BundleError) as error:
         failed = str(error)
@@ -133,38 +132,47 @@ def _code(source: Source, graph: _Graph, folder: Path, work: Path) -> _Code:
     if graph.planned == graph.float32:
         return _Code((), f"not written: {failed}")
     try:
+        decides = _with_recorded(source, graph.float32, "float32", FLOAT32)
+        if not decides.parity.passed:
+            raise c_code.NoCode(f"it decides otherwise than what serves: {decides.parity.summary}")
         source.tell("writing C of the float32 graph")
         made = _code_of(source, graph.float32, FLOAT32, source.serving.parity_tolerance, folder, work / "c32")
     except c_code.NoCode as error:
         return _Code((), f"not written: {failed}; of the float32 graph: {error}")
     assert isinstance(made.facts, dict)
     shutil.copyfile(graph.float32, folder / FLOAT32)
-    decides = _with_recorded(source, graph.float32, "float32", FLOAT32)
     return _Code((decides, *made.checks), {**made.facts, "why": f"float32, as there is no C of {planned}: {failed}"})
 
 
 def _code_of(source: Source, path: Path, name: str, tolerance: float, folder: Path, work: Path) -> _Code:
-    """The C of one graph, held to what ONNX Runtime answers with it. Raises NoCode."""
+    """The C of one graph, held to what ONNX Runtime answers with it: in numbers and in decisions. Raises NoCode.
+
+    The graph itself decides as what serves, counted on more rows than are worth running unoptimised C on.
+    """
     import onnx
 
     c_code.write(onnx.load(str(path)), next(static_graph.every_tensor(path, source.inputs)), work)
     compiled = c_code.compile_here(work, work / "compiled")
     reference = static_graph.run_rows(path, source.inputs)
     answers = c_code.run_here(compiled.program, source.inputs, reference, work / "compiled")
-    check = source.check(
-        f"the C on this machine with {name} on ONNX Runtime", reference, answers, tolerance=tolerance
-    )  # fmt: skip
-    if not check.parity.passed:
-        raise c_code.NoCode(f"the generated C answers otherwise: {check.parity.summary}")
+    told = f"the C on this machine with {name} on ONNX Runtime"
+    checks = (
+        source.check(told, reference, answers, tolerance=tolerance),
+        source.check(f"{told}, decisions", reference, answers, exact=False),
+    )
+    for check in checks:
+        if not check.parity.passed:
+            raise c_code.NoCode(f"the generated C answers otherwise: {check.parity.summary}")
     final = folder / "c"
     shutil.copytree(work, final, ignore=lambda *_: ["compiled"])
     (final / "inputs.bin").write_bytes(source.inputs.tobytes())
     (final / "outputs.bin").write_bytes(reference.tobytes())
     facts = {
-        "graph": name, "compiler": compiled.compiler, "flags": list(c_code.FLAGS),
+        "graph": name, "tolerance": source.largest_allowed(reference, tolerance),
+        "compiler": compiled.compiler, "flags": list(c_code.FLAGS),
         "flash_bytes": compiled.flash_bytes, "ram_bytes": compiled.ram_bytes, "stack_bytes": compiled.stack_bytes,
     }  # fmt: skip
-    return _Code((check,), facts)
+    return _Code(checks, facts)
 
 
 def _readme(graph: _Graph, plan: dict[str, Any], made: _Code) -> str:
@@ -181,7 +189,8 @@ def _readme(graph: _Graph, plan: dict[str, Any], made: _Code) -> str:
 Try it here, then build `model.c` for your controller:
 
 ```bash
-cd c && cc -std=c11 -O2 parity.c model.c -lm -o parity && ./parity inputs.bin outputs.bin
+cd c && cc -std=c11 -O2 parity.c model.c -lm -o parity
+./parity inputs.bin outputs.bin answers.bin {made.facts["tolerance"]!r}   # exit code 1 above that difference
 ```
 
 The function keeps its tensors on the stack, each in a place of its own (`c.stack_bytes` in `manifest.json`, as this

@@ -1,5 +1,7 @@
 """Generated C of graphs by hand, against ONNX Runtime; what can't be generated is named."""
 
+import subprocess
+
 import numpy as np
 import onnx
 import pytest
@@ -90,3 +92,53 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setattr(c_code.shutil, "which", lambda name: None)
     with pytest.raises(c_code.NoCode, match="found no C compiler"):
         c_code.compile_here(tmp_path, tmp_path / "work")
+
+
+def test_a_folder_from_which_nothing_may_be_run_is_told(tmp_path):
+    """As a temporary folder is that is mounted noexec: the operating system refuses, no program fails."""
+    program = tmp_path / "parity"
+    program.write_bytes(b"")
+    program.chmod(0o644)
+    rows = np.zeros((2, 3), np.float32)
+    with pytest.raises(c_code.NoCode, match=rf"^{program} can't be run here \(Permission denied\)$"):
+        c_code.run_here(program, rows, rows, tmp_path)
+
+
+def test_what_says_sizes_otherwise_costs_no_c(tmp_path, monkeypatch):
+    monkeypatch.setattr(c_code, "_run", lambda command, folder: "text of another tool")
+    assert c_code._sections(tmp_path / "model.o", tmp_path) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """The parity program of a model that doubles one row of three, with two rows of inputs."""
+    folder = tmp_path_factory.mktemp("doubled")
+    node = helper.make_node("Add", ["rows", "rows"], ["out"])
+    model = saved(folder / "model.onnx", [node], {}, [1, 3], [1, 3])
+    c_code.write(model, {"rows": np.zeros((1, 3), np.float32), "out": np.zeros((1, 3), np.float32)}, folder)
+    np.arange(6, dtype=np.float32).tofile(folder / "inputs.bin")
+    return c_code.compile_here(folder, folder / "work").program
+
+
+@pytest.mark.parametrize(
+    ("apart", "limit", "code"),
+    [
+        (0.0, "0", 0), (0.0, None, 0), (0.25, "0.25", 0), (0.25, "0.2", 1), (1e9, "0.2", 1), (1e9, None, 0),
+        (np.nan, "0.2", 1), (np.nan, None, 1),
+    ],
+)  # fmt: skip
+def test_the_parity_program_fails_on_wrong_answers(doubled, tmp_path, apart, limit, code):
+    wanted = 2 * np.arange(6, dtype=np.float32)
+    wanted[1] += apart  # what comes after it is right
+    wanted.tofile(tmp_path / "outputs.bin")
+    arguments = [doubled.parent.parent / "inputs.bin", tmp_path / "outputs.bin", tmp_path / "answers.bin"]
+    ended = subprocess.run([doubled, *arguments, *([limit] if limit else [])], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, "")
+    assert ended.stdout.startswith("2 rows, largest difference ")
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "answers.bin", np.float32), [0, 2, 4, 6, 8, 10])
+
+
+def test_answers_that_are_too_few_are_told(doubled, tmp_path):
+    rows = np.zeros((2, 3), np.float32)
+    with pytest.raises(c_code.NoCode, match="found 6 values from the compiled model; expected 12"):
+        c_code.run_here(doubled, rows, np.zeros((2, 6), np.float32), tmp_path)

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
+from dl_pipelines.brief.sections import Serving
 from dl_pipelines.bundles import c_code, embedded, static_graph
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.compression.base import TechniqueError
@@ -74,7 +76,9 @@ def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
         "the served files with their recorded answers",
         "model.onnx (int8) with the recorded answers of the served model",
         "model_integer.onnx with model.onnx",
+        "model_integer.onnx (int8) with the recorded answers of the served model",
         "the C on this machine with model_integer.onnx on ONNX Runtime",
+        "the C on this machine with model_integer.onnx on ONNX Runtime, decisions",
     ]
     measured = made.manifest["facts"]["c"]
     assert "why" not in measured, measured
@@ -85,8 +89,10 @@ def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
     folder = shutil.copytree(made.path / "c", tmp_path / "c")
     build = ["cc", "-std=c11", "-Wall", "-Werror", "parity.c", "model.c", "-lm", "-o", "parity"]
     subprocess.run(build, cwd=folder, check=True)
-    said = subprocess.run(["./parity", "inputs.bin", "outputs.bin", "answers.bin"], cwd=folder, capture_output=True,
-                          text=True, check=True).stdout  # fmt: skip
+    limit = repr(measured["tolerance"])
+    command = ["./parity", "inputs.bin", "outputs.bin", "answers.bin", limit]
+    assert " ".join(command) in (made.path / "README.md").read_text()
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     assert said.startswith("32 rows, largest difference 0.00e+00")
     answers = np.fromfile(folder / "answers.bin", np.float32).reshape(32, 2)
     np.testing.assert_allclose(answers, source_of(INT8).outputs, atol=1e-4)
@@ -149,10 +155,56 @@ def test_c_of_the_float_graph_where_int8_is_too_much(source_of, tmp_path, monkey
         "model_float32.onnx",
         "float32, as there is no C of model_integer.onnx: the generator has not the operators QLinearConv",
     )
-    assert made.manifest["parity"][-1]["name"] == "the C on this machine with model_float32.onnx on ONNX Runtime"
-    assert made.manifest["parity"][-1]["max_difference"] < 1e-5
+    assert [check["name"] for check in made.manifest["parity"]][-3:] == [
+        "model_float32.onnx (float32) with the recorded answers of the served model",
+        "the C on this machine with model_float32.onnx on ONNX Runtime",
+        "the C on this machine with model_float32.onnx on ONNX Runtime, decisions",
+    ]
+    assert made.manifest["parity"][-2]["max_difference"] < 1e-5
     assert {"c/model.c", "model_float32.onnx"} <= set(made.manifest["files"])
     assert "made of `model_float32.onnx` (float32, as there is no C of" in (made.path / "README.md").read_text()
+
+
+def test_float_c_that_decides_otherwise_costs_the_c_alone(source_of, tmp_path, monkeypatch):
+    def refuse(model, tensors, folder):
+        raise c_code.NoCode("the generator has not the operators QLinearConv")
+
+    run = static_graph.run_rows
+    monkeypatch.setattr(c_code, "write", refuse)
+    monkeypatch.setattr(
+        static_graph, "run_rows", lambda path, rows: run(path, rows) * (-1 if path.name == "float32.onnx" else 1)
+    )
+    made = make_bundle(source_of(INT8), "embedded", tmp_path / "out", tmp_path)
+    assert made.manifest["facts"]["precision"] == "int8"
+    assert re.fullmatch(
+        r"not written: the generator has not the operators QLinearConv; of the float32 graph: it decides otherwise than "
+        r"what serves: \d+ rows: largest difference \S+, agreement 0\.00% \(agreement >= 98%\)",
+        made.manifest["facts"]["c"],
+    )
+    assert not [name for name in made.manifest["files"] if name.startswith(("c/", "model_float32"))]
+
+
+def test_a_fused_graph_within_the_tolerance_that_decides_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
+    run = static_graph.run_rows
+    monkeypatch.setattr(
+        static_graph, "run_rows", lambda path, rows: run(path, rows) * (-1 if path.name == "integer.onnx" else 1)
+    )
+    source = replace(source_of(INT8), serving=Serving(parity_tolerance=1e6))
+    after = run(source.model, source.inputs)
+    assert source.check("", after, -after).parity.passed  # the tolerance alone would take it
+    graph = embedded._graph(source, tmp_path)
+    assert graph.planned == graph.model
+    assert [check.name for check in graph.checks] == ["model.onnx (int8) with the recorded answers of the served model"]
+
+
+def test_c_within_the_tolerance_that_decides_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
+    run = c_code.run_here
+    monkeypatch.setattr(c_code, "run_here", lambda *given: -run(*given))
+    source = source_of(INT8)
+    fixed = static_graph.fix(source.model, tmp_path / "model.onnx", source.inputs)
+    with pytest.raises(c_code.NoCode, match=r"answers otherwise: 32 rows: .*agreement 0\.00% \(agreement >= 98%\)"):
+        embedded._code_of(source, fixed, "model.onnx", 1e6, tmp_path / "out", tmp_path / "work")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fused_graph_that_answers_otherwise_is_left_out(source_of, tmp_path, monkeypatch):
