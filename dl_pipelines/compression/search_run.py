@@ -196,12 +196,10 @@ class Search:
         return recalibrated(parts.loaded(point, weights), self._calibration)
 
     def _score(self, network: torch.nn.Module) -> float:
-        """The primary metric on validation rows, negative where lower is better."""
+        """The primary metric on validation rows, negative where lower is better. Raises TechniqueError."""
         from dl_pipelines.inference.parity import torch_outputs
 
-        task, rows = self.shop.task, self.shop.rows
-        value = task.measure(torch_outputs(network, rows.inputs), rows.targets)[task.primary]
-        return value if task.metrics[task.primary].better == "higher" else -value
+        return self.shop.score(torch_outputs(network, self.shop.rows.inputs))
 
     def _sample(self) -> list[Point]:
         """The networks whose costs are measured for the fit: the smallest, the largest and drawn ones."""

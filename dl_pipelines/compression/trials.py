@@ -112,6 +112,16 @@ class Bench:
         """
         return self._loss(outputs, self._drawn(outputs, chosen), chosen)
 
+    def worst(self, outputs: np.ndarray) -> float:
+        """The upper end of the loss's interval, overall or on the gated slice that loses most. Raises KeyError too."""
+        return max(loss["high"] for loss in (self.loss(outputs), *self._slices(outputs).values()))
+
+    def determined(self, outputs: np.ndarray, chosen: np.ndarray | None = None) -> bool:
+        """Whether these rows determine the primary metric, of the trained model and of these outputs."""
+        rows = slice(None) if chosen is None else chosen
+        targets, metric = self.rows.targets[rows], self.task.primary
+        return all(metric in self.task.measure(found[rows], targets) for found in (self.reference, outputs))
+
     def _loss(self, outputs: np.ndarray, drawn: Drawn, chosen: np.ndarray | None = None) -> Estimate:
         """With the metrics of resamples of the outputs, which take longer than anything else here."""
         from dl_pipelines.evaluation.metrics import estimate
@@ -159,7 +169,7 @@ class Bench:
         scored = replace(
             trial,
             size_mb=sum(path.stat().st_size for path in served_files(variant.path)) / 1e6,
-            loss=self._loss(outputs, drawn) if self._determined(outputs) else None,
+            loss=self._loss(outputs, drawn) if self.determined(outputs) else None,
             slices=self._slices(outputs),
             metrics={name: estimate(value, drawn.get(name), CONFIDENCE) for name, value in measured.items()},
             by_slice=self._metrics_of_slices(outputs),
@@ -168,18 +178,12 @@ class Bench:
         )
         return scored, session
 
-    def _determined(self, outputs: np.ndarray, chosen: np.ndarray | None = None) -> bool:
-        """Whether these rows determine the primary metric, of the trained model and of these outputs."""
-        rows = slice(None) if chosen is None else chosen
-        targets, metric = self.rows.targets[rows], self.task.primary
-        return all(metric in self.task.measure(found[rows], targets) for found in (self.reference, outputs))
-
     def _slices(self, outputs: np.ndarray) -> dict[str, Estimate]:
         """Paired losses on the slices that are large enough to decide on."""
         return {
             name: self.loss(outputs, chosen)
             for name, chosen in self.rows.slices.items()
-            if int(chosen.sum()) >= GATED_ROWS and self._determined(outputs, chosen)
+            if int(chosen.sum()) >= GATED_ROWS and self.determined(outputs, chosen)
         }
 
     def _metrics_of_slices(self, outputs: np.ndarray) -> dict[str, dict[str, float]]:

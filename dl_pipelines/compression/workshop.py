@@ -131,23 +131,48 @@ class Workshop:
         """A network of the chain as a torch module, in eval mode."""
         return network.plan.load(self.task, network.weights)
 
-    def outputs(self, path: Path, runtime: str, precision: str = "fp32") -> np.ndarray:
-        """What a model file answers to the validation rows [N, ...]. Raises TechniqueError."""
+    def outputs(
+        self, path: Path, runtime: str, precision: str = "fp32", inputs: np.ndarray | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """What a model file answers to `inputs`, or to the validation rows [N, ...]. Raises TechniqueError."""
         from dl_pipelines.inference.parity import session_outputs
         from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError
 
+        rows = self.rows.inputs if inputs is None else inputs
         try:
-            return session_outputs(self.bench.open(path, runtime, precision), self.rows.inputs)
+            return session_outputs(self.bench.open(path, runtime, precision), rows)
         except (RuntimeFileError, ModelRunError) as error:
             raise TechniqueError(str(error)) from error
 
     def loss(self, outputs: np.ndarray) -> Estimate:
-        """Paired loss of the primary metric against the trained model, positive is worse, with its 95 % interval."""
+        """Paired loss of the primary metric against the trained model, positive is worse, with its 95 % interval.
+
+        Raises TechniqueError where answers or rows don't determine the metric.
+        """
+        self._require(self.bench.determined(outputs))
         return self.bench.loss(outputs)
 
+    def worst(self, outputs: np.ndarray) -> float:
+        """The upper end of that interval, overall or on the gated slice that loses most. Raises TechniqueError."""
+        self._require(self.bench.determined(outputs))
+        return self.bench.worst(outputs)
+
     def within_budget(self, outputs: np.ndarray) -> bool:
-        """Whether all of that interval is within the brief's budget."""
-        return self.loss(outputs)["high"] <= self.compression.max_loss
+        """Whether that is within the brief's budget, as what may serve has to be. Raises TechniqueError."""
+        return self.worst(outputs) <= self.compression.max_loss
+
+    def score(self, outputs: np.ndarray) -> float:
+        """The primary metric, negative where lower is better. Raises TechniqueError."""
+        metric, found = self.task.primary, self.task.measure(outputs, self.rows.targets)
+        self._require(metric in found)
+        return found[metric] if self.task.metrics[metric].better == "higher" else -found[metric]
+
+    def _require(self, determined: bool) -> None:
+        if not determined:
+            raise TechniqueError(
+                f"found answers or rows that don't determine {self.task.primary}; expected answers that are finite and "
+                "validation rows that the metric is defined for; raise data.split.validation or choose another metric"
+            )
 
     def time(self, files: Mapping[str, tuple[Path, str]], rounds: int | None = None) -> dict[str, dict[str, Any]]:
         """Latency of one row, interleaved, of model files `{name: (path, runtime)}`: see timing.time_interleaved."""

@@ -155,6 +155,16 @@ def test_a_slice_is_judged_from_a_hundred_rows_on(bench, candidates, careless, w
     assert trials[1].targets[0]["value"] == pytest.approx(trials[0].targets[0]["value"] - 0.03)
 
 
+def test_the_worst_is_of_the_slice_that_loses_most(bench, wide_rows):
+    changed = bench.reference.copy()
+    changed[:6:2] = -changed[:6:2]  # three dark rows
+    slices = {"dark": wide_rows.targets == 0, "bright": wide_rows.targets == 1, "few": np.arange(200) < 6}
+    sliced = replace(bench, rows=Rows(wide_rows.inputs, wide_rows.targets, wide_rows.ids, slices))
+    assert bench.worst(changed) == bench.loss(changed)["high"]
+    assert sliced.worst(changed) == bench.loss(changed, slices["dark"])["high"] > bench.loss(changed)["high"]
+    assert sliced.worst(bench.reference) == 0
+
+
 def test_a_damaged_candidate_has_its_reason_and_the_others_are_measured(bench, candidates, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(candidates[2].variant.path.read_bytes()[:5000])
