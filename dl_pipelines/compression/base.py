@@ -16,6 +16,8 @@ from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.models.plan import NetworkPlan
 
 if TYPE_CHECKING:
+    import onnx
+
     from dl_pipelines.compression.workshop import Workshop
 
 Phase = Literal["search", "distill", "prune", "quantize", "precision"]
@@ -90,6 +92,31 @@ class Technique(ABC):
         interrupted call is made again in the same folder and goes on from what it finds. What can't be made is a
         Variant with a failure, or a TechniqueError for all of it.
         """
+
+
+def share_name(share: float) -> str:
+    """A share (0..1) as it stands in names of variants and files, in percent of four digits: 0.5 as 50, 0.125 as 12_5.
+
+    Shares of one technique have to differ in it: what they write is found again by its name.
+    """
+    return f"{100 * share:.4g}".replace(".", "_")
+
+
+def short(error: Exception) -> str:
+    """What a library raised, as a reason tells it: its kind and the first 200 characters."""
+    return f"{type(error).__name__}: {str(error).strip()[:200]}"
+
+
+def checked_bytes(model: onnx.ModelProto, shapes: bool = False) -> bytes:
+    """A graph in one spelling, without what tools noted in it. Raises onnx's error where it isn't sound.
+
+    `shapes`: they are inferred and compared too, which takes operators that all are ONNX's own.
+    """
+    import onnx
+
+    onnx.checker.check_model(model, full_check=shapes)
+    del model.metadata_props[:]
+    return model.SerializeToString(deterministic=True)
 
 
 def of_ranges(

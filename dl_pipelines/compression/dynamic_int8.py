@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, of_ranges
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, checked_bytes, of_ranges, short
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +84,7 @@ def quantize(base: Path, target: Path, reduce_range: bool, per_channel: bool, wh
     except TechniqueError:
         raise
     except Exception as error:  # the quantizer and its sessions raise whatever an unforeseen graph leads them to
-        raise TechniqueError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        raise TechniqueError(short(error)) from error
     finally:
         for path in (prepared, raw):
             path.unlink(missing_ok=True)
@@ -182,10 +182,6 @@ def _store_recurrent_weights(graph: onnx.GraphProto) -> None:
 
 def _tidied(model: onnx.ModelProto) -> bytes:
     """The graph in one spelling, checked, and that something in it was quantized. Raises TechniqueError."""
-    import onnx
-
     if not any(node.op_type in QUANTIZED for node in model.graph.node):
         raise TechniqueError("found no operator that dynamic int8 covers; the graph would stay as it is")
-    onnx.checker.check_model(model)
-    del model.metadata_props[:]
-    return model.SerializeToString(deterministic=True)
+    return checked_bytes(model)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, checked_bytes, short
 from dl_pipelines.inference.precision import missing_units
 from dl_pipelines.inference.runtimes import RuntimeFileError, save_openvino
 
@@ -96,11 +96,9 @@ def write_half(base: Path, target: Path) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that float16 rounds to zero: the loss tells what that costs
             model: Any = convert_float_to_float16(onnx.load(str(base)), keep_io_types=True)
-        _write(model, target)
+        target.write_bytes(checked_bytes(model))
     except Exception as error:  # the converter raises whatever an unforeseen graph leads it to
-        raise TechniqueError(
-            f"could not write the graph in float16: {type(error).__name__}: {str(error).strip()[:200]}"
-        ) from error
+        raise TechniqueError(f"could not write the graph in float16: {short(error)}") from error
     return target
 
 
@@ -129,13 +127,5 @@ def store_half(base: Path, target: Path) -> Path:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _write(model, target)
+    target.write_bytes(checked_bytes(model))
     return target
-
-
-def _write(model: onnx.ModelProto, target: Path) -> None:
-    import onnx
-
-    onnx.checker.check_model(model)
-    del model.metadata_props[:]
-    target.write_bytes(model.SerializeToString(deterministic=True))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, short
 from dl_pipelines.inference.runtimes import RuntimeFileError, openvino, read_openvino, write_openvino
 
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ def _quiet() -> Iterator[Any]:
         except (TechniqueError, RuntimeFileError):
             raise
         except Exception as error:  # the tool raises whatever an unforeseen graph leads it to
-            raise TechniqueError(
-                f"NNCF can't quantize this graph ({type(error).__name__}: {str(error).strip()[:200]})"
-            ) from error
+            raise TechniqueError(f"NNCF can't quantize this graph ({short(error)})") from error
         finally:
             logging.disable(disabled)
 

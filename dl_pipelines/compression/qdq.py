@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dl_pipelines.compression.base import TechniqueError
+from dl_pipelines.compression.base import TechniqueError, checked_bytes, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,10 +139,10 @@ def _culprit(
             continue  # nothing in it that int8 covers
         except Exception as found:  # noqa: BLE001 - as above
             return (
-                f"found the {kinds[name]} {name!r}, which can't be quantized ({_short(found)}); expected weights and "
+                f"found the {kinds[name]} {name!r}, which can't be quantized ({short(found)}); expected weights and "
                 f"ranges that int8 covers; leave it in float with in_float: [{name}]"
             )
-    return f"found a graph that can't be quantized ({_short(error)}); expected operators that ONNX Runtime quantizes"
+    return f"found a graph that can't be quantized ({short(error)}); expected operators that ONNX Runtime quantizes"
 
 
 def _operators() -> list[str]:
@@ -187,9 +187,7 @@ def _tidied(path: Path) -> bytes:
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise TechniqueError("found no operator that int8 covers; the graph would stay as it is")
     _free_answers(model.graph)
-    onnx.checker.check_model(model)
-    del model.metadata_props[:]
-    return model.SerializeToString(deterministic=True)
+    return checked_bytes(model)
 
 
 def _free_answers(graph: onnx.GraphProto) -> None:
@@ -221,8 +219,4 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # these tools and their sessions raise whatever an unforeseen graph leads them to
-        raise TechniqueError(f"could not {what}: {_short(error)}") from error
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip()[:200]}"
+        raise TechniqueError(f"could not {what}: {short(error)}") from error
