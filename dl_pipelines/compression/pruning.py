@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, share_name
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.store import durable
 
@@ -59,8 +59,10 @@ class Pruning(Technique):
         @field_validator("shares")
         @classmethod
         def _rising(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-            if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
-                raise ValueError(f"shares between 0 and 1, each larger than the one before, not {list(shares)}")
+            apart = len(set(map(share_name, shares))) == len(shares)
+            if not all(0 < share < 1 for share in shares) or list(shares) != sorted(shares) or not apart:
+                told = f"each larger than the one before in its first four digits, not {list(shares)}"
+                raise ValueError(f"shares between 0 and 1, {told}")
             return shares
 
     params: Params
@@ -79,7 +81,7 @@ class Pruning(Technique):
         """See Technique.variants. After a share that can't be made the next begins from the last that was."""
         made, last, budget = list[Variant](), start, shop.compression.max_loss
         for share in self.params.shares:
-            name = f"pruned_{round(100 * share)}"
+            name = f"pruned_{share_name(share)}"
             tried = [self._try(name, share, start, last, shop)]
             if last is not start and _loss_of(tried[0], "high") > budget:
                 tried.append(self._try(f"{name}_at_once", share, start, start, shop))

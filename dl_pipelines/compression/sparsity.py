@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
+from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, checked_bytes, share_name
 from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Sparsity(Technique):
         @field_validator("shares")
         @classmethod
         def _between(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-            if not all(0 < share < 1 for share in shares) or len(set(shares)) != len(shares):
-                raise ValueError(f"different shares between 0 and 1, not {list(shares)}")
+            if not all(0 < share < 1 for share in shares) or len(set(map(share_name, shares))) != len(shares):
+                raise ValueError(f"shares between 0 and 1 that differ in their first four digits, not {list(shares)}")
             return shares
 
     params: Params
@@ -68,7 +68,7 @@ class Sparsity(Technique):
         """See Technique.variants."""
         made = list[Variant]()
         for place, share in enumerate(self.params.shares):
-            name = f"sparse_{round(100 * share)}"
+            name = f"sparse_{share_name(share)}"
             shop.say(f"sparsity: {name}", place, len(self.params.shares))
             try:
                 made.append(self._variant(name, share, start, shop))
@@ -131,8 +131,7 @@ def store_masks(base: Path, target: Path) -> None:
         if item.data_type == TensorProto.FLOAT
     }
     _store(model, {name: value for name, value in dense.items() if _pays(value)})
-    onnx.checker.check_model(model, full_check=True)
-    written = model.SerializeToString(deterministic=True)
+    written = checked_bytes(model, shapes=True)
     if len(written) >= before:
         raise TechniqueError(
             f"found {len(written)} bytes with masks; expected fewer than the {before} of the dense file: ask for "

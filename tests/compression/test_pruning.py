@@ -237,7 +237,17 @@ def test_a_recurrent_network_fails_by_name_and_trains_nothing(shop, untrained):
     assert not jobs
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.3), (0.3, 0.3), (0.0,), (1.0,), ()])
+def test_shares_that_differ_by_less_than_a_percent_are_cut_and_trained_apart(shop, untrained):
+    jobs, shop = untrained(), replace(shop, compression=Compression(max_loss=1.0))
+    made = technique(shares=(0.116, 0.12, 0.18), multiple=1).variants(shop.trained, shop)
+    assert [variant.name for variant in made] == ["pruned_11_6", "pruned_12", "pruned_18"]
+    assert [job.folder.name for job in jobs] == ["pruned_11_6", "pruned_12", "pruned_18"]
+    assert [variant.details["share"] for variant in made] == [0.116, 0.12, 0.18]
+    plans = [NetworkPlan.read(durable.read_json(shop.folder / variant.name / "cuts.json")) for variant in made]
+    assert plans == [variant.network.plan for variant in made]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.3), (0.3, 0.3), (0.3, 0.300001), (0.0,), (1.0,), ()])
 def test_shares_rise_between_nothing_and_everything(shares):
     with pytest.raises(ValidationError, match=r"shares between 0 and 1, each larger|at least 1 item"):
         Pruning.Params(shares=shares)

@@ -127,7 +127,20 @@ def test_a_network_without_weights_to_speak_of_is_refused():
         zero_weights(torch.nn.Sequential(torch.nn.ReLU()), 0.5)
 
 
-@pytest.mark.parametrize("shares", [(0.0,), (1.0,), (0.5, 0.5), ()])
+def test_shares_that_round_to_one_percent_have_files_of_their_own(made):
+    shop = made[0].of("close")
+    first, second = Sparsity(Sparsity.Params(shares=(0.995, 0.999))).variants(shop.trained, shop)
+    assert (first.name, second.name) == ("sparse_99_5", "sparse_99_9")
+    assert first.path != second.path and first.network.weights != second.network.weights
+    for variant in (first, second):
+        assert variant.details["bytes"] == [variant.network.onnx.stat().st_size, variant.path.stat().st_size]
+        weights = shop.module(variant.network).state_dict()
+        layers = [value for name, value in weights.items() if value.ndim > 1 and name.endswith("weight")]
+        zeros = sum(int((value == 0).sum()) for value in layers) / sum(value.numel() for value in layers)
+        assert zeros == pytest.approx(variant.details["share"], abs=1e-4)
+
+
+@pytest.mark.parametrize("shares", [(0.0,), (1.0,), (0.5, 0.5), (0.5, 0.500001), ()])
 def test_shares_are_different_and_between_nothing_and_everything(shares):
-    with pytest.raises(ValidationError, match=r"different shares between 0 and 1|at least 1 item"):
+    with pytest.raises(ValidationError, match=r"shares between 0 and 1 that differ|at least 1 item"):
         Sparsity.Params(shares=shares)
