@@ -17,7 +17,7 @@ from dl_pipelines.bundles.registry import builder
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import digest_bytes, digest_file, digest_json, list_files
 
-VERSION = 1
+VERSION = 2
 """Raised when the same model would make another bundle."""
 MANIFEST = "manifest.json"
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "executorch", "emx-onnx-cgen")
@@ -45,6 +45,8 @@ def make_bundle(source: Source, target: str, out: Path, locks: Path, force: bool
     asked = _asked(source, target)
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"bundle-{digest_bytes(str(out).encode())[:16]}.lock"):
+        aside = out.with_name(f".{out.name}.replaced")
+        _settle(out, aside)
         found = _look(out, asked, force)
         if found is not None:
             return Bundle(out, found, False)
@@ -55,11 +57,25 @@ def make_bundle(source: Source, target: str, out: Path, locks: Path, force: bool
             with tempfile.TemporaryDirectory(prefix="dlp-bundle-") as work:
                 built = build(source, fresh, Path(work))
             manifest = _finish(source, target, asked, built, fresh)
-            durable.remove_tree(out)
+            if out.exists():
+                durable.rename(out, aside)
             durable.rename(fresh, out)
         finally:
             durable.remove_tree(fresh)
+            _settle(out, aside)
     return Bundle(out, manifest, True)
+
+
+def _settle(out: Path, aside: Path) -> None:
+    """Of what replacing began: the old bundle goes when the new one is in place, else it comes back."""
+    if aside.exists() and (out / MANIFEST).exists():
+        durable.remove_tree(aside)
+    elif aside.exists() and _vacant(out):
+        durable.rename(aside, out)
+
+
+def _vacant(out: Path) -> bool:
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
 
 
 def _asked(source: Source, target: str) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def _asked(source: Source, target: str) -> dict[str, Any]:
 
 def _look(out: Path, asked: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
     """The manifest of the same, sound bundle at `out`; None where a new one may be written. Raises ValueError."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if _vacant(out):
         return None
     try:
         manifest = durable.read_json(out / MANIFEST)
@@ -115,7 +131,9 @@ def _apart(other: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 
 
 def differing(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Files of a bundle that are missing, damaged or not in its manifest, sorted."""
+    """Files of a bundle that are missing, damaged or not in its manifest, sorted; of a changed manifest only that."""
+    if manifest.get("digest") != digest_json({key: value for key, value in manifest.items() if key != "digest"}):
+        return [MANIFEST]
     there = set(list_files(folder)) - {MANIFEST}
     listed = manifest["files"]
     wrong = there.symmetric_difference(listed)

@@ -93,6 +93,18 @@ def test_a_changed_one_is_told(quick, source_of, tmp_path):
     assert make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path, force=True).made
 
 
+def test_a_changed_manifest_is_told(quick, source_of, tmp_path):
+    made = make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path)
+    path = made.path / "inside" / "model.bin"
+    path.write_bytes(b"other")
+    manifest = {**made.manifest, "files": {**made.manifest["files"], "inside/model.bin": digest_file(path)}}
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"changed since it was written \(manifest\.json\); expected the files of"):
+        make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path)
+    assert make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path, force=True).made
+    assert not make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path).made
+
+
 def test_a_folder_of_the_users_is_never_replaced(quick, source_of, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
@@ -115,6 +127,48 @@ def test_a_crash_leaves_nothing_that_looks_finished(quick, source_of, tmp_path):
     (tmp_path / ".out.making" / "half").write_text("")
     made = make_bundle(source_of(FP32), "edge", tmp_path / "out", tmp_path)
     assert "half" not in made.manifest["files"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_crash_while_replacing_leaves_a_whole_bundle(quick, source_of, tmp_path, at):
+    """Killed before the old one goes aside, between that and the new one's name, before the old one is removed."""
+    out, left = tmp_path / "out", []
+    old = make_bundle(source_of(FP32), "edge", out, tmp_path)
+
+    def crash(operation, path):
+        left.append((operation, path.name))
+        if len(left) >= at:  # nothing more is done, as after a kill
+            raise KeyboardInterrupt
+
+    with durable.inject(only(crash)), pytest.raises(KeyboardInterrupt):
+        make_bundle(source_of(INT8), "edge", out, tmp_path, force=True)
+    assert left[-1][0] in ("rename", "remove")
+    kept = FP32 if at < 3 else INT8
+    again = make_bundle(source_of(kept), "edge", out, tmp_path)
+    assert not again.made
+    assert (again.manifest == old.manifest) is (at < 3)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} <= {"out", ".out.making"}
+
+
+def only(crash):
+    """`crash`, of what replaces a bundle: not of writing files, nor of removing what was never there."""
+    return lambda operation, path: crash(operation, path) if operation in ("rename", "remove") else None
+
+
+def test_an_old_bundle_comes_back_where_the_new_one_can_not_take_its_place(quick, source_of, tmp_path):
+    out = tmp_path / "out"
+    old = make_bundle(source_of(FP32), "edge", out, tmp_path)
+    made = []
+
+    def fail(operation, path):
+        if operation == "rename" and path == out and not made:
+            made.append(path)
+            raise OSError("no space left")
+
+    with durable.inject(fail), pytest.raises(OSError, match="no space left"):
+        make_bundle(source_of(INT8), "edge", out, tmp_path, force=True)
+    assert make_bundle(source_of(FP32), "edge", out, tmp_path).manifest == old.manifest
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
 
 
 def test_a_damaged_model_is_refused(quick, source_of, copied, tmp_path):
