@@ -177,8 +177,8 @@ def test_float_c_that_decides_otherwise_costs_the_c_alone(source_of, tmp_path, m
     made = make_bundle(source_of(INT8), "embedded", tmp_path / "out", tmp_path)
     assert made.manifest["facts"]["precision"] == "int8"
     assert re.fullmatch(
-        r"not written: the generator has not the operators QLinearConv; of the float32 graph: it decides otherwise than "
-        r"what serves: \d+ rows: largest difference \S+, agreement 0\.00% \(agreement >= 98%\)",
+        r"not written: the generator has not the operators QLinearConv; of the float32 graph: it decides otherwise "
+        r"than what serves: \d+ rows: largest difference \S+, agreement 0\.00% \(agreement >= 98%\)",
         made.manifest["facts"]["c"],
     )
     assert not [name for name in made.manifest["files"] if name.startswith(("c/", "model_float32"))]
