@@ -18,6 +18,9 @@ from dl_pipelines.tasks.base import Task
 if TYPE_CHECKING:
     import torch
 
+KEPT = 64
+"""Networks that are kept to be answered by again: of a large space a long training draws thousands."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -66,15 +69,6 @@ class Space:
             place, option = divmod(place, len(options))
             chosen.append(options[option])
         return Point(tuple(chosen[:blocks]), tuple(chosen[blocks:]))
-
-    def __contains__(self, point: object) -> bool:
-        """Whether a point is one of the space."""
-        return (
-            isinstance(point, Point)
-            and self.shortest <= len(point.widths) <= len(self.widths)
-            and all(mine in options for mine, options in zip(point.widths, self.widths, strict=False))
-            and all(mine in options for mine, options in zip(point.depths, self.depths, strict=False))
-        )
 
     def of_length(self, blocks: int) -> Space:
         """Its networks of so many blocks."""
@@ -183,6 +177,8 @@ class Parts:
         from torch.func import functional_call
 
         if point not in self._hollow:
+            while len(self._hollow) >= KEPT:
+                del self._hollow[next(iter(self._hollow))]  # the oldest
             self._hollow[point] = _hollow(self.network(point).to(inputs.device))
         network = self._hollow[point]
         return functional_call(network, self.weights(point, network, dict(whole.named_parameters())), (inputs,))
@@ -204,7 +200,8 @@ def _hollow(network: torch.nn.Module) -> torch.nn.Module:
 def recalibrated(network: torch.nn.Module, inputs: torch.Tensor, batch: int = 256) -> torch.nn.Module:
     """The network in eval mode with running statistics of batch norm that are the mean over these inputs' batches.
 
-    What slices of shared weights need before they are scored (Yu and Huang, 2019, section 3.2).
+    What slices of shared weights need before they are scored (Yu and Huang, 2019, section 3.2). Batches count alike, so
+    that they are as equal as can be, of `batch` rows at most.
     """
     import torch
 
@@ -215,7 +212,7 @@ def recalibrated(network: torch.nn.Module, inputs: torch.Tensor, batch: int = 25
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
     with torch.no_grad():
-        for rows in inputs.split(batch):
+        for rows in inputs.tensor_split(max(1, -(-len(inputs) // batch))):
             network(rows)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

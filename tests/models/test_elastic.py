@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.models import elastic
 from dl_pipelines.models.cnn import Cnn
 from dl_pipelines.models.elastic import Parts, Point, Space, family_at, recalibrated, scaled, searchable
 from dl_pipelines.tasks.image_classification import ImageClassification
@@ -56,13 +57,6 @@ def test_a_space_has_every_point_once():
     with pytest.raises(IndexError):
         SPACE[40]
     assert {SPACE.of_length(1)[place] for place in range(4)} == set(short) and len(SPACE.of_length(2)) == len(long)
-
-
-def test_a_space_knows_its_points():
-    assert all(SPACE[place] in SPACE for place in range(len(SPACE)))
-    for other in (Point((3,), (1,)), Point((2,), (3,)), Point((2, 3, 4), (1, 1, 1)), Point((), ()), "2x1"):
-        assert other not in SPACE
-    assert Point((2,), (1,)) not in Space(((2, 4), (3, 5)), ((1,), (1,)), 2)
 
 
 def test_a_space_is_shares_of_a_network():
@@ -134,6 +128,33 @@ def test_building_a_part_draws_nothing():
     torch.manual_seed(5)
     Parts(BASE, SPACE.largest, task(), GREY).network(SPACE.smallest)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_more_networks_are_kept_than_some(monkeypatch):
+    monkeypatch.setattr(elastic, "KEPT", 3)
+    whole, parts, made = whole_network(), Parts(BASE, SPACE.largest, task(), GREY), list[Point]()
+    build = parts.network
+    monkeypatch.setattr(parts, "network", lambda point: made.append(point) or build(point))
+    points = [SPACE[place] for place in range(8)]
+    answers = [parts.answer(point, whole, images()) for point in points]
+    assert set(parts._hollow) == set(points[-3:])
+    assert all(
+        torch.equal(parts.answer(point, whole, images()), answers[5 + at]) for at, point in enumerate(points[5:])
+    )
+    assert made == points, "the newest are there still"
+    assert torch.equal(parts.answer(points[0], whole, images()), answers[0])
+    assert set(parts._hollow) == {*points[-2:], points[0]}
+
+
+def test_a_last_row_is_no_batch_of_its_own():
+    # Nine rows in batches of four: the last alone would be a third of the statistics.
+    network, pixels = whole_network(), images(9)
+    pixels[-1] = 255
+    found = recalibrated(network, pixels, batch=4)
+    x = found[1](found[0](pixels)).detach()
+    means = torch.stack([part.mean((0, 2, 3)) for part in (x[:3], x[3:6], x[6:])]).mean(0)
+    assert torch.allclose(found[2].running_mean, means, atol=1e-5)
+    assert torch.allclose(found[2].running_mean, x.mean((0, 2, 3)), atol=1e-5)
 
 
 def test_statistics_are_found_anew():
