@@ -159,11 +159,14 @@ class Search:
 
     def _is_start(self, point: Point) -> bool:
         """Whether it is the network that the search began with: in another session that is faster or slower."""
-        shapes = [
-            {name: value.shape for name, value in plan.build(self.shop.task).state_dict().items()}
-            for plan in (self.plan(point), self.start.plan)
-        ]
-        return shapes[0] == shapes[1]
+        return self._shapes(self.plan(point)) == self._start_shapes
+
+    @cached_property
+    def _start_shapes(self) -> dict[str, torch.Size]:
+        return self._shapes(self.start.plan)
+
+    def _shapes(self, plan: NetworkPlan) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in plan.build(self.shop.task).state_dict().items()}
 
     @property
     def _blocks(self) -> range:

@@ -161,7 +161,8 @@ def _look_at(variant, trained, shop):
     name, score, cost = details["found"].values()
     point = Point(tuple(network.plan.family.params["widths"]), tuple(network.plan.family.params["depths"]))
     assert variant.name == f"searched_{name}" == f"searched_{point.name}"
-    assert point in Space(((8, 16), (16, 32)), ((1, 2), (1, 2)), 2)
+    space = Space(((8, 16), (16, 32)), ((1, 2), (1, 2)), 2)
+    assert point in [space[place] for place in range(len(space))]
     outputs = torch_outputs(shop.module(network), shop.rows.inputs)
     assert np.allclose(shop.outputs(variant.path, "onnxruntime"), outputs, atol=1e-4)
     assert shop.task.measure(outputs, shop.rows.targets)["accuracy"] > score, "more than its slice of shared weights"
@@ -221,6 +222,14 @@ def test_the_network_that_it_began_with_is_not_chosen(trained, tmp_path):
     own = Looked(Point((16, 32), (2, 2)), 0.99, 1.0)
     found = of_table(table, {"slack": 0.05}, trained, tmp_path).choose([own, *LOOKED[:1], *LOOKED[3:]])
     assert [one.point.name for one in found] == ["8x1_16x1"]
+
+
+def test_the_network_that_it_began_with_is_built_once(trained, tmp_path, monkeypatch):
+    built, build = Counter[NetworkPlan](), NetworkPlan.build
+    monkeypatch.setattr(NetworkPlan, "build", lambda self, task: built.update([str(self)]) or build(self, task))
+    table = {"fp32": 3.5, "8x1_16x1": 2.5, "16x1_16x1": 2.6, "8x1_32x1": 2.7, "16x1_32x1": 4.0}
+    of_table(table, {"slack": 0.05}, trained, tmp_path).choose(LOOKED)
+    assert built[str(trained.plan)] == 1 and built.total() == 1 + len(LOOKED)
 
 
 def test_a_space_without_anything_cheaper_is_told(trained, tmp_path):
