@@ -20,7 +20,7 @@ from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Rows, Task
 from dl_pipelines.training.changes import ChangeRef
 from dl_pipelines.training.fit import TrainingFailed, fit
-from dl_pipelines.training.job import FINAL, RESULT, Job
+from dl_pipelines.training.job import FINAL, Job
 from dl_pipelines.training.launch import Launcher
 from dl_pipelines.training.warm import START
 
@@ -104,15 +104,16 @@ class Workshop:
 
         Raises TechniqueError with the reason when the training fails.
         """
-        weights = job.folder / FINAL
-        if not (weights.exists() and (job.folder / RESULT).exists()):
+        from dl_pipelines.evaluation.candidates import is_done
+
+        if not is_done(job.folder):
             job.write()
             try:
                 fit(job, self.launcher, self.tell)
             except TrainingFailed as error:
                 raise TechniqueError(str(error)) from error
             durable.remove_tree(job.folder / "checkpoints")
-        return weights
+        return job.folder / FINAL
 
     def export(self, name: str, plan: NetworkPlan, weights: Path) -> Network:
         """The network with these weights, and its ONNX file, as `folder/name.onnx`. Raises TechniqueError."""
