@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dl_pipelines.compression.base import TechniqueError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Make = Callable[[Sequence[str]], Path]
 """The int8 graph with these layers in float."""
+Answers: TypeAlias = "Callable[[Path, str, np.ndarray | None], np.ndarray]"
+"""What a graph of this precision answers to rows (None: the validation rows) on the first runtime that takes it."""
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Search:
     shop: Workshop
     make: Make
     layers: Sequence[str]
-    runtime: str
+    answers: Answers
     probe: np.ndarray
     limit: int
     scored: int = field(default=0, init=False)
@@ -48,7 +50,7 @@ class Search:
         """The layers by the mean square error of the answers when one alone is quantized, the largest first."""
         import numpy as np
 
-        expected, errors = self._answers(float_graph, "fp32"), dict[str, float]()
+        expected, errors = self.answers(float_graph, "fp32", self.probe), dict[str, float]()
         for done, layer in enumerate(self.layers):
             self.shop.say(f"sensitivity of {layer}", done, len(self.layers))
             try:
@@ -56,13 +58,8 @@ class Search:
             except TechniqueError:
                 errors[layer] = 0.0  # nothing of it is quantized
             else:
-                errors[layer] = float(np.square(self._answers(path, "int8") - expected).mean())
+                errors[layer] = float(np.square(self.answers(path, "int8", self.probe) - expected).mean())
         return sorted(self.layers, key=lambda layer: -errors[layer])
-
-    def _answers(self, path: Path, precision: str) -> np.ndarray:
-        from dl_pipelines.inference.parity import session_outputs
-
-        return session_outputs(self.shop.bench.open(path, self.runtime, precision), self.probe)
 
     def _enough(self, order: list[str]) -> list[str] | None:
         """So many of the first, doubled until the budget is met and then halved back."""
@@ -102,4 +99,4 @@ class Search:
         """Answers to the validation rows with these layers in float."""
         self.shop.say(f"{len(in_float)} layers in float", self.scored, self.limit)
         self.scored += 1
-        return self.shop.outputs(self.make(in_float), self.runtime, "int8")
+        return self.answers(self.make(in_float), "int8", None)

@@ -18,6 +18,7 @@ from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.compression import qdq
 from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
 from dl_pipelines.compression.sensitive_layers import Search
+from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class StaticInt8(Technique):
     class Params(BaseParams):
         """What calibrates, which ranges of weights are tried, what stays in float."""
 
-        calibration_rows: int = Field(default=256, ge=1, le=100_000, description="of the train split")
+        calibration_rows: int = Field(default=256, ge=2, le=100_000, description="of the train split")
         methods: tuple[qdq.Method, ...] = Field(
             default=qdq.METHODS, min_length=1, description="of calibration; of several, the one that loses least"
         )
@@ -83,23 +84,19 @@ class StaticInt8(Technique):
                     "raise evaluations, or compression.max_loss"
                 )
             path = bench.write(name, wanted, bench.choose(wanted)["method"], list(found["in_float"]))
-        except TechniqueError as error:
+        except (TechniqueError, RuntimeFileError, ModelRunError) as error:  # those made before are good without it
             return Variant(name, self.name, "int8", None, str(error))
         return Variant(name, self.name, "int8", path, details={**bench.told(wanted), **found})
 
 
 @dataclass(frozen=True)
 class _Quantizing:
-    """The graphs of one network and how they are scored: on validation rows, by the first runtime of the brief."""
+    """The graphs of one network and how they are scored: on validation rows, by the first runtime that takes them."""
 
     start: Network
     shop: Workshop
     params: StaticInt8.Params
     rows: np.ndarray
-
-    @property
-    def runtime(self) -> str:
-        return self.shop.compression.runtimes[0]
 
     def prepared(self) -> Path:
         path = qdq.prepare(self.start.onnx, self.shop.folder / "prepared.onnx")
@@ -126,17 +123,17 @@ class _Quantizing:
         import numpy as np
 
         def measure() -> Plain:
-            expected = self.shop.outputs(self.start.onnx, self.runtime)
-            outputs, failed = dict[str, np.ndarray](), dict[str, str]()
+            expected = self._answers(self.start.onnx, "fp32")
+            outputs, loss, failed = dict[str, np.ndarray](), dict[str, float](), dict[str, str]()
             for method in self.params.methods:
                 self.shop.say(f"calibrating by {method}, {wanted} range")
                 try:
-                    outputs[method] = self._answers(self.write(f"{method}_{wanted}", wanted, method))
+                    found = self._answers(self.write(f"{method}_{wanted}", wanted, method))
+                    loss[method], outputs[method] = self.shop.loss(found)["value"], found
                 except TechniqueError as error:
                     failed[method] = str(error)
             if not outputs:
                 raise TechniqueError(next(iter(failed.values())))
-            loss = {method: self.shop.loss(found)["value"] for method, found in outputs.items()}
             difference = {method: float(np.abs(found - expected).mean()) for method, found in outputs.items()}
             best = min(outputs, key=lambda method: (loss[method], difference[method]))
             meets = self.shop.within_budget(outputs[best])
@@ -144,12 +141,12 @@ class _Quantizing:
 
         return self.shop.decide_once(f"calibration_{wanted}", measure)
 
-    def _answers(self, path: Path) -> np.ndarray:
-        """On the first runtime that takes the graph. Raises TechniqueError."""
+    def _answers(self, path: Path, precision: str = "int8", inputs: np.ndarray | None = None) -> np.ndarray:
+        """To `inputs`, or to the validation rows, on the first runtime that takes the graph. Raises TechniqueError."""
         reasons: list[TechniqueError] = []
         for runtime in self.shop.compression.runtimes:
             try:
-                return self.shop.outputs(path, runtime, "int8")
+                return self.shop.outputs(path, runtime, precision, inputs)
             except TechniqueError as error:
                 reasons.append(error)
         raise reasons[0]
@@ -167,7 +164,7 @@ class _Quantizing:
             layers = [name for name in qdq.layers(self.prepared()) if name not in self.params.in_float]
             method = self.choose(wanted)["method"]
             search = Search(
-                self.shop, lambda in_float: self.write("tried", wanted, method, in_float), layers, self.runtime,
+                self.shop, lambda in_float: self.write("tried", wanted, method, in_float), layers, self._answers,
                 self.rows[:PROBE_ROWS], self.params.evaluations,
             )  # fmt: skip
             found = search.find(self.start.onnx)

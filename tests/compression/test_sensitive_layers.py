@@ -25,21 +25,19 @@ class Sessions:
     def cost(self, path):
         return sum(cost for layer, cost in self.costs.items() if layer not in path)
 
-    def open(self, path, runtime, precision):
-        assert (runtime, precision) == ("onnxruntime", "fp32" if path == "float" else "int8")
-        offset = 0 if path == "float" else self.cost(path)
-        return SimpleNamespace(run=lambda rows: np.full((len(rows), 2), offset, np.float32))
-
-    def outputs(self, path, runtime, precision):
-        self.tried.append(path)
-        return self.cost(path)
+    def answers(self, path, precision, inputs):
+        assert precision == ("fp32" if path == "float" else "int8")
+        if inputs is None:
+            self.tried.append(path)
+            return self.cost(path)
+        return np.full((len(inputs), 2), 0 if path == "float" else self.cost(path), np.float32)
 
     def search(self, limit=12):
         shop = SimpleNamespace(
-            bench=SimpleNamespace(open=self.open), outputs=self.outputs, loss=lambda outputs: {"value": outputs},
-            within_budget=lambda outputs: outputs <= self.budget, say=lambda *said: self.said.append(said),
+            loss=lambda outputs: {"value": outputs}, within_budget=lambda outputs: outputs <= self.budget,
+            say=lambda *said: self.said.append(said),
         )  # fmt: skip
-        return Search(shop, self.make, LAYERS, "onnxruntime", np.zeros((3, 1), np.float32), limit)
+        return Search(shop, self.make, LAYERS, self.answers, np.zeros((3, 1), np.float32), limit)
 
 
 def costs(**given):

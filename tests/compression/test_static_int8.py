@@ -6,12 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from dl_pipelines.brief.sections import Compression
+from dl_pipelines.compression.base import TechniqueError
 from dl_pipelines.compression.candidates import on_runtimes, served_files, spread
 from dl_pipelines.compression.registry import TECHNIQUES
+from dl_pipelines.compression.sensitive_layers import Search
 from dl_pipelines.compression.static_int8 import StaticInt8
 from dl_pipelines.compression.trials import Bench
 from dl_pipelines.inference.parity import session_outputs
-from dl_pipelines.inference.runtimes import RuntimeFileError, open_runtime
+from dl_pipelines.inference.runtimes import ModelRunError, RuntimeFileError, open_runtime
 from dl_pipelines.tasks.base import Rows
 from tests.quantizing import network_of, shop_of
 
@@ -178,9 +180,7 @@ def test_a_model_without_anything_to_quantize_is_told(make, tmp_path):
     }
 
 
-def test_no_calibration_rows_and_a_damaged_file_are_told(make, wide_onnx, wide_rows, tmp_path):
-    (variant,) = make(calibration=wide_rows.inputs[:0], ranges=("full",)).values()
-    assert variant.failure == "found no calibration rows; expected rows of the train split"
+def test_a_damaged_file_is_told(make, wide_onnx, tmp_path):
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(wide_onnx.read_bytes()[:1000])
     (variant,) = make(tmp_path / "out", onnx=bad, ranges=("full",)).values()
@@ -188,11 +188,15 @@ def test_no_calibration_rows_and_a_damaged_file_are_told(make, wide_onnx, wide_r
     assert "bad.onnx, which onnxruntime can't load (" in variant.failure
 
 
-def test_one_calibration_row_works_and_is_told(make, wide_rows, wide_reference):
-    (variant,) = make(calibration=wide_rows.inputs[:1], methods=("minmax",), ranges=("full",), sensitive="off").values()
-    assert variant.details["calibration"]["rows"] == 1
-    outputs = session_outputs(open_runtime("onnxruntime", variant.path), wide_rows.inputs)
-    assert outputs.shape == wide_reference.shape and np.isfinite(outputs).all()
+def test_rows_that_do_not_determine_the_metric_are_told(make, wide_task, monkeypatch):
+    measure = type(wide_task).measure
+    monkeypatch.setattr(
+        type(wide_task), "measure",
+        lambda self, outputs, targets: {n: v for n, v in measure(self, outputs, targets).items() if n != "accuracy"},
+    )  # fmt: skip
+    (variant,) = make(methods=("minmax",), ranges=("full",)).values()
+    assert variant.path is None
+    assert variant.failure.startswith("found answers or rows that don't determine accuracy; expected answers that are ")
 
 
 def test_a_graph_that_one_runtime_does_not_take_is_scored_on_the_other(
@@ -220,6 +224,54 @@ def test_a_graph_that_one_runtime_does_not_take_is_scored_on_the_other(
             assert variant.failure.startswith(expected)
 
 
+def test_sensitive_layers_are_looked_for_on_the_runtime_that_takes_the_graph(make, wide_rows, monkeypatch):
+    def opened(self, path, runtime, precision="fp32"):
+        if runtime == "openvino" and precision == "int8":
+            raise RuntimeFileError("found model.onnx, which openvino can't load")
+        return open_runtime(runtime, path, self.threads, precision)
+
+    monkeypatch.setattr(Bench, "open", opened)
+    dark = np.zeros_like(wide_rows.inputs[:2])
+    full, mixed = make(
+        calibration=dark, methods=("minmax",), ranges=("full",), evaluations=2,
+        compression=Compression(runtimes=("openvino", "onnxruntime"), max_loss=0),
+    ).values()  # fmt: skip
+    assert full.path is not None
+    assert mixed.failure is not None and mixed.failure.startswith("found no layers to leave in float that meet the ")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeFileError("it is cut"), ModelRunError("it is cut"), TechniqueError("it is cut")]
+)
+def test_a_search_that_fails_leaves_what_was_made_before(make, wide_rows, monkeypatch, error):
+    def find(self, float_graph):
+        raise error
+
+    monkeypatch.setattr(Search, "find", find)
+    dark = np.zeros_like(wide_rows.inputs[:2])
+    given = {"methods": ("minmax",), "ranges": ("full",), "compression": Compression(max_loss=0)}
+    full, mixed = make(calibration=dark, **given).values()
+    assert (full.path is not None, full.failure) == (True, None)
+    assert (mixed.path, mixed.failure) == (None, "it is cut")
+
+
+def test_an_int8_that_is_over_the_budget_on_a_slice_alone_is_repaired(
+    wide_onnx, wide_task, wide_rows, wide_reference, tmp_path
+):
+    dark = np.zeros_like(wide_rows.inputs[:2])  # so that bright rows are taken for dark ones
+    sliced = Rows(wide_rows.inputs, wide_rows.targets, wide_rows.ids, {"bright": wide_rows.targets == 1})
+    shop = shop_of(tmp_path, wide_onnx, wide_task, sliced, wide_reference, calibration=dark)
+    given = {"methods": ("minmax",), "ranges": ("full",), "evaluations": 2}
+    (full,) = StaticInt8(StaticInt8.Params(**given, sensitive="off")).variants(network_of(wide_onnx), shop)
+    outputs = shop.outputs(full.path, "onnxruntime", "int8")
+    overall, bright = shop.loss(outputs)["high"], shop.worst(outputs)
+    assert overall < bright
+    between = Compression(max_loss=(overall + bright) / 2)
+    again = shop_of(tmp_path, wide_onnx, wide_task, sliced, wide_reference, between, dark)
+    made = StaticInt8(StaticInt8.Params(**given)).variants(network_of(wide_onnx), again)
+    assert [variant.name for variant in made] == ["static_int8", "static_int8_mixed"]
+
+
 def test_a_layer_may_be_left_in_float_and_an_unknown_one_is_named(make):
     import onnx
 
@@ -244,7 +296,7 @@ def test_rows_are_spread_evenly_whatever_their_order():
 def test_params_are_checked():
     assert TECHNIQUES.params_model("static_int8")().calibration_rows == 256
     wrong = (
-        {"ranges": []}, {"ranges": ["half"]}, {"calibration_rows": 0}, {"bits": 4}, {"methods": ["mse"]},
+        {"ranges": []}, {"ranges": ["half"]}, {"calibration_rows": 1}, {"bits": 4}, {"methods": ["mse"]},
         {"evaluations": 1}, {"sensitive": "on"},
     )  # fmt: skip
     for params in wrong:
