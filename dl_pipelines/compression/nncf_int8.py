@@ -20,6 +20,7 @@ from pydantic import Field
 from dl_pipelines.brief.registry import Params as BaseParams
 from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant, short
 from dl_pipelines.inference.runtimes import RuntimeFileError, openvino, read_openvino, write_openvino
+from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ class NncfInt8(Technique):
     class Params(BaseParams):
         """What calibrates, how activations are quantized, whether accuracy is controlled."""
 
-        calibration_rows: int = Field(default=256, ge=1, le=100_000, description="of the train split")
+        calibration_rows: int = Field(default=256, ge=2, le=100_000, description="of the train split")
         preset: Literal["auto", "performance", "mixed"] = Field(
             default="auto", description="performance: symmetric activations; mixed: asymmetric; auto: the tool's choice"
         )
@@ -61,33 +62,39 @@ class NncfInt8(Technique):
     def variants(self, start: Network, shop: Workshop) -> list[Variant]:
         """See Technique.variants."""
         rows = shop.calibrate(self.params.calibration_rows)
-        if not len(rows):
-            raise TechniqueError("found no calibration rows; expected rows of the train split")
         tool = _Tool(start, shop, self.params, rows)
         details: dict[str, Any] = {"calibration": {"rows": len(rows), "preset": self.params.preset}}
         shop.say("quantizing")
         plain = self._variant("nncf_int8", shop, tool.quantized, details)
         made = [plain]
-        wanted = plain.path is not None and self.params.accuracy_control == "auto"
-        if wanted and not shop.decide_once("meets", lambda: _meets(shop, plain.path)):
+        if self.params.accuracy_control == "auto" and self._misses(plain, shop):
             shop.say("quantizing with accuracy control")
             made.append(self._variant("nncf_int8_accurate", shop, tool.controlled, details))
         return made
 
+    def _misses(self, plain: Variant, shop: Workshop) -> bool:
+        """Whether it was made and misses the budget. Where that can't be told, its own row of the ledger says why."""
+        path = plain.path
+        if path is None:
+            return False
+        try:
+            return not shop.decide_once("meets", lambda: shop.within_budget(shop.outputs(path, RUNTIME, "int8")))
+        except TechniqueError:
+            return False
+
     def _variant(self, name: str, shop: Workshop, make: Callable[[], Any], details: dict[str, Any]) -> Variant:
-        path = shop.folder / name / "model.xml"
-        if not (path.exists() and path.with_suffix(".bin").exists()):
+        folder, part = shop.folder / name, shop.folder / f"{name}.part"
+        path = folder / "model.xml"
+        if not folder.exists():  # one that does is whole
             try:
                 model = make()
             except (TechniqueError, RuntimeFileError) as error:
                 return Variant(name, self.name, "int8", None, str(error), runtimes=(RUNTIME,))
-            write_openvino(model, path)
+            durable.remove_tree(part)
+            write_openvino(model, part / path.name)
+            durable.flush_tree(part)
+            durable.rename(part, folder)
         return Variant(name, self.name, "int8", path, runtimes=(RUNTIME,), details=details)
-
-
-def _meets(shop: Workshop, path: Path | None) -> bool:
-    assert path is not None
-    return shop.within_budget(shop.outputs(path, RUNTIME, "int8"))
 
 
 class _Tool:
@@ -103,7 +110,7 @@ class _Tool:
             return _checked(model, "found no operator that int8 covers; the graph would stay as it is")
 
     def controlled(self) -> Any:
-        """The same with as few layers back in float as meet the budget, by the end of the loss's interval."""
+        """The same with as few layers back in float as meet the budget, by the ends of the losses' intervals."""
         with _quiet() as nncf:
             positions = list(range(len(self.shop.rows)))
             settings = nncf.AdvancedAccuracyRestorerParameters(
@@ -139,7 +146,7 @@ class _Tool:
         return self.shop.rows.inputs[position : position + 1]
 
     def _validate(self, compiled: Any, positions: Iterable[int]) -> tuple[float, list[list[np.ndarray]]]:
-        """One (the tool divides by the float network's) minus the end of the loss's interval; the answers.
+        """One (the tool divides by the float network's) minus Workshop.worst, which slices count in; the answers.
 
         By the answers' error the tool ranks its layers.
         """
@@ -152,7 +159,7 @@ class _Tool:
             for at in range(0, len(inputs), BATCH)
         ])  # fmt: skip
         whole = len(answers) == len(self.shop.rows)
-        return (1.0 - self.shop.loss(answers)["high"] if whole else 1.0), [[answer] for answer in answers]
+        return (1.0 - self.shop.worst(answers) if whole else 1.0), [[answer] for answer in answers]
 
 
 def _attends(onnx: Path) -> bool:

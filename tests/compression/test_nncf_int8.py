@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +60,52 @@ def test_the_same_rows_give_the_same_bytes(quantized, make, wide_rows, tmp_path)
     before = again.path.stat().st_mtime_ns
     (kept,) = make(tmp_path, calibration=wide_rows.inputs[:32])
     assert kept.path.stat().st_mtime_ns == before, "what is there already is not made again"
+
+
+def test_a_write_that_was_cut_off_is_done_again(quantized, make, wide_rows, tmp_path, monkeypatch):
+    from dl_pipelines.compression import nncf_int8
+
+    def cut(model, path):
+        path.parent.mkdir(parents=True)
+        path.write_text("<net")
+        path.with_suffix(".bin").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nncf_int8, "write_openvino", cut)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, calibration=wide_rows.inputs[:32])
+    (again,) = make(tmp_path, calibration=wide_rows.inputs[:32])
+    assert digest(again) == digest(quantized)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nncf_int8"]
+
+
+def test_accuracy_is_controlled_where_a_slice_alone_is_over_the_budget(
+    wide_onnx, wide_task, wide_rows, wide_reference, tmp_path, monkeypatch
+):
+    from dl_pipelines.compression import nncf_int8
+
+    worst = wide_reference.copy()
+    worst[1:9:2] = -worst[1:9:2]  # four bright rows
+    sliced = Rows(wide_rows.inputs, wide_rows.targets, wide_rows.ids, {"bright": wide_rows.targets == 1})
+    seen = shop_of(tmp_path, wide_onnx, wide_task, sliced, wide_reference)
+    between = Compression(max_loss=(seen.loss(worst)["high"] + seen.worst(worst)) / 2)
+    assert seen.loss(worst)["high"] < between.max_loss < seen.worst(worst)
+    monkeypatch.setattr(type(seen), "outputs", lambda *_: worst)
+    monkeypatch.setattr(nncf_int8._Tool, "controlled", lambda self: self.quantized())
+    shop = shop_of(tmp_path, wide_onnx, wide_task, sliced, wide_reference, between, wide_rows.inputs[:8])
+    made = NncfInt8(NncfInt8.Params()).variants(network_of(wide_onnx), shop)
+    assert [variant.name for variant in made] == ["nncf_int8", "nncf_int8_accurate"]
+    tool = nncf_int8._Tool(network_of(wide_onnx), shop, NncfInt8.Params(), wide_rows.inputs[:8])
+    request = SimpleNamespace(infer=lambda given: [worst[: len(given[0])]])
+    metric, answers = tool._validate(SimpleNamespace(create_infer_request=lambda: request), range(200))
+    assert metric == 1 - shop.worst(worst) and len(answers) == 200
+
+
+def test_where_the_loss_can_not_be_told_the_plain_variant_stays(make, wide_task, wide_rows, monkeypatch):
+    monkeypatch.setattr(type(wide_task), "measure", lambda *_: {})
+    (variant,) = make(calibration=wide_rows.inputs[:8])
+    assert (variant.name, variant.failure) == ("nncf_int8", None)
 
 
 def test_nothing_is_printed_logged_or_reported(wide_onnx, tmp_path):
@@ -122,13 +169,9 @@ def test_without_openvino_there_is_nothing_to_try(wide_onnx, wide_task, wide_row
         assert technique.unsuited(network_of(wide_onnx), shop) == expected
 
 
-def test_no_rows_and_a_graph_without_layers_are_told(make, wide_rows, tmp_path):
+def test_a_graph_without_layers_is_told(make, tmp_path):
     from onnx import TensorProto, helper, save
 
-    from dl_pipelines.compression.base import TechniqueError
-
-    with pytest.raises(TechniqueError, match="found no calibration rows; expected rows of the train split"):
-        make(calibration=wide_rows.inputs[:0])
     given = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 8, 8, 1])
     gives = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 8, 1])
     graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", [given], [gives])
@@ -140,6 +183,7 @@ def test_no_rows_and_a_graph_without_layers_are_told(make, wide_rows, tmp_path):
 
 def test_params_are_checked():
     assert TECHNIQUES.params_model("nncf_int8")().preset == "auto"
-    for wrong in ({"preset": "fast"}, {"restored": 0}, {"accuracy_control": "always"}, {"bits": 4}):
+    for wrong in ({"preset": "fast"}, {"restored": 0}, {"accuracy_control": "always"}, {"bits": 4},
+                  {"calibration_rows": 1}):  # fmt: skip
         with pytest.raises(ValidationError):
             NncfInt8.Params.model_validate(wrong)
