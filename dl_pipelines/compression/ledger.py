@@ -209,6 +209,7 @@ def as_rows(judged: Sequence[Judged], step: int, phase: str, against: str) -> li
             "loss": _plain(item.trial.loss),
             "slices": {name: dict(value) for name, value in item.trial.slices.items()},
             "targets": [dict(target) for target in item.trial.targets],
+            "parity_passed": item.trial.parity_passed,
             "parity": item.trial.parity,
             "details": dict(item.trial.details),
             "kept": item.kept,

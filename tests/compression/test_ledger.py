@@ -267,12 +267,25 @@ def test_the_ledger_is_plain_data():
     rows = as_rows(judge(trial("a", p50=0.8, details={"share": 0.4}, targets=(target(True),))), 3, "prune", "b on c")
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     (row,) = rows
+    assert row["parity_passed"] is True
     assert (row["step"], row["phase"], row["against"], row["details"]) == (3, "prune", "b on c", {"share": 0.4})
     assert (row["kept"], row["taken"], row["chosen"]) == (True, True, False)
     assert set(row) == {
         *("step", "phase", "technique", "variant", "runtime", "precision", "network", "against"),
         *("size_mb", "latency_p50_ms", "latency_low", "latency_high", "speed_up", "gain", "energy_j", "saving"),
-        *("metrics", "loss", "slices", "targets", "parity", "details", "kept", "taken", "chosen", "reason"),
+        *(
+            "metrics",
+            "loss",
+            "slices",
+            "targets",
+            "parity",
+            "parity_passed",
+            "details",
+            "kept",
+            "taken",
+            "chosen",
+            "reason",
+        ),
     }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from dl_pipelines.brief.sections import Compression
-from dl_pipelines.compression.base import TechniqueError
 from dl_pipelines.compression.chain import Chain
 from dl_pipelines.compression.quantization_aware import QuantizationAware
 from dl_pipelines.compression.static_int8 import quantize
@@ -45,7 +45,7 @@ def technique(**params):
 def row(variant="static_int8", precision="int8", phase="quantize", kept=False, high=0.02, **changed):
     loss = None if high is None else {"value": 0.0, "low": -0.01, "high": high}
     return {"variant": variant, "precision": precision, "phase": phase, "kept": kept, "loss": loss, "slices": {},
-            **changed}  # fmt: skip
+            "parity_passed": True, **changed}  # fmt: skip
 
 
 NOT_NEEDED = "not needed: static_int8 stays within the budget"
@@ -59,6 +59,8 @@ NOT_NEEDED = "not needed: static_int8 stays within the budget"
         ([row(high=None)], None),
         ([row(high=0.01)], NOT_NEEDED),
         ([row(kept=True)], NOT_NEEDED),
+        ([row(high=0.0, parity_passed=False)], None),
+        ([row(high=0.0, parity_passed=None)], None),
         ([row(high=0.0), row("nncf_int8")], NOT_NEEDED),
         ([row("nncf_int8"), row(high=0.0)], NOT_NEEDED),
         ([row(high=0.0, slices={"bright": {"value": 0, "low": 0, "high": 0.1}})], None),
@@ -132,10 +134,10 @@ def test_each_range_of_weights_is_tuned_by_itself(here):
     assert max(np.abs(value.astype(int)).max() for value in weights if value.dtype == np.int8) <= 64
 
 
-def test_without_calibration_rows_there_is_nothing_to_round_by(here):
-    shop = dataclasses.replace(here, calibrate=lambda count: here.rows.inputs[:0])
-    with pytest.raises(TechniqueError, match=r"^found no calibration rows; expected rows of the train split$"):
-        technique().variants(shop.trained, shop)
+def test_ranges_of_one_row_say_nothing_about_others():
+    assert technique(calibration_rows=2).params.calibration_rows == 2
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        technique(calibration_rows=1)
 
 
 def test_in_the_chain_it_is_measured_against_its_own_network_which_the_chain_goes_on_from(one_shop):
