@@ -17,7 +17,12 @@ USER = 1000
 LOG_SIZE, SHARED_MEMORY = "10Gi", "1Gi"
 _QUANTITY = re.compile(r"[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:@-]*")
+_IMAGE = re.compile(
+    r"[a-z0-9][a-z0-9._-]*(:[0-9]+(?=/))?(/[a-z0-9][a-z0-9._-]*)*"
+    r"(:(?P<tag>\w[\w.-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?",
+    re.ASCII,
+)
+"""A host with its port, a path in lower case, a tag of either case, a digest (github.com/distribution/reference)."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def _check(name: str, served: Served) -> None:
 
 def require_image(image: str, option: str) -> None:
     """That an image is named with a tag or a digest. Raises ValueError."""
-    named = image.rpartition("/")[2]
-    if not _IMAGE.fullmatch(image) or not re.search(r"[:@][^:@]", named) or named.endswith(":latest"):
+    named = _IMAGE.fullmatch(image)
+    if named is None or (named["digest"] is None and named["tag"] in (None, "latest")):
         raise ValueError(
             f"found {option} {image!r}; expected an image with a tag or digest of its own, such as "
             "registry.example/team/digits:1"

@@ -91,6 +91,10 @@ def test_a_pod_gets_what_the_brief_asks_for():
         ({"image": "digits"}, "found --image 'digits'; expected an image with a tag or digest of its own"),
         ({"image": "digits:latest"}, "found --image 'digits:latest'; expected an image with a tag or digest"),
         ({"image": "registry.invalid:5000/digits"}, "found --image .*5000/digits'; expected an image with a tag"),
+        ({"image": "Digits:1"}, "found --image 'Digits:1'; expected an image with a tag or digest"),
+        ({"image": "digits@sha256:0123abcd"}, "found --image .*0123abcd'; expected an image with a tag or digest"),
+        ({"image": f"digits:{'a' * 129}"}, "found --image 'digits:aaa.*; expected an image with a tag or digest"),
+        ({"image": "digits:é"}, "found --image 'digits:é'; expected an image with a tag or digest"),
         ({"image": "digits:1\nRUN x"}, "found --image 'digits:1.*RUN x'; expected an image with a tag"),
     ],
 )
@@ -99,6 +103,12 @@ def test_what_kubernetes_refuses_is_told(changed, message):
         manifests(served(**changed))
 
 
-@pytest.mark.parametrize("image", ["a:1", "registry.invalid:5000/team/a:1.2-py3", "a@sha256:0123abcd"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "a:1", "registry.invalid:5000/team/a:1.2-py3", "a:V2_RC1", "registry.invalid/a:Release-2026",
+        f"a@sha256:{'0123abcd' * 8}", f"registry.invalid:5000/a:RC1@sha256:{'0123abcd' * 8}",
+    ],
+)  # fmt: skip
 def test_named_images_pass(image):
     require_image(image, "--image")
