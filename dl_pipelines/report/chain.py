@@ -94,8 +94,8 @@ def _merit(row: Row, objective: str) -> float:
     endless = float("inf")
     if objective == "size":
         return endless if row["size_mb"] is None else row["size_mb"]
-    if objective == "energy" and row["energy_j"]:
-        return row["energy_j"]["value"]
+    if objective == "energy":
+        return row["energy_j"]["value"] if row["energy_j"] else endless
     return -row["gain"]["value"] if row["gain"] else endless
 
 

@@ -79,3 +79,15 @@ def test_all_means_every_technique():
     assert {chain.template_row(name) for name in everything} == {"QUANT", "PRUNE", "DISTIL", "NAS", "MIXED"}
     assert chain.asked(facts(None, ["pruning"])) == ("pruning",)
     assert chain.template_row("none") is None
+
+
+def test_of_several_rejected_one_without_a_measured_energy_is_last():
+    """Its gain is no energy: nine times as fast is not better than three joules."""
+    steps = [[
+        trial("dynamic_int8", "dynamic_int8", gain=9.0, loss=0.1),
+        trial("static_int8", "static_int8", gain=1.5, loss=0.1, energy=between(3.0)),
+    ]]  # fmt: skip
+    rows = chained(steps)
+    assert rows[1]["energy_j"] is None and not any(row["kept"] for row in rows[1:])
+    assert chain.shown(rows, "QUANT", "energy") == 2
+    assert chain.shown(rows, "QUANT", "latency") == 1
