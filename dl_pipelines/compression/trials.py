@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dl_pipelines.brief.targets import SYSTEM_METRICS, Target
@@ -74,9 +75,9 @@ class Bench:
     ) -> tuple[list[Trial], Trial]:  # fmt: skip
         """A trial for each candidate, and one of the strongest so far, timed in turns with them and with the baseline.
 
-        The strongest is timed in two sessions: one of a model is a hundredth faster than another, and no interval over
-        rounds knows of it. What is to beat is the faster of both. `own`: by a variant's name the outputs [N, ...] of
-        the torch network it was exported from.
+        The strongest is measured in two sessions: one of a model is a hundredth faster than another, and no interval
+        over rounds knows of it. What is to beat is the faster of both, and the thriftier. `own`: by a variant's name
+        the outputs [N, ...] of the torch network it was exported from.
         """
         trials: dict[str, Trial] = {}
         sessions: dict[str, Session] = {}
@@ -90,13 +91,13 @@ class Bench:
         if strongest.key in sessions:
             sessions[AGAIN] = sessions[strongest.key].again()
         timed = self._time(sessions, self.rounds)
-        again = sessions.pop(AGAIN, None)
         joules = self._energy(sessions)
-        beaten = strongest.key if again is None else min((strongest.key, AGAIN), key=lambda key: timed[key]["p50_ms"])
+        twice = [key for key in (strongest.key, AGAIN) if key in sessions] or [strongest.key]
+        faster = min(twice, key=lambda key: timed[key]["p50_ms"] if key in timed else 0)
+        thriftier = min(twice, key=lambda key: median(joules.get(key, [0])))
         for key, trial in trials.items():
-            trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, beaten))
-            if joules:
-                trials[key] = _with_energy(trials[key], joules, key, strongest.key)
+            trials[key] = self._judged(_with_latency(trial, timed, key, baseline.key, faster))
+            trials[key] = _with_energy(trials[key], joules, key, thriftier)
         return [trials[item.key] for item in candidates], trials[strongest.key]
 
     def parity(self, variant: Variant, own: np.ndarray, session: Session) -> tuple[Parity, np.ndarray]:
@@ -222,16 +223,13 @@ class Bench:
 
     def _energy(self, sessions: Mapping[str, Session]) -> dict[str, list[float]]:
         """Joules of a thousand answers, by turns; nothing without a counter."""
-        from dl_pipelines.training.energy import joules_of
+        from dl_pipelines.training.energy import joules_in_turns
 
         if self.counter is None:
             return {}
         one = self.rows.inputs[:1].copy()
-        turns: dict[str, list[float]] = {name: [] for name in sessions}
-        for _ in range(ENERGY_TURNS):
-            for name, session in sessions.items():
-                turns[name].append(joules_of(self.counter, lambda s=session: len(s.run(one)), ENERGY_SECONDS))
-        return turns
+        answers = {name: (lambda s=session: len(s.run(one))) for name, session in sessions.items()}
+        return joules_in_turns(self.counter, answers, ENERGY_SECONDS, ENERGY_TURNS)
 
 
 def _not_finite(outputs: np.ndarray) -> str | None:

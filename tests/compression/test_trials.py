@@ -276,6 +276,29 @@ def test_energy_is_read_while_a_model_answers_alone(bench, candidates, tmp_path,
     )
 
 
+def test_a_thriftier_session_of_the_strongest_is_what_is_to_beat(bench, candidates, tmp_path, monkeypatch):
+    meter, again, answer = Meter(tmp_path), OnnxRuntimeSession.again, OnnxRuntimeSession._run
+    opened = []
+
+    def noted(self):
+        opened.append(again(self))
+        return opened[-1]
+
+    def spend(self, inputs):
+        meter.spend(0.006 if self in opened else 0.008)
+        return answer(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "again", noted)
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", spend)
+    monkeypatch.setattr("dl_pipelines.compression.trials.ENERGY_SECONDS", 0.01)
+    metered = replace(bench, counter=meter.counter, objective="energy")
+    trials, strongest, _ = run(metered, [candidates[0], candidates[2]])
+    assert len(opened) == 1
+    assert strongest.energy["value"] == trials[1].energy["value"] == pytest.approx(8.0)
+    # The same joules as the strongest's first session, and more than its second.
+    assert strongest.saving["value"] == trials[1].saving["value"] == pytest.approx(0.75)
+
+
 def test_energy_of_what_can_not_be_opened_is_not_measured(bench, candidates, tmp_path, monkeypatch):
     monkeypatch.setattr("dl_pipelines.compression.trials.ENERGY_SECONDS", 0.01)
     gone = Candidate(Variant("gone", "none", "fp32", tmp_path / "no.onnx"), "onnxruntime")

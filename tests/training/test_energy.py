@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dl_pipelines.training import energy
-from dl_pipelines.training.energy import find_counter
+from dl_pipelines.training.energy import Counter, find_counter, joules_in_turns
 
 
 def zone(root: Path, name: str, energy: int, whole: int = 1_000_000_000) -> Path:
@@ -43,6 +43,26 @@ def test_why_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(energy, "_number", refuse)
     counter, reason = find_counter(tmp_path)
     assert counter is None and reason == "the energy counter of this machine can't be read (Permission denied)"
+
+
+def test_each_goes_first_in_its_turn(tmp_path, monkeypatch):
+    folder, order, now = zone(tmp_path, "intel-rapl:0", 0), list[str](), iter(range(1000))
+    monkeypatch.setattr(energy.time, "monotonic", lambda: next(now))
+
+    def answers(name: str, microjoules: int) -> int:
+        order.append(name)
+        spent = microjoules + 100 * ((len(order) - 1) % 3)  # dearer, the later in its turn
+        (folder / "energy_uj").write_text(str(int((folder / "energy_uj").read_text()) + spent))
+        return 10
+
+    calls = {name: (lambda name=name: answers(name, 1000)) for name in "abc"}
+    # A second by this clock is one look at it: each answers once.
+    found = joules_in_turns(Counter((folder,)), calls, 2, 3)
+    assert order == [*"abc", *"bca", *"cab"]
+    assert found["a"] == pytest.approx([0.1, 0.12, 0.11])
+    assert found["b"] == pytest.approx([0.11, 0.1, 0.12])
+    assert found["c"] == pytest.approx([0.12, 0.11, 0.1])
+    assert joules_in_turns(Counter((folder,)), {}, 2, 3) == {}
 
 
 def test_a_lost_counter_is_an_error_of_the_system(tmp_path):
