@@ -325,7 +325,9 @@ def verify(
     fault: Annotated[
         str | None, typer.Option("--inject", help="norm-swap, dropped-operator, perturbed-weights: into a copy")
     ] = None,
-    at: Annotated[str, typer.Option("--at", help="Where the fault goes: onnx, optimised, quantized")] = "onnx",
+    at: Annotated[
+        str | None, typer.Option("--at", help="Where the fault goes: onnx (the default), optimised, quantized")
+    ] = None,
     day: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: what serves, else the newest")] = None,
     experiment: Annotated[str, typer.Option(help="Experiment")] = "base",
     home: HomeOption = None,
@@ -416,7 +418,7 @@ def bundle(
     project: Project,
     target: Annotated[str, typer.Option(help="edge, mobile, embedded or cloud")],
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: in the home, below bundles/")] = None,
-    day: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: the newest")] = None,
+    day: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: what serves, else the newest")] = None,
     experiment: Annotated[str, typer.Option(help="Experiment")] = "base",
     force: Annotated[bool, typer.Option("--force", help="Replace another bundle that is there")] = False,
     triton_image: Annotated[str | None, typer.Option(help="cloud: the official image, with its tag")] = None,

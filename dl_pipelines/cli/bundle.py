@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,15 @@ from dl_pipelines.bundles.base import Options
 from dl_pipelines.bundles.make import Bundle, make_bundle
 from dl_pipelines.bundles.registry import builder
 from dl_pipelines.bundles.source import open_source
+from dl_pipelines.cli.partition import find_partition
 from dl_pipelines.cli.screen import Screen, plain_table
 from dl_pipelines.store.home import Home
-from dl_pipelines.store.workspace import Partition, Workspace
-
-STAGE = "compressed_model"
+from dl_pipelines.store.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for; `day` None is the newest that has a compressed model."""
+    """What the user asked for; `day` None is what serves, else the newest that has a compressed model."""
 
     brief: Brief
     target: str
@@ -38,10 +37,11 @@ class Asked:
 def bundle(home: Home, asked: Asked, screen: Console) -> Bundle:
     """Make it, or find it there already. Raises ValueError and what make_bundle raises."""
     builder(asked.target)
+    _require_used(asked)
     brief = catalog.brief_of(home, asked.brief, asked.experiment)
     with Screen(screen) as lines:
         workspace = Workspace(home, brief.project, lines.progress)
-        partition = partition_of(workspace, asked.day, asked.experiment)
+        partition = find_partition(workspace, asked.day, asked.experiment)
         task = catalog.task_of(brief)
         source = open_source(workspace, partition, brief.serving, brief.data, task, asked.options)
         out = asked.out or home.bundles / brief.project / partition.slug / asked.target
@@ -54,17 +54,18 @@ def bundle(home: Home, asked: Asked, screen: Console) -> Bundle:
     return made
 
 
-def partition_of(workspace: Workspace, day: date | None, experiment: str) -> Partition:
-    """The partition of a day, or of the newest day with a compressed model. Raises ValueError when there is none."""
-    there = [item for item in workspace.partitions(STAGE) if item.experiment == experiment]
-    fitting = [item for item in there if day is None or item.day == day]
-    if not fitting:
-        known = ", ".join(item.key for item in workspace.partitions(STAGE)) or "none yet"
+def _require_used(asked: Asked) -> None:
+    """That no option was given that the target has no use for. Raises ValueError."""
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(Options)
+        if getattr(asked.options, field.name) != field.default
+    ]
+    if given and asked.target != "cloud":
         raise ValueError(
-            f"found no compressed model of {workspace.project} for {day or 'any day'} and {experiment}; expected one "
-            f"of {known}; run `dlp run` for its brief"
+            f"found {', '.join(given)} with --target {asked.target}; expected it with --target cloud, which is what "
+            "it is about; leave it out"
         )
-    return fitting[-1]
 
 
 def notes(made: Bundle) -> list[str]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, cast
 
 from rich.table import Table
 
+from dl_pipelines.cli.partition import find_partition
 from dl_pipelines.cli.screen import plain_table
 from dl_pipelines.store.home import Home
-from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from dl_pipelines.brief import Brief
@@ -23,28 +24,13 @@ COLUMNS = ("link", "largest", "mean", "agreement", "off by", "at most", "holds")
 """Differences to the link before, absolute; share of equal decisions; the same in units of the answers' size."""
 
 
-def find_partition(workspace: Workspace, day: date | None, experiment: str) -> Partition:
-    """Of that day, else what serves (of that experiment), else the newest. Raises ValueError when there is none."""
-    from dl_pipelines.serving.champion import champion
+def verify(
+    home: Home, brief: Brief, day: date | None, experiment: str, fault: str | None, at: str | None
+) -> Verified:  # fmt: skip
+    """The chain; a fault goes `at` the first link when no other is named.
 
-    known = [item for item in workspace.partitions("compressed_model") if item.experiment == experiment]
-    serves = champion(workspace)
-    if day is not None:
-        found = next((item for item in known if item.day == day), None)
-    else:
-        newest = known[-1] if known else None
-        found = next((item for item in known if serves and item.key == serves.partition), newest)
-    if found is None:
-        told = ", ".join(str(item.day) for item in known) or "none yet"
-        raise ValueError(
-            f"found no compressed model of {workspace.project} for {day or 'any day'} and {experiment}; expected one "
-            f"of {told}; run `dlp run` for its brief"
-        )
-    return found
-
-
-def verify(home: Home, brief: Brief, day: date | None, experiment: str, fault: str | None, at: str) -> Verified:
-    """The chain. Raises ValueError (wrong arguments, or nowhere to put that fault) and ArtifactError."""
+    Raises ValueError (wrong arguments, or nowhere to put that fault) and ArtifactError.
+    """
     from dl_pipelines import catalog
     from dl_pipelines.compression.verify import verify_compressed
     from dl_pipelines.inference.faults import FAULTS, FaultError
@@ -52,15 +38,18 @@ def verify(home: Home, brief: Brief, day: date | None, experiment: str, fault: s
 
     if fault is not None and fault not in FAULTS:
         raise ValueError(f"found --inject {fault!r}; expected one of {', '.join(FAULTS)}")
-    if at not in LINKS:
+    if at is not None and at not in LINKS:
         raise ValueError(f"found --at {at!r}; expected one of {', '.join(LINKS)}")
+    if at is not None and fault is None:
+        raise ValueError(f"found --at {at} without --inject; expected the fault that goes there; give --inject too")
+    brief = catalog.brief_of(home, brief, experiment)
     workspace = Workspace(home, brief.project)
     partition = find_partition(workspace, day, experiment)
     with tempfile.TemporaryDirectory(prefix="dlp-verify-") as work:
         try:
             return verify_compressed(
                 workspace, partition, catalog.task_of(brief), brief.data, Path(work), brief.serving.threads,
-                cast("Fault | None", fault), cast("LinkName", at),
+                cast("Fault | None", fault), cast("LinkName", at or LINKS[0]),
             )  # fmt: skip
         except FaultError as error:
             raise ValueError(str(error)) from error

@@ -7,6 +7,7 @@ import pytest
 
 from dl_pipelines.store.artifacts import MANIFEST, Artifact
 from dl_pipelines.store.digest import digest_file, digest_json
+from tests.small import small, write
 
 DAY = "2026-01-03"
 
@@ -80,6 +81,21 @@ def test_bad_input_is_a_sentence(dlp, made, tmp_path):
     assert said.code == 2
     assert "found --triton-image 'tritonserver'; expected an image with a tag" in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--image", "a:1"), "found --image with --target edge; expected it with --target cloud"),
+        (("--memory", "4Gi"), "found --memory with --target edge; expected it with --target cloud"),
+        (("--triton-image", "b:2", "--image", "a:1"), "found --triton-image, --image with --target edge; expected"),
+    ],
+)
+def test_what_only_the_cloud_takes_is_not_ignored(dlp, tmp_path, given, told):
+    write(tmp_path / "home" / "briefs", small())
+    said = dlp("bundle", "small", "--target", "edge", *given, "--home", tmp_path / "home")
+    assert said.code == 2
+    assert told in said.err
 
 
 def test_a_folder_of_the_users_stays(dlp, made, tmp_path):

@@ -54,10 +54,11 @@ def test_the_fault_is_in_the_object(dlp, made: Made):
     "given, told",
     [
         (("small", "--inject", "rust"), "found --inject 'rust'; expected one of norm-swap, dropped-operator"),
+        (("small", "--at", "onnx"), "found --at onnx without --inject; expected the fault that goes there"),
         (("small", "--at", "torch"), "found --at 'torch'; expected one of onnx, optimised, quantized"),
         (("small", "--date", "2027-01-01"),
-         "found no compressed model of small for 2027-01-01 and base; expected one of 2026-01-01, 2026-01-02"),
-        (("small", "--experiment", "other"), "for any day and other; expected one of none yet; run `dlp run`"),
+         "found no compressed model of small for 2027-01-01 and base; expected one of 2026-01-01|base, 2026"),
+        (("small", "--experiment", "other"), "found no experiment 'other' of small; expected one of base"),
         (("nothing",), "found no project 'nothing'"),
     ],
 )  # fmt: skip
