@@ -39,7 +39,11 @@ def gratings(count: int, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a chain came to: the row that serves, its candidate, the float32 file of the trained network, the rows."""
+    """What a chain came to: the row that serves, its candidate, the float32 file of the trained network.
+
+    `rows` are fresh ones, of which nothing was trained, calibrated or chosen; `reference` is what that network answers
+    to them.
+    """
 
     row: dict[str, Any]
     candidate: Any
@@ -67,9 +71,9 @@ def resnet(folder: Path, threads: int, techniques: Sequence[Any]) -> Compressed:
     weights = folder / "weights.safetensors"
     _save(network, weights)
     onnx = export_onnx(network, task, folder / "fp32" / "model.onnx")
-    rows = gratings(ROWS, seed=1)
+    rows, fresh = gratings(ROWS, seed=1), gratings(ROWS, seed=2)
     section = Compression.model_validate({"techniques": techniques, "max_loss": BUDGET, "timing_rounds": 15})
-    reference = torch_outputs(network, rows.inputs, batch=16)
+    reference, answers = (torch_outputs(network, given.inputs, batch=16) for given in (rows, fresh))
     bench = Bench(task, rows, reference, threads, section.timing_rounds)
     choices: dict[str, Any] = {}
 
@@ -86,7 +90,7 @@ def resnet(folder: Path, threads: int, techniques: Sequence[Any]) -> Compressed:
     for technique in techniques_of(section):
         chain.step(technique)
     row, candidate = chain.chosen()
-    return Compressed(row, candidate, onnx, rows, fitted.inputs, reference, chain.rows())
+    return Compressed(row, candidate, onnx, fresh, fitted.inputs, answers, chain.rows())
 
 
 def _fitted() -> tuple[Any, Any, Any, Any]:

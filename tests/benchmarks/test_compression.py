@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.compression import LIMITS, agreement, ratio_of_sizes, timed
+from benchmarks import compression_networks
+from benchmarks.compression import LIMITS, agreement, plain_session, ratio_of_sizes, require, timed
 from benchmarks.compression_networks import CLASSES, SIDE, gratings
 from benchmarks.contract import sentence
+from dl_pipelines.compression.trials import Bench
 
 REFERENCE = np.eye(4, dtype=np.float32)[np.arange(100) % 4]
 
@@ -32,8 +34,23 @@ def test_outputs_are_checked_before_anything_is_timed():
     assert agreement(run, two, REFERENCE) == 0.98
     three = REFERENCE.copy()
     three[:3] = np.roll(three[:3], 1, axis=1)
+    assert agreement(run, three, REFERENCE) == 0.97, "of a peer it is told"
+    require(0.98, 100)
     with pytest.raises(SystemExit, match=r"found 97\.00% of 100 decisions alike; expected 98%"):
-        agreement(run, three, REFERENCE)
+        require(0.97, 100)
+
+
+def test_what_is_told_is_of_rows_that_nothing_was_chosen_by(tmp_path, monkeypatch):
+    for name, value in {"SIDE": 32, "ROWS": 20, "CALIBRATION": 32}.items():
+        monkeypatch.setattr(compression_networks, name, value)
+    judged, score = [], Bench.parity
+    monkeypatch.setattr(Bench, "parity", lambda self, *given: judged.append(self.rows.inputs) or score(self, *given))
+    found = compression_networks.resnet(tmp_path, 1, ["dynamic_int8"])
+    assert len(judged) >= 3 and len(found.rows) == 20
+    for inputs in (*judged, found.calibration):
+        assert not any(np.array_equal(image, other) for image in inputs for other in found.rows.inputs)
+    float32 = plain_session(found.onnx, 1)(found.rows.inputs)
+    np.testing.assert_allclose(found.reference, float32, atol=1e-3)
 
 
 def test_all_sides_are_timed_on_the_same_input():
