@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dl_pipelines.bundles.base import Built, BundleError, Source
+from dl_pipelines.bundles.edge import INPUTS, OUTPUTS, write_rows
 from dl_pipelines.bundles.kubernetes import GRPC, HOME, HTTP, METRICS, USER, Served, manifests, require_image
 from dl_pipelines.inference.model_files import check_model_folder
 from dl_pipelines.inference.parity import session_outputs
@@ -39,6 +40,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     _copy(folder / "repository", project, repository.router_files(made.read_text("router.pbtxt")))
     durable.put_text(folder / "server" / "routing" / f"{project}.json", json.dumps(only(project, model, 0).plain()))
     _render(source, folder, model, made)
+    write_rows(source, folder)
     source.tell("answering the rows of the live parity with the copied files")
     opened = folder / "repository" / model / "1"
     inside = {Path(name).name: told for name, told in made.files.items() if name.startswith("model/1/")}
@@ -132,6 +134,7 @@ kubectl apply -f {MANIFESTS}
 | `server/routing/{source.project}.json` | all traffic to this model |
 | `{CONTAINERFILE}` | the official image with these folders |
 | `{MANIFESTS}` | a Deployment of one pod, a Service for HTTP and gRPC inside the cluster, a volume for the log |
+| `{INPUTS}`, `{OUTPUTS}` | validation rows and what the served model answered: ask the server for them |
 
 Before you use it:
 

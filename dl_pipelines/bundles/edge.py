@@ -14,6 +14,7 @@ from dl_pipelines.bundles.base import Built, BundleError, Source
 from dl_pipelines.bundles.environment import closure, fresh_environment, requirements, run
 from dl_pipelines.inference.model_files import model_hashes
 from dl_pipelines.inference.runtimes import onnxruntime_settings, openvino_settings
+from dl_pipelines.serving.config import write_labels
 from dl_pipelines.store import durable
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -33,8 +34,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     shutil.copyfile(script, folder / "infer.py")
     durable.put_json(folder / "runtime.json", _settings(source))
     durable.put_text(folder / "requirements.txt", requirements(names))
-    if source.signature.labels:
-        durable.put_text(folder / "labels.txt", "\n".join(source.signature.labels) + "\n")
+    write_labels(source.signature, folder)
     write_rows(source, folder)
     source.tell(f"running infer.py in a fresh environment with {runtime} alone")
     check = source.check(

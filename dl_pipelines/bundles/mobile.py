@@ -18,6 +18,7 @@ from dl_pipelines.bundles.base import Built, BundleError, Check, Source
 from dl_pipelines.bundles.edge import INPUTS, OUTPUTS, write_rows
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import open_runtime
+from dl_pipelines.serving.config import write_labels
 from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
         checks.append(made)
     else:
         facts["executorch"] = f"not made: {made}"
-    if source.signature.labels:
-        durable.put_text(folder / "labels.txt", "\n".join(source.signature.labels) + "\n")
+    write_labels(source.signature, folder)
     write_rows(source, folder)
     return Built(tuple(checks), facts, _readme(precision, why, made if isinstance(made, str) else None))
 

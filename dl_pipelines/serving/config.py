@@ -6,11 +6,13 @@ The same file loads in the embedded server (our Python-based backends) and in th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.sections import Serving
 from dl_pipelines.inference.runtimes import PRECISION_HINTS
+from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Signature, Tensor
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ Config = Any
 """A `ModelConfig` message; protobuf's generated classes have no types."""
 
 LABELS = "labels.txt"
+
+
+def write_labels(signature: Signature, folder: Path) -> None:
+    """The model's labels into `folder`, one a line in their order; nothing where it has none."""
+    if signature.labels:
+        durable.put_text(folder / LABELS, "\n".join(signature.labels) + "\n")
 
 
 def model_config(signature: Signature, runtime: str, serving: Serving, precision: str = "fp32") -> str:

@@ -43,8 +43,7 @@ def write_model(folder: Path, compressed: Artifact, signature: Signature, servin
         shutil.copyfile(compressed.file(f"model/{name}"), folder / "1" / name)
     text = config.model_config(signature, choice["runtime"], serving, choice["precision"])
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
-    if signature.labels:
-        (folder / config.LABELS).write_text("\n".join(signature.labels) + "\n", encoding="utf-8")
+    config.write_labels(signature, folder)
     return choice["runtime"]
 
 

@@ -71,6 +71,12 @@ def test_the_files_answer_as_the_recorded_model(made):
     assert check["max_difference"] < 1e-5
 
 
+def test_it_has_rows_to_ask_the_server_for(made, source_of):
+    source = source_of(FP32)
+    np.testing.assert_array_equal(np.load(made.path / "parity_inputs.npy"), source.inputs)
+    np.testing.assert_allclose(np.load(made.path / "parity_outputs.npy"), source.outputs, atol=1e-4)
+
+
 def test_what_is_rendered_is_labelled_and_agrees(made):
     facts = made.manifest["facts"]
     assert (facts["container"], facts["kubernetes"]) == ("rendered, not run", "rendered, not run")
