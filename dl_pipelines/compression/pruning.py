@@ -83,13 +83,13 @@ class Pruning(Technique):
         for share in self.params.shares:
             name = f"pruned_{share_name(share)}"
             tried = [self._try(name, share, start, last, shop)]
-            if last is not start and _loss_of(tried[0], "high") > budget:
+            if last is not start and _worst_of(tried[0]) > budget:
                 tried.append(self._try(f"{name}_at_once", share, start, start, shop))
             made += tried
-            best = min(tried, key=lambda variant: _loss_of(variant, "value"))
+            best = min(tried, key=_loss_of)
             if best.network is None:
                 continue
-            last, lost = best.network, _loss_of(best, "value")
+            last, lost = best.network, _loss_of(best)
             if lost > PATIENCE * budget:
                 told = f"ends here: loses {lost:.3g}, more than {PATIENCE:g} times the budget"
                 made[-1] = replace(made[-1], details={**made[-1].details, "ladder": told})
@@ -105,10 +105,10 @@ class Pruning(Technique):
             plan = self._cut(folder, share, start, last, shop)
             job = shop.job_for(name, plan, start=folder / CUT, **training)
             network = shop.export(name, plan, shop.train(job))
+            became = _became(start, network, shop)
         except TechniqueError as error:
             return Variant(name, self.name, "fp32", None, str(error))
-        details = {"share": share, "begun_from": last.name, "importance": self.params.importance, **training}
-        details |= _became(start, network, shop)
+        details = {"share": share, "begun_from": last.name, "importance": self.params.importance, **training, **became}
         return Variant(name, self.name, "fp32", network.onnx, network=network, details=details)
 
     def _cut(self, folder: Path, share: float, start: Network, last: Network, shop: Workshop) -> NetworkPlan:
@@ -174,16 +174,22 @@ def _became(start: Network, network: Network, shop: Workshop) -> dict[str, Any]:
     from dl_pipelines.inference.parity import torch_outputs
 
     before, after = (_costs(each, shop) for each in (start, network))
+    outputs = torch_outputs(shop.module(network), shop.rows.inputs)
     return {
-        "loss": dict(shop.loss(torch_outputs(shop.module(network), shop.rows.inputs))),
+        "loss": dict(shop.loss(outputs)), "worst": shop.worst(outputs),
         "parameters": [before["parameters"], after["parameters"]], "macs": [before["macs"], after["macs"]],
         "channels": {name: [wide, after["widths"][name]] for name, wide in before["widths"].items()},
     }  # fmt: skip
 
 
-def _loss_of(variant: Variant, bound: str) -> float:
-    """A bound of its loss; endless where there is no network."""
-    return variant.details["loss"][bound] if variant.network is not None else float("inf")
+def _loss_of(variant: Variant) -> float:
+    """Its loss; endless where there is no network."""
+    return variant.details["loss"]["value"] if variant.network is not None else float("inf")
+
+
+def _worst_of(variant: Variant) -> float:
+    """The end of the interval of its loss, overall or on a slice; endless where there is no network."""
+    return variant.details["worst"] if variant.network is not None else float("inf")
 
 
 def _costs(network: Network, shop: Workshop) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dl_pipelines.brief.sections import Compression, FamilyRef
 from dl_pipelines.compression import workshop as workshop_module
 from dl_pipelines.compression.base import Network
 from dl_pipelines.compression.pruning import Pruning
+from dl_pipelines.compression.trials import Bench
 from dl_pipelines.inference import export
 from dl_pipelines.inference.parity import session_outputs, torch_outputs
 from dl_pipelines.inference.runtimes import open_runtime
@@ -183,6 +184,25 @@ def test_a_share_beyond_the_budget_is_tried_at_once_and_the_better_one_is_gone_o
         ("pruned_30", "pruned_20_at_once"),
     ]  # fmt: skip
     assert len(variants[2].network.plan.cuts) < len(variants[3].network.plan.cuts)
+
+
+def test_a_share_beyond_the_budget_on_a_slice_alone_is_tried_at_once_too(shop, untrained, monkeypatch):
+    untrained()
+    shop = replace(shop, compression=Compression(max_loss=0.99))
+    monkeypatch.setattr(Bench, "_slices", lambda self, outputs: {"dark": {"value": 0.9, "low": 0.8, "high": 1.0}})
+    variants = technique(shares=(0.1, 0.2), multiple=1).variants(shop.trained, shop)
+    assert [variant.name for variant in variants] == ["pruned_10", "pruned_20", "pruned_20_at_once"]
+    assert variants[1].details["loss"]["high"] < 0.99 < variants[1].details["worst"] == 1.0
+
+
+def test_rows_that_do_not_determine_the_metric_are_told_of_each_share(shop, untrained, monkeypatch):
+    untrained()
+    monkeypatch.setattr(type(shop.task), "measure", lambda *_: {})
+    variants = technique(shares=(0.1, 0.2), multiple=1).variants(shop.trained, shop)
+    assert [variant.path for variant in variants] == [None, None]
+    assert all(
+        variant.failure.startswith("found answers or rows that don't determine accuracy; ") for variant in variants
+    )
 
 
 def test_after_a_training_that_failed_the_next_share_begins_from_the_last_sound_one(shop, monkeypatch, untrained):
