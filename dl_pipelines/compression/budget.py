@@ -8,15 +8,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dl_pipelines.evaluation.slices import GATED_ROWS
+
 Row = Mapping[str, Any]
 
 
-def budget_told(rows: Sequence[Row], max_loss: float, metric: str) -> tuple[bool, str, dict[str, Any]]:
-    """Whether the budget was met, a sentence and facts, from a ledger with the row that serves marked.
+def budget_told(
+    rows: Sequence[Row], max_loss: float, metric: str, count: int
+) -> tuple[bool | None, str, dict[str, Any]]:  # fmt: skip
+    """Whether the budget was met on `count` rows, a sentence and facts, from a ledger with the row that serves marked.
 
     It was not when what serves loses more (overall or on a slice), or when everything that was tried and measured
-    does: then the uncompressed model serves, and `nearest` is the one that came closest, with what it loses.
+    does: then the uncompressed model serves, and `nearest` is the one that came closest, with what it loses. With
+    fewer rows than a slice needs it is undecided (None): where none of them changes, the interval is [0, 0].
     """
+    met, summary, facts = _told_of(rows, max_loss, metric)
+    facts["rows"] = count
+    if count < GATED_ROWS:
+        return None, f"only {count} validation rows, {GATED_ROWS} are needed to decide; {summary}", facts
+    return met, f"{summary} ({count} validation rows)", facts
+
+
+def _told_of(rows: Sequence[Row], max_loss: float, metric: str) -> tuple[bool, str, dict[str, Any]]:
     served = next(row for row in rows if row["chosen"])
     if served["loss"] is None:
         return False, f"the loss of {metric} could not be measured on the validation rows", {"budget": max_loss}

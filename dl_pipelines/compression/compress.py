@@ -68,7 +68,7 @@ def make_compressed_model(
     )  # fmt: skip
     settings = settings_of(problem, training, distributed, compression, serving, data, techniques)
     parents = {"trained_model": trained, "training_window": window}
-    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=2)
+    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=3)
 
 
 def settings_of(
@@ -147,16 +147,14 @@ class _Stage:
         )  # fmt: skip
 
         @cache
-        def train() -> Rows:
-            return window_rows(self.workspace, self.window, "train", self.data, self.task)
-
         def calibrate(count: int) -> np.ndarray:
-            if len(train()) < LEAST_CALIBRATION:
+            rows = window_rows(self.workspace, self.window, "train", self.data, self.task)  # not kept: it may be large
+            if len(rows) < LEAST_CALIBRATION:
                 raise TechniqueError(
-                    f"found {len(train())} train row(s) to calibrate with; expected at least {LEAST_CALIBRATION}; "
+                    f"found {len(rows)} train row(s) to calibrate with; expected at least {LEAST_CALIBRATION}; "
                     "widen the window (data.window_days) or lower data.split.validation and data.split.test"
                 )
-            return spread(train(), count)
+            return spread(rows, count)
 
         return Workshop(
             bench, self.compression, self._job, Network("fp32", plan, weights, onnx), self.launcher,
@@ -236,8 +234,8 @@ def _gates(draft: Draft, chain: Chain, served: Parity, row: Row, budget: float, 
     }
     summary = f"torch -> ONNX: {first.summary}; {row['variant']} on {row['runtime']}: {served.summary}; links: {told}"
     draft.gate(Gate("parity", first.passed and served.passed and linked, summary, blocking=True, facts=facts))
-    passed, summary, facts = budget_told(chain.rows(), budget, chain.bench.task.primary)
-    draft.gate(Gate("accuracy_budget", passed, f"{summary} ({first.rows} validation rows)", facts=facts))
+    passed, summary, facts = budget_told(chain.rows(), budget, chain.bench.task.primary, first.rows)
+    draft.gate(Gate("accuracy_budget", passed, summary, facts=facts))
 
 
 def _tell(draft: Draft, bench: Bench, served: Row, rows: list[Row]) -> None:

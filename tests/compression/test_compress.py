@@ -169,6 +169,19 @@ def test_a_budget_that_nothing_meets_is_told_and_the_uncompressed_model_serves(
     assert gates["accuracy_budget"].facts["nearest"]["high"] == 0.5
 
 
+def test_with_few_validation_rows_the_budget_is_undecided(
+    compressed_model, workspace, partition, brief, task, tmp_path, monkeypatch
+):
+    count = compressed_model.measured["rows"]
+    monkeypatch.setattr("dl_pipelines.compression.budget.GATED_ROWS", count + 1)
+    made = compress(brief, other_home(workspace, tmp_path, choices=True), partition, task)
+    gates = {gate.name: gate for gate in made.gates}
+    assert gates["parity"].passed and gates["accuracy_budget"].passed is None
+    summary = gates["accuracy_budget"].summary
+    assert summary.startswith(f"only {count} validation rows, {count + 1} are needed to decide; ")
+    made.require_gates()
+
+
 def test_energy_needs_a_counter(compressed_model, workspace, partition, brief, task, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "dl_pipelines.training.energy.find_counter", lambda: (None, "this machine shows no energy counter (RAPL)")

@@ -1,4 +1,6 @@
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -6,10 +8,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dl_pipelines.compression.base import TechniqueError
+from dl_pipelines.evaluation.slices import GATED_ROWS
 from dl_pipelines.inference.parity import torch_outputs
+from dl_pipelines.tasks.base import Rows
 from dl_pipelines.training.fit import TrainingFailed
 from dl_pipelines.training.job import FINAL, RESULT, Job
 from dl_pipelines.training.warm import START
+from tests.quantizing import shop_of
+from tests.series import make_table, make_task
 
 
 def test_a_technique_has_a_folder_and_names_of_its_own(shop):
@@ -99,6 +105,45 @@ def test_an_outputs_loss_is_against_the_trained_model(shop):
     assert not shop.within_budget(wrong)
 
 
+def test_a_slice_that_loses_more_than_the_budget_is_not_within(shop):
+    """As the ledger decides: what repairs an int8 that is over the budget has to see it too."""
+    rows, changed = shop.rows, shop.bench.reference.copy()
+    order = np.argsort(rows.targets, kind="stable")
+    chosen = np.zeros(len(rows), bool)
+    chosen[order[:GATED_ROWS]] = True
+    changed[order[:4]] = np.roll(changed[order[:4]], 1, axis=1)
+    overall = shop.loss(changed)["high"]
+    sliced = Rows(rows.inputs, rows.targets, rows.ids, {"chosen": chosen})
+    tight = shop.compression.model_copy(update={"max_loss": overall})
+    assert replace(shop, compression=tight).within_budget(changed)
+    seen = replace(shop, compression=tight, bench=replace(shop.bench, rows=sliced))
+    assert seen.loss(changed)["high"] == overall < seen.worst(changed)
+    assert not seen.within_budget(changed)
+
+
+def test_rows_that_do_not_determine_the_metric_are_the_techniques_reason(tmp_path):
+    """Of items that sold nothing there is no share that a forecast is off by."""
+    task = make_task()
+    table = make_table(task, np.zeros((3, 90)))
+    rows = task.rows(table, np.ones(len(table), bool))
+    answers = np.ones((len(rows), 3, 4), np.float32)
+    assert len(rows) and task.primary == "wape" not in task.measure(answers, rows.targets)
+    shop = shop_of(tmp_path / "work", tmp_path / "model.onnx", task, rows, answers)
+    for asked in (shop.loss, shop.worst, shop.within_budget, shop.score):
+        with pytest.raises(TechniqueError) as caught:
+            asked(answers)
+        assert str(caught.value).startswith("found answers or rows that don't determine wape; expected answers that ")
+
+
+def test_a_score_is_higher_where_the_metric_is_better(shop, monkeypatch):
+    found = shop.outputs(shop.trained.onnx, "onnxruntime")
+    accuracy = shop.task.measure(found, shop.rows.targets)["accuracy"]
+    assert shop.score(found) == accuracy
+    lower = {**shop.task.metrics, "accuracy": replace(shop.task.metrics["accuracy"], better="lower")}
+    monkeypatch.setattr(type(shop.task), "metrics", lower)
+    assert shop.score(found) == -accuracy
+
+
 def test_a_file_that_does_not_open_is_the_techniques_reason(shop, tmp_path):
     (tmp_path / "cut.onnx").write_bytes(shop.trained.onnx.read_bytes()[:500])
     with pytest.raises(TechniqueError, match=r"found cut\.onnx, which onnxruntime can't load"):
@@ -111,22 +156,27 @@ def test_files_are_timed_in_turns(shop):
     assert [len(found["samples"]) for found in timed.values()] == [6, 6]
 
 
-def test_calibration_rows_are_read_once_and_are_of_the_train_split(make_shop, monkeypatch):
+def test_calibration_rows_of_a_count_are_read_once_and_are_of_the_train_split(make_shop, monkeypatch):
     from dl_pipelines.data import batches
 
-    read = []
+    read, inputs = [], []
     window_rows = batches.window_rows
 
     def counted(workspace, window, split, *rest, **given):
-        read.append(split)
-        return window_rows(workspace, window, split, *rest, **given)
+        rows = window_rows(workspace, window, split, *rest, **given)
+        if split == "train":
+            read.append(len(rows))
+            inputs.append(weakref.ref(rows.inputs))
+        return rows
 
     monkeypatch.setattr(batches, "window_rows", counted)
     shop = make_shop()
     first, more = shop.calibrate(8), shop.calibrate(64)
-    assert read.count("train") == 1
-    assert (len(first), len(more)) == (8, 64)
     np.testing.assert_array_equal(shop.calibrate(8), first)
+    assert (len(first), len(more)) == (8, 64)
+    assert len(read) == 2 and read[0] > 64
+    gc.collect()
+    assert [found() for found in inputs] == [None, None], "all the others are let go"
     validation = {row.tobytes() for row in shop.rows.inputs}
     assert not validation & {row.tobytes() for row in more}
 

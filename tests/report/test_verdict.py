@@ -206,5 +206,7 @@ def test_a_budget_that_nothing_meets_is_missed_and_told_by_how_much():
 def test_a_budget_that_is_met_is_no_target_and_one_without_a_loss_has_the_reason():
     assert judge(budgeted(True, {"budget": 0.005, "high": 0.0}))["verdict"] == MET
     assert judge(budgeted(True, {"budget": 0.005, "high": 0.0}))["targets"] == []
+    undecided = judge(budgeted(None, {"budget": 0.005, "high": 0.02, "rows": 5}))
+    assert (undecided["verdict"], undecided["targets"], undecided["blocked_by"]) == (MET, [], [])
     (unknown,) = judge(budgeted(False, {"budget": 0.005}))["targets"]
     assert (unknown["measured"], unknown["reason"]) == (None, "none of 3 meets it")
