@@ -2,7 +2,7 @@
 
 The search is the product's own, up to its choice: shared training, exports and timing for the costs, scores of the
 networks that it looks at. Peers are trainings from scratch of networks drawn evenly from the same space, by the same
-loop, rows and epochs.
+loop, rows and epochs. What is timed runs alone, by one thread: the search, and a training of each of those networks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ STATISTICS = {"mean": [0.3], "std": [0.38]}
 
 @dataclass(frozen=True)
 class Alone:
-    """Networks trained from scratch: accuracy [networks, seeds], seconds of a training [networks, seeds]."""
+    """Networks trained from scratch: accuracy [networks, seeds], seconds of a training [networks], alone."""
 
     accuracy: np.ndarray
     seconds: np.ndarray
@@ -69,15 +69,21 @@ class Alone:
 
 def nas() -> Iterator[Comparison]:
     """Both figures, from one search."""
+    import torch
+
     with tempfile.TemporaryDirectory() as held:
         folder = Path(held)
         _rows(folder / "rows")
         space = searchable(FAMILY).space(PARAMS.widths, PARAMS.depths, PARAMS.shortest)
         assert space is not None
         points = [space[place] for place in sorted(random.Random(DRAW).sample(range(len(space)), DRAWN))]
-        with Pool() as pool:
+        with Pool(1) as pool:
             start = _start(pool, folder)
-            alone = _alone(pool, folder, points, start.plan)
+            _train(pool, folder, points, SEEDS[:1])
+        with Pool() as pool:  # of these no time is told
+            _train(pool, folder, points, SEEDS[1:])
+        alone = _alone(folder, points)
+        torch.set_num_threads(1)
         search = Search(PARAMS, start, _workshop(folder, start), space)
         began = time.perf_counter()
         looked = search.look()
@@ -119,11 +125,12 @@ def ranks(shared: Sequence[float] | np.ndarray, accuracy: np.ndarray) -> tuple[f
 def _cost(alone: Alone, seconds: float, about: dict[str, Any], space: Space) -> Comparison:
     """The wall time of the search, and of the space's networks as long as those drawn from it took on average."""
     each = float(alone.seconds.mean())
-    deviation = float(alone.seconds.mean(axis=1).std(ddof=1)) / len(alone.seconds) ** 0.5
+    deviation = float(alone.seconds.std(ddof=1)) / len(alone.seconds) ** 0.5
     conditions: dict[str, Any] = {
         "limit": 20, "space": len(space), "widths": space.widths, "depths": space.depths,
         "peer_is": "networks of the space x mean seconds of a training from scratch (imports not counted)",
-        "scratch_s": round(each, 3), "scratch_s_error": round(deviation, 3), "epochs": EPOCHS,
+        "scratch_s": round(each, 3), "scratch_s_error": round(deviation, 3), "scratch_timed": len(alone.seconds),
+        "threads": 1, "beside": "nothing else of the benchmark", "epochs": EPOCHS,
         "shared_epochs": 2 * EPOCHS, **about, "against_looked": round(each * about["looked"] / seconds, 1),
         "against_drawn": round(each * DRAWN / seconds, 2),
     }  # fmt: skip
@@ -143,20 +150,21 @@ def _start(pool: Pool, folder: Path) -> Network:
     return Network("fp32", plan, job.folder / FINAL, onnx)
 
 
-def _alone(pool: Pool, folder: Path, points: Sequence[Point], start: NetworkPlan) -> Alone:
-    family = searchable(start.family)
-    accuracy, seconds = np.zeros((len(points), len(SEEDS))), np.zeros((len(points), len(SEEDS)))
+def _train(pool: Pool, folder: Path, points: Sequence[Point], seeds: Sequence[int]) -> None:
+    """Every network with every seed, from scratch, as many at once as the pool is wide."""
+    family = searchable(FAMILY)
     for point in points:
-        plan = replace(start, family=FamilyRef(name=FAMILY.name, params=family.at(point)))
-        for seed in SEEDS:
+        plan = NetworkPlan(FamilyRef(name=FAMILY.name, params=family.at(point)), STATISTICS)
+        for seed in seeds:
             pool.submit(_job(folder / f"{point.name}-{seed}", folder / "rows", plan, seed))
     _wait(pool)
-    for row, point in enumerate(points):
-        for column, seed in enumerate(SEEDS):
-            found = read_json(folder / f"{point.name}-{seed}" / RESULT)
-            accuracy[row, column] = found["curves"][-1]["validation"]["accuracy"]
-            seconds[row, column] = found["seconds"]
-    return Alone(accuracy, seconds)
+
+
+def _alone(folder: Path, points: Sequence[Point]) -> Alone:
+    """Of the trained ones; the seconds are those of the first seed."""
+    found = [[read_json(folder / f"{point.name}-{seed}" / RESULT) for seed in SEEDS] for point in points]
+    accuracy = [[one["curves"][-1]["validation"]["accuracy"] for one in row] for row in found]
+    return Alone(np.array(accuracy), np.array([row[0]["seconds"] for row in found]))
 
 
 def _wait(pool: Pool) -> None:
