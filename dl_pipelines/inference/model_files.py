@@ -50,18 +50,27 @@ def check_model_folder(folder: Path, expected: Mapping[str, str], signature: Sig
         found = digest_file(folder / name)
         if found != digest:
             raise refused(name, f"sha256 {found[:SHORT]}", f"{digest[:SHORT]}, as its artifact lists it")
-    if "model.onnx" in expected:
+    name = "model.onnx" if "model.onnx" in expected else "model.xml"
+    try:
+        _check_contents(folder / name, signature)
+    except ModelFileError:
+        raise
+    except (ValueError, LookupError, ArithmeticError) as error:  # what no check foresaw is no sound file either
+        raise refused(name, f"what can't be read ({type(error).__name__}: {error})", "a whole model") from error
+
+
+def _check_contents(path: Path, signature: Signature | None) -> None:
+    if path.suffix == ".onnx":
         from dl_pipelines.inference.onnx_contents import check_onnx
 
-        check_onnx(folder / "model.onnx", signature)
-    else:
-        from dl_pipelines.inference.ir_contents import check_ir
+        return check_onnx(path, signature)
+    from dl_pipelines.inference.ir_contents import check_ir
 
-        check_ir(folder / "model.xml", folder / "model.bin", signature)
+    return check_ir(path, path.with_suffix(".bin"), signature)
 
 
 def model_hashes(compressed: Artifact) -> dict[str, str]:
-    """The files of a compressed model's `model/` by their name in it, with their sha256; whether they are so is not read.
+    """The files of a compressed model's `model/` by their name in it, with the sha256 that is listed; none is read.
 
     Raises ModelFileError for a name that lies in a folder below it or leads out of it.
     """

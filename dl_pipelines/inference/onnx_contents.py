@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dl_pipelines.inference.model_files import LARGEST_BYTES, refused
+from dl_pipelines.inference.model_files import refused
+from dl_pipelines.inference.onnx_sizes import Scope, check_sizes, with_names
+from dl_pipelines.inference.onnx_tensors import check_tensor
 from dl_pipelines.tasks.base import Signature, Tensor
 
 if TYPE_CHECKING:
@@ -24,18 +24,6 @@ LISTED = (
 
 OPENS_FILES = ("EPContext", "Snpe")
 """Operators of com.microsoft that hold another program, or the path of one."""
-
-MAKES_LARGE: Mapping[str, int] = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
-"""The input of an operator that says how large its output is: with constants it is made when the model is loaded."""
-
-LARGEST_ELEMENTS = LARGEST_BYTES // 4
-
-BITS: Mapping[str, int] = {"DOUBLE": 64, "INT64": 64, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128, "FLOAT": 32,
-                           "INT32": 32, "UINT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "INT16": 16, "UINT16": 16,
-                           "INT8": 8, "UINT8": 8, "BOOL": 8, "FLOAT8E4M3FN": 8, "FLOAT8E4M3FNUZ": 8, "FLOAT8E5M2": 8,
-                           "FLOAT8E5M2FNUZ": 8, "FLOAT8E8M0": 8, "UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2,
-                           "INT2": 2}  # fmt: skip
-"""Bits of an element by the type's name (onnx.proto, TensorProto.DataType); texts have none."""
 
 
 def check_onnx(path: Path, signature: Signature | None = None) -> None:
@@ -58,8 +46,7 @@ def check_onnx(path: Path, signature: Signature | None = None) -> None:
     for opset in model.opset_import:
         _check_domain(path.name, opset.domain, "operator set", LISTED)
     _check_ends(path.name, model.graph, signature)
-    for graph in _graphs(model.graph):
-        _check_graph(path.name, graph)
+    _check_graph(path.name, model.graph, Scope())
 
 
 def _check_domain(file: str, domain: str, what: str, known: tuple[str, ...] = DOMAINS) -> None:
@@ -92,94 +79,45 @@ def _check_end(file: str, found: onnx.ValueInfoProto, wanted: Tensor) -> None:
         )
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every one inside it; protobuf has bounded the depth."""
-    yield graph
+def _check_graph(file: str, graph: onnx.GraphProto, outer: Scope) -> None:
+    """The graph and every one inside it, which see what lies around them; protobuf has bounded the depth.
+
+    Every tensor is looked at before its name counts, so that none hides behind another of its name.
+    """
+    if graph.sparse_initializer:
+        raise refused(file, f"sparse weights ({graph.sparse_initializer[0].values.name})", "dense ones")
+    for tensor in graph.initializer:
+        check_tensor(file, tensor.name, tensor)
+    for node in graph.node:
+        _check_node(file, node)
+    _check_names(file, graph)
+    scope = with_names(graph, outer)
+    check_sizes(file, graph, scope)
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(inner)
+                _check_graph(file, inner, scope)
 
 
-def _check_graph(file: str, graph: onnx.GraphProto) -> None:
-    if graph.sparse_initializer:
-        raise refused(file, f"sparse weights ({graph.sparse_initializer[0].values.name})", "dense ones")
-    constants: dict[str, Any] = {item.name: item for item in graph.initializer}
-    for node in graph.node:
-        _check_domain(file, node.domain, f"operator {node.op_type}")
-        if node.domain == "com.microsoft" and node.op_type in OPENS_FILES:
-            raise refused(file, f"the operator {node.op_type}, which holds another program", "operators only")
-        for tensor in _tensors(file, node):
-            constants[node.output[0] if node.output else ""] = tensor
-    for name, tensor in constants.items():
-        _check_tensor(file, name, tensor)
-    for node in graph.node:
-        place = MAKES_LARGE.get(node.op_type)
-        if place is not None and place < len(node.input) and node.input[place] in constants:
-            _check_made(file, node.op_type, constants[node.input[place]])
-
-
-def _tensors(file: str, node: onnx.NodeProto) -> Iterable[onnx.TensorProto]:
+def _check_node(file: str, node: onnx.NodeProto) -> None:
+    _check_domain(file, node.domain, f"operator {node.op_type}")
+    if node.domain == "com.microsoft" and node.op_type in OPENS_FILES:
+        raise refused(file, f"the operator {node.op_type}, which holds another program", "operators only")
     for attribute in node.attribute:
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             raise refused(file, f"a sparse constant of {node.op_type}", "dense ones")
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
+        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+            check_tensor(file, node.output[0] if node.output else tensor.name, tensor)
+    given = [attribute.name for attribute in node.attribute]
+    if len(given) != len(set(given)) or (node.op_type == "Constant" and len(given) != 1):
+        raise refused(file, f"the attributes {', '.join(given) or 'none'} of {node.op_type}", "each once, one constant")
 
 
-def _check_tensor(file: str, name: str, tensor: onnx.TensorProto) -> None:
-    """That its values lie in the file, and are as many as it says."""
-    import onnx
-
-    place = next((item.value for item in tensor.external_data if item.key == "location"), None)
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise refused(file, f"external data of {name!r} in {place!r}, {_where(place or '')}", "all weights inside it")
-    if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > LARGEST_ELEMENTS:
-        raise refused(file, f"{name!r} of the size {list(tensor.dims)}", f"at most {LARGEST_ELEMENTS} elements")
-    kind = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in range(64) else "unknown"
-    count = math.prod(tensor.dims)
-    if kind == "STRING":
-        held, wanted = len(tensor.string_data), count
-    elif kind not in BITS or tensor.HasField("segment"):
-        raise refused(file, f"{name!r} of the type {kind}", "numbers")
-    elif tensor.HasField("raw_data"):
-        held, wanted = len(tensor.raw_data), math.ceil(count * BITS[kind] / 8)
-    else:
-        held, wanted = _listed(tensor), _spread(kind, count)
-    if held != wanted:
-        raise refused(
-            file, f"{held} of the {wanted} bytes or values that {name!r} {list(tensor.dims)} has", "all of them"
-        )
-
-
-def _listed(tensor: onnx.TensorProto) -> int:
-    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
-    return sum(len(field) for field in fields)
-
-
-def _spread(kind: str, count: int) -> int:
-    """How many numbers of a list field hold so many elements: complex ones are two, small ones share one."""
-    if kind.startswith("COMPLEX"):
-        return 2 * count
-    return math.ceil(count * BITS[kind] / 8) if BITS[kind] < 8 else count
-
-
-def _where(place: str) -> str:
-    """In which way a location leaves the file."""
-    if "://" in place:
-        return "an address"
-    if PurePosixPath(place).is_absolute() or PureWindowsPath(place).drive or PureWindowsPath(place).root:
-        return "an absolute path"
-    if ".." in PurePosixPath(place).parts or ".." in PureWindowsPath(place).parts:
-        return "outside its folder"
-    return "another file" if place else "without a location"
-
-
-def _check_made(file: str, operator: str, tensor: onnx.TensorProto) -> None:
-    from onnx import numpy_helper
-
-    sizes = numpy_helper.to_array(tensor)
-    count = math.prod(max(abs(int(size)), 1) for size in sizes.ravel())
-    if count > LARGEST_ELEMENTS:
-        raise refused(file, f"{operator} to the size {sizes.tolist()}", f"at most {LARGEST_ELEMENTS} elements")
+def _check_names(file: str, graph: onnx.GraphProto) -> None:
+    """That no two weights or operators of a graph make the same name: which of them counts is the runtime's choice."""
+    seen: set[str] = set()
+    made = (name for node in graph.node for name in node.output if name)
+    for name in (*(item.name for item in graph.initializer), *made):
+        if name in seen:
+            raise refused(file, f"the name {name!r} for two tensors", "one for each")
+        seen.add(name)

@@ -70,6 +70,90 @@ def external_constant(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("If", ["yes"], ["none"], then_branch=inner, else_branch=inner))
 
 
+def outside(name: str) -> onnx.TensorProto:
+    """Three numbers that are said to be in another file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    return tensor
+
+
+def two_values(model: onnx.ModelProto) -> None:
+    """A constant whose first value is elsewhere and whose second is sound."""
+    node = helper.make_node("Constant", [], ["both"], value=outside("first"))
+    node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(3, np.float32), "second")))
+    model.graph.node.append(node)
+
+
+def two_weights(model: onnx.ModelProto) -> None:
+    """Two weights of one name, the first elsewhere."""
+    model.graph.initializer.extend([outside("both"), numpy_helper.from_array(np.zeros(3, np.float32), "both")])
+
+
+def behind_a_constant(model: onnx.ModelProto) -> None:
+    """A weight elsewhere, and a constant that makes its name."""
+    model.graph.initializer.append(outside("both"))
+    value = numpy_helper.from_array(np.zeros(3, np.float32))
+    model.graph.node.append(helper.make_node("Constant", [], ["both"], value=value))
+
+
+def made(operator: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(operator, [*inputs], [f"of {operator}"], **attributes)
+
+
+def added(*parts: onnx.NodeProto | onnx.TensorProto | tuple[str, np.ndarray]) -> Spoil:
+    """More operators and weights in the graph, which nothing of it uses."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for part in parts:
+            if isinstance(part, tuple):
+                model.graph.initializer.append(numpy_helper.from_array(part[1], part[0]))
+            else:
+                (model.graph.initializer if isinstance(part, TensorProto) else model.graph.node).append(part)
+
+    return on_model(change)
+
+
+def branch(*nodes: onnx.NodeProto) -> onnx.NodeProto:
+    """A condition with these operators in both branches."""
+    inner = helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(nodes[-1].output[0], 1, None)])
+    return made("If", "yes", then_branch=inner, else_branch=inner)
+
+
+def numbers(*values: float, of: type = np.int64) -> np.ndarray:
+    return np.array(values, of)
+
+
+def layer(kind: str, *given: np.ndarray, through: str = "") -> Spoil:
+    """One more layer in the XML that takes these constants, and says that it gives one number."""
+
+    def spoil(folder: Path) -> None:
+        held = (folder / "model.bin").read_bytes()
+        port, text, edges = '<port id="{}" precision="I64"><dim>1</dim></port>', "", ""
+        for place, values in enumerate(given):
+            where = f'offset="{len(held)}" size="{values.nbytes}" shape="{",".join(map(str, values.shape))}"'
+            text += (
+                f'<layer id="c{place}" name="c{place}" type="Const" version="opset1"><data element_type="i64" {where}/>'
+            )
+            text += f"<output>{port.format(0)}</output></layer>"
+            maker = f"c{place}"
+            if through:
+                text += f'<layer id="t{place}" name="t" type="{through}" version="opset1">'
+                text += f"<input>{port.format(0)}</input><output>{port.format(0)}</output></layer>"
+                edges += f'<edge from-layer="{maker}" from-port="0" to-layer="t{place}" to-port="0"/>'
+                maker = f"t{place}"
+            edges += f'<edge from-layer="{maker}" from-port="0" to-layer="big" to-port="{place}"/>'
+            held += values.tobytes()
+        taken = "".join(port.format(place) for place in range(len(given)))
+        text += f'<layer id="big" name="big" type="{kind}" version="opset1"><input>{taken}</input>'
+        text += f"<output>{port.format(9)}</output></layer>"
+        whole = (folder / "model.xml").read_text()
+        whole = whole.replace("</layers>", text + "</layers>").replace("</edges>", edges + "</edges>")
+        (folder / "model.xml").write_text(whole)
+        (folder / "model.bin").write_bytes(held)
+
+    return spoil
+
+
 def large(model: onnx.ModelProto) -> None:
     """Sixteen bytes that become eight terabytes when the graph is loaded."""
     model.graph.initializer.append(numpy_helper.from_array(np.array([2**21, 2**20], np.int64), "sizes"))
@@ -136,12 +220,83 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "external data anywhere": ("onnx", external("/etc/passwd"), "in '/etc/passwd', an absolute path in model.onnx"),
     "external data on Windows": ("onnx", external("C:\\\\secret"), "an absolute path in model.onnx"),
     "external data far away": ("onnx", external("http://example.org/w"), "in 'http://example.org/w', an address"),
+    "external data before a sound value": ("onnx", on_model(two_values), "found external data of 'both'"),
+    "external data before a sound weight": ("onnx", on_model(two_weights), "found external data of 'both'"),
+    "external data behind a constant": ("onnx", on_model(behind_a_constant), "found external data of 'both'"),
     "external data in a branch": ("onnx", on_model(external_constant), "found external data of 'hidden'"),
     # Bytes that are not what they say.
     "half a file": ("onnx", replaced("model.onnx", lambda data: data[: len(data) // 2]), "no ONNX"),
     "a pickle": ("onnx", replaced("model.onnx", lambda _: b"cos\nsystem\n(S'id'\ntR."), "no ONNX"),
     "a claimed size": ("onnx", on_model(claimed), "of the 4000000 bytes or values that"),
     "a bomb of zeros": ("onnx", on_model(large), "found ConstantOfShape to the size [2097152, 1048576]"),
+    "one name for two weights": ("onnx", added(("both", numbers(1)), ("both", numbers(2))),
+                                 "found the name 'both' for two tensors in model.onnx; expected one for each"),
+    "an operator over a weight": ("onnx", added(("of Constant", numbers(1)), made("Constant", value_int=2)),
+                                  "found the name 'of Constant' for two tensors"),
+    "a constant of two kinds": ("onnx", added(made("Constant", value_int=2, value_float=2.0)),
+                                "found the attributes value_float, value_int of Constant"),
+    "a type that is none": ("onnx", on_model(lambda model: setattr(
+                                model.graph.input[0].type.tensor_type, "elem_type", 99)),
+                            "found what can't be read (KeyError: 99) in model.onnx; expected a whole model"),
+    "a weight of no type": ("onnx", on_model(lambda model: setattr(model.graph.initializer[0], "data_type", 60)),
+                            "found what can't be read (ValueError: "),
+    # What becomes large when it is loaded.
+    "a bomb by a list": ("onnx", added(made("Constant", value_ints=[10**12]), made("ConstantOfShape", "of Constant")),
+                         "found ConstantOfShape to the size [1000000000000]"),
+    "a bomb by a number": ("onnx", added(("first", numbers(0)), made("Constant", value_int=10**12),
+                                         made("Unsqueeze", "of Constant", "first"),
+                                         made("ConstantOfShape", "of Unsqueeze")),
+                           "found ConstantOfShape to the size [1000000000000]"),
+    "a bomb in a branch": ("onnx", added(("sizes", numbers(10**6, 10**6)), branch(made("ConstantOfShape", "sizes"))),
+                           "found ConstantOfShape to the size [1000000, 1000000]"),
+    "a circle of branches": ("onnx", added(("a", numbers(1)), helper.make_node("Identity", ["a"], ["b"]),
+                                           branch(helper.make_node("Identity", ["b"], ["a"]),
+                                                  made("ConstantOfShape", "a"))),
+                             "found sizes that Identity computes from constants"),
+    "a bomb of an outer operator": ("onnx", added(("sizes", numbers(10**12)), made("Identity", "sizes"),
+                                                  branch(made("ConstantOfShape", "of Identity"))),
+                                    "found ConstantOfShape to the size [1000000000000]"),
+    "a range": ("onnx", added(("from", np.float32(0)), ("to", np.float32(1e12)), ("by", np.float32(1)),
+                              made("Range", "from", "to", "by")),
+                "found Range to the size [0.0, 999999995904.0, 1.0]"),
+    "a range without an end": ("onnx", added(("from", np.int64(0)), ("to", np.int64(9)),
+                                             made("Range", "from", "to", "from")),
+                               "found Range to the size [0, 9, 0]"),
+    "an edge": ("onnx", added(("x", np.zeros((1, 1), np.float32)), ("pads", numbers(0, 10**6, 10**6, 0)),
+                              made("Pad", "x", "pads")), "found Pad to the size [0, 1000000, 1000000, 0]"),
+    "an edge of a convolution": ("onnx", added(made("Conv", "image", "image", pads=[10**6, 0, 0, 10**6])),
+                                 "found Conv to the size [1000000, 0, 0, 1000000]"),
+    "a magnified picture": ("onnx", added(("x", np.zeros((1, 1, 1, 1), np.float32)),
+                                          ("sizes", numbers(1, 1, 10**6, 10**6)),
+                                          made("Resize", "x", "", "", "sizes")),
+                            "found Resize to the size [1, 1, 1000000,"),
+    "a picture by scales": ("onnx", added(("x", np.zeros((1, 1, 1, 1), np.float32)),
+                                          ("scales", numbers(1, 1, 1e6, 1e6, of=np.float32)),
+                                          made("Resize", "x", "", "scales")),
+                            "found Resize to the size [1.0, 1.0, 1000000.0, 1000000.0]"),
+    "repeats": ("onnx", added(("x", np.zeros((1, 1))), ("times", numbers(10**6, 10**6)), made("Tile", "x", "times")),
+                "found Tile to the size [1000000, 1000000]"),
+    "an expansion": ("onnx", added(("x", np.zeros((1, 1))), ("sizes", numbers(10**6, 10**6)),
+                                   made("Expand", "x", "sizes")),
+                     "found Expand to the size [1000000, 1000000]"),
+    "a depth": ("onnx", added(("x", numbers(1)), ("depth", np.int64(10**12)), ("pair", numbers(0, 1)),
+                              made("OneHot", "x", "depth", "pair")), "found OneHot to the size [1000000000000]"),
+    "random numbers": ("onnx", added(made("RandomNormal", shape=[10**6, 10**6])), "found RandomNormal to the size"),
+    "sizes without end": ("onnx", added(("sizes", numbers(np.inf, of=np.float32)), made("ConstantOfShape", "sizes")),
+                          "found ConstantOfShape to the size [inf]"),
+    "sizes that are none": ("onnx", added(("from", np.float32(0)), ("to", np.float32(np.nan)), ("by", np.float32(1)),
+                                          made("Range", "from", "to", "by")),
+                            "found Range to the size [0.0, nan, 1.0]"),
+    "sizes of two numbers": ("onnx", added(("sizes", numbers(1j, of=np.complex64)), made("ConstantOfShape", "sizes")),
+                             "found sizes of the type complex64"),
+    "many sizes": ("onnx", added(("sizes", np.ones(65, np.int64)), made("ConstantOfShape", "sizes")),
+                   "found sizes of [65] numbers"),
+    "a product of sizes": ("onnx", added(("sizes", numbers(10**6)), made("Mul", "sizes", "sizes"),
+                                         made("ConstantOfShape", "of Mul")),
+                           "found sizes that Mul computes from constants"),
+    "sizes in any order": ("onnx", added(made("ConstantOfShape", "of Mul"), made("Mul", "of Constant", "of Constant"),
+                                         made("Constant", value_ints=[10**6])),
+                           "found sizes that Mul computes from constants"),
     # Code of others.
     "an operator of others": ("onnx", on_model(lambda model: setattr(model.graph.node[0], "domain", "ai.onnx.contrib")),
                               "of 'ai.onnx.contrib' in model.onnx"),
@@ -170,6 +325,34 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "weights of another size": ("ir", on_xml(r'shape="8, ?3, ?3, ?3"', 'shape="8,3,3,300"'), "as many as its shape"),
     "an extension": ("ir", on_xml('version="opset1"', 'version="mine"'), "of 'mine' in model.xml"),
     "another document": ("ir", replaced("model.xml", lambda _: b"<html></html>"), "found <html> of version None"),
+    "no such letters": ("ir", on_xml('version="1.0"', 'version="1.0" encoding="rot13"'),
+                        "found what can't be read (LookupError"),
+    "texts": ("ir", on_xml('element_type="f32" shape="8,', 'element_type="string" shape="8,'), "of the type 'string'"),
+    "a number that readers take differently": ("ir", on_xml('offset="0"', 'offset="0_0"'),
+                                               "found no place of the weights"),
+    "an answer of another name": ("ir", on_xml(' names="logits"', ' names="other"'),
+                                  "expected 'logits' of float32 [-1, 3]"),
+    "an answer of another type": ("ir", on_xml('(type="Result".*?)FP32', r"\1FP16"), "found 'logits' of f16 [-1, 3]"),
+    "an answer of another size": ("ir", on_xml('(type="Result".*?)<dim>3<', r"\1<dim>4<"),
+                                  "found 'logits' of f32 [-1, 4]"),
+    "an answer from nowhere": ("ir", on_xml("<edges>.*</edges>", "<edges></edges>"),
+                               "found what can't be read (KeyError"),
+    "a large layer": ("ir", on_xml("<dim>8</dim>", "<dim>800000000</dim>"), "of the size [800000000, "),
+    "a broadcast": ("ir", layer("Broadcast", numbers(1), numbers(10**6, 10**6)),
+                    "found Broadcast to the size [1000000, 1"),
+    "a broadcast through another": ("ir", layer("Broadcast", numbers(1), numbers(10**12), through="Convert"),
+                                    "found Broadcast to the size [1000000000000]"),
+    "tiles": ("ir", layer("Tile", numbers(1), numbers(10**12)), "found Tile to the size [1000000000000]"),
+    "a range in XML": ("ir", layer("Range", numbers(0), numbers(10**12), numbers(1)), "found Range to the size [0, 10"),
+    "an edge in XML": ("ir", layer("Pad", numbers(1), numbers(10**12), numbers(0)), "found Pad to the size [100000000"),
+    "many sizes in XML": ("ir", layer("Broadcast", numbers(1), np.ones(65, np.int64)),
+                          "found 65 sizes of the type i64"),
+    "two graphs in one": ("ir", on_xml("</layers>", "</layers><layers></layers>"), "found layers in net"),
+    "two layers of a number": ("ir", on_xml('layer id="1"', 'layer id="0"'), "two layers of the number 0"),
+    "two edges to a port": ("ir", on_xml("(<edge [^>]*>)", r"\1\1"), "two edges to the port"),
+    "a layer elsewhere": ("ir", on_xml("<layers>", '<layer id="x" type="Relu" version="opset1"/><layers>'),
+                          "layer in net"),
+    "two data of a layer": ("ir", on_xml("(<data [^>]*>)", r"\1\1"), "found two data of"),
     "no output": ("ir", on_xml('type="Result"', 'type="Relu"'), "found 1 inputs and 0 outputs"),
 }  # fmt: skip
 
