@@ -203,5 +203,5 @@ def _nncf() -> Any:
         import nncf
     finally:
         logging.setLoggerClass(kind)
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function also lowers handlers that are not its own
     return nncf
