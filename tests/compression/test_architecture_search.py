@@ -210,6 +210,14 @@ LOOKED = [
 ]  # fmt: skip
 
 
+def test_rows_that_do_not_determine_the_metric_are_the_techniques_reason(place, trained, monkeypatch):
+    monkeypatch.setattr(ImageClassification, "measure", lambda *_: {})
+    with pytest.raises(TechniqueError, match=r"^found answers or rows that don't determine "):
+        Search(ArchitectureSearch.Params(), trained, place.shop, Space(((16,), (32,)), ((2,), (2,)), 2))._score(
+            place.shop.module(trained)
+        )
+
+
 def test_costs_that_were_measured_decide(trained, tmp_path):
     # By the fit the cheapest was 8x1_16x1; measured, it is dearer than what it is to replace.
     table = {"fp32": 3.5, "8x1_16x1": 3.6, "16x1_16x1": 2.5, "8x1_32x1": 2.2}
