@@ -12,7 +12,7 @@ from typing import Any
 
 from dl_pipelines.bundles.base import Built, BundleError, Source
 from dl_pipelines.bundles.environment import closure, fresh_environment, requirements, run
-from dl_pipelines.inference.model_files import model_hashes
+from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.inference.runtimes import onnxruntime_settings, openvino_settings
 from dl_pipelines.serving.config import write_labels
 from dl_pipelines.store import durable
@@ -29,8 +29,10 @@ def build(source: Source, folder: Path, work: Path) -> Built:
         raise BundleError(f"found the runtime {runtime!r}; expected onnxruntime or openvino")
     names = ("numpy", runtime)
     (folder / "model").mkdir()
-    for name in model_hashes(source.compressed):
+    inside = model_hashes(source.compressed)
+    for name in inside:
         shutil.copyfile(source.compressed.file(f"model/{name}"), folder / "model" / name)
+    check_model_folder(folder / "model", inside, source.signature)
     shutil.copyfile(script, folder / "infer.py")
     durable.put_json(folder / "runtime.json", _settings(source))
     durable.put_text(folder / "requirements.txt", requirements(names))

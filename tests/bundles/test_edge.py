@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dl_pipelines.bundles.make import make_bundle
+from dl_pipelines.inference.model_files import ModelFileError
 from tests.bundles.conftest import FP32, IR
 
 
@@ -60,6 +61,16 @@ def test_the_self_test_fails_on_wrong_answers(bundles, tmp_path, runtime, apart,
     said = subprocess.run([sys.executable, "-I", "-B", folder / "infer.py"], capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (code, "")
     assert f"largest difference {apart:.2e}" in said.stdout
+
+
+def test_files_that_changed_since_they_were_checked_are_not_shipped(copied, source_of, tmp_path):
+    source = source_of(FP32, within=copied)
+    source.model.write_bytes(b"other")
+    with pytest.raises(
+        ModelFileError, match=r"found sha256 \w+ in model\.onnx; expected \w+, as its artifact lists it"
+    ):
+        make_bundle(source, "edge", tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_limit_of_a_forecasters_self_test_is_in_its_units(source_of):
