@@ -39,7 +39,13 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     checks = [
         source.served_check(),
         source.check(f"{MODEL} with the ONNX file that it was made of", reference, answers, tolerance=within),
-        source.check(f"{MODEL} with the recorded answers of the served model", source.outputs, answers, exact=False),
+        # Of few rows one decision that int8 takes otherwise is more than it may.
+        source.check(
+            f"{MODEL} with the recorded answers of the served model",
+            source.many_outputs,
+            _answers(folder / MODEL, source.many_inputs),
+            exact=False,
+        ),
     ]
     facts = {"precision": precision, "why": why, "executorch": "model.pte"}
     made = _executorch(source, folder)
