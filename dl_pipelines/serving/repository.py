@@ -33,7 +33,8 @@ class RepositoryError(ValueError):
 def write_model(folder: Path, compressed: Artifact, signature: Signature, serving: Serving) -> str:
     """Write a Triton model folder from a compressed model; returns its runtime.
 
-    Raises ArtifactError, ModelFileError (one too) for files that nobody should load: before any of them is copied.
+    Raises ArtifactError, ModelFileError (one too) for files that nobody should load: before any of them is copied, and
+    again on the copies, as their sources may have been changed or linked elsewhere in between.
     """
     choice = compressed.read_json("choice.json")
     inside = model_hashes(compressed)
@@ -41,6 +42,7 @@ def write_model(folder: Path, compressed: Artifact, signature: Signature, servin
     (folder / "1").mkdir(parents=True)
     for name in inside:
         shutil.copyfile(compressed.file(f"model/{name}"), folder / "1" / name)
+    check_model_folder(folder / "1", inside, signature)
     text = config.model_config(signature, choice["runtime"], serving, choice["precision"])
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
     config.write_labels(signature, folder)

@@ -71,3 +71,30 @@ def test_files_changed_after_they_were_made_never_reach_a_server(
         make_triton_repository(workspace, FIRST, serving, data, task, evaluation)
     assert TritonServer(workspace.home).state() is None
     assert not workspace.home.repository.exists()
+
+
+@pytest.mark.parametrize("change", ["a link", "other bytes"])
+def test_files_changed_while_they_are_copied_never_reach_a_server(
+    make_workspace, task, data, serving, evaluation, change, tmp_path, monkeypatch
+):
+    """The source is sound when it is looked at, and is replaced before it is opened again."""
+    workspace = make_workspace("raced")
+    file = make_compressed(workspace, FIRST, task, 0, "onnxruntime").file("model/model.onnx")
+    copy, other = shutil.copyfile, tmp_path / "other.onnx"
+    other.write_bytes(file.read_bytes() + b"more")
+
+    def replaced(source, target):
+        if source == file:
+            file.unlink()
+            if change == "a link":
+                file.symlink_to(other)
+            else:
+                copy(other, file)
+        return copy(source, target)
+
+    monkeypatch.setattr("dl_pipelines.serving.repository.shutil.copyfile", replaced)
+    with pytest.raises(ModelFileError, match=r"found sha256 .* in model\.onnx; expected .*, as its artifact lists it"):
+        make_triton_repository(workspace, FIRST, serving, data, task, evaluation)
+    assert file.is_symlink() == (change == "a link")
+    assert TritonServer(workspace.home).state() is None
+    assert not workspace.home.repository.exists()
