@@ -72,7 +72,9 @@ def told(found: Verified) -> list[str]:
         )
     if broken is None:
         noticed = ": the fault was not noticed" if found.injected else ""
-        return [*lines, f"the chain holds from torch to {found.links[-1].what}{noticed}"]
+        served = found.links[-1]
+        judged = f"; noise not judged: {served.not_judged}" if served.not_judged else ""
+        return [*lines, f"the chain holds from torch to {served.what}{noticed}{judged}"]
     return [*lines, f"the chain breaks at {broken.name}, between {broken.before} and {broken.what}: {broken.told()}"]
 
 

@@ -69,15 +69,15 @@ def verify_compressed(
 ) -> Verified:  # fmt: skip
     """The chain of a partition's `compressed_model`, with `fault` put into a copy of the link `at`.
 
-    `work` takes the copies. Raises ArtifactError (missing or damaged), FaultError (it can't be injected there),
-    ValueError when there are no validation rows.
+    The rows are of the window that it was made from, whatever the day's is now. `work` takes the copies. Raises
+    ArtifactError (missing or damaged), FaultError (it can't be injected there), ValueError without validation rows.
     """
     from dl_pipelines.data.batches import window_rows
     from dl_pipelines.inference.parity import torch_outputs
     from dl_pipelines.models.plan import NetworkPlan
 
     compressed = workspace.get("compressed_model", partition).verify()
-    window = workspace.get("training_window", partition.daily).require_gates()
+    window = workspace.by_digest("training_window", compressed.parents["training_window"]).require_gates()
     rows = window_rows(workspace, window, "validation", data, task)
     if not len(rows):
         raise ValueError("found no validation rows in the window; expected some; raise data.split.validation")
@@ -115,6 +115,8 @@ def links_gate(links: Sequence[Link]) -> tuple[bool, str, dict[str, Any]]:
         told = f"broken between {broken.before} and {broken.what}: {broken.told()}"
     elif served.noise is not None and served.limit is not None:
         told += f", answers move by {served.noise:.3g} of their size (rounding explains {served.limit:.3g})"
+    if served.not_judged and served is not broken:
+        told += f", noise not judged: {served.not_judged}"
     facts = {"noise": served.noise, "noise_limit": served.limit, "mean_difference": served.mean_difference}
     return all(link.alike for link in links), told, {**facts, "breaks_at": broken.name if broken else None}
 

@@ -76,6 +76,8 @@ class Link:
     noise: float | None = None
     limit: float | None = None
     failure: str | None = None
+    not_judged: str | None = None
+    """Why the noise of a link that is not exact has no limit."""
 
     @property
     def passed(self) -> bool:
@@ -95,7 +97,7 @@ class Link:
                 f"its answers lie {self.noise:.3g} of their size from those before, which rounding does not explain "
                 f"(at most {self.limit:.3g}), although the decisions agree"
             )
-        return self.rule
+        return f"{self.rule}; noise not judged: {self.not_judged}" if self.not_judged else self.rule
 
 
 def parity_chain(task: Task, inputs: np.ndarray, own: np.ndarray, files: Files, work: Path) -> list[Link]:
@@ -144,7 +146,7 @@ def _with_noise(link: Link, graph: Path, inputs: np.ndarray, before: np.ndarray,
     try:
         return replace(link, noise=found, limit=NOISE_FACTOR * explained(graph, inputs))
     except ValueError as error:
-        return replace(link, noise=found, rule=f"{link.rule}; what rounding explains is not known: {error}")
+        return replace(link, noise=found, not_judged=str(error))
 
 
 def _open(files: Files, name: LinkName, work: Path) -> Session:

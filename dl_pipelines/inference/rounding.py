@@ -7,6 +7,7 @@ White Paper on Neural Network Quantization", section 2). What other quantizers l
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,12 +49,18 @@ def noise(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def explained(graph: Path, inputs: np.ndarray) -> float:
-    """`noise` of a float32 ONNX file rounded as above, on `inputs` [N, ...]; at least SMALLEST. Raises ValueError."""
+    """`noise` of a float32 ONNX file rounded as above, on `inputs` [N, ...]; at least SMALLEST.
+
+    Raises ValueError for a file that can't be rounded, and where an answer is not finite: any noise would be below it.
+    """
     try:
         before, after = _answers(_folded(graph), inputs), _answers(rounded(graph, inputs), inputs)
     except Exception as error:  # ONNX Runtime's errors have types that are not public
         raise ValueError(f"found {graph.name}, which can't be rounded ({error}); expected a float32 graph") from error
-    return max(noise(before[0], after[0]), SMALLEST)
+    found = noise(before[0], after[0])
+    if not math.isfinite(found):
+        raise ValueError(f"found answers of {graph.name}, rounded or not, that are not finite; expected finite ones")
+    return max(found, SMALLEST)
 
 
 def rounded(path: Path, inputs: np.ndarray) -> onnx.ModelProto:

@@ -76,7 +76,8 @@ def test_a_project_without_models_says_so(dlp, tmp_path):
     assert "found no compressed model of small for any day and base; expected one of none yet" in said.err
 
 
-def test_a_fault_that_is_not_noticed_is_said():
+def test_a_fault_that_is_not_noticed_and_noise_that_is_not_judged_are_said():
+    from dataclasses import replace
     from datetime import date
     from types import SimpleNamespace
     from typing import Any
@@ -96,3 +97,5 @@ def test_a_fault_that_is_not_noticed_is_said():
         "the chain holds from torch to int8 on openvino, as it serves: the fault was not noticed",
     ]
     assert found.plain()["injected"]["moved"] == 0.004
+    unjudged = replace(found, links=[replace(sound, not_judged="why")], injected=None)
+    assert told(unjudged) == ["the chain holds from torch to int8 on openvino, as it serves; noise not judged: why"]

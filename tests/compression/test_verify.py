@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,13 @@ def int8_line(compressed_model, workspace, tmp_path_factory, brief, partition, t
         home = Home(tmp_path_factory.mktemp("int8") / "home").prepare()
         shutil.copytree(workspace.home.root, home.root, dirs_exist_ok=True)
         other = Workspace(home, workspace.project)
-        other.make("compressed_model", partition, lambda draft: build(draft, runtime), settings={}, parents={})
+        other.make(
+            "compressed_model",
+            partition,
+            lambda draft: build(draft, runtime),
+            settings={},
+            parents={"training_window": window},
+        )
         return other
 
     return make
@@ -73,6 +80,17 @@ def test_what_the_stage_made_is_sound(verify, workspace, compressed_model):
     plain = found.plain()
     assert (plain["sound"], plain["breaks_at"], plain["between"], plain["injected"]) == (True, None, None, None)
     assert [link["name"] for link in plain["links"]] == list(LINKS)
+
+
+def test_the_rows_are_of_the_window_that_it_was_made_from(verify, workspace, compressed_model, partition, tmp_path):
+    """Another window of that day, which has no rows, is no matter of this model."""
+    home = Home(tmp_path / "home").prepare()
+    shutil.copytree(workspace.home.root, home.root, dirs_exist_ok=True)
+    other = Workspace(home, workspace.project)
+    later = other.make("training_window", partition.daily, lambda draft: None, settings={"later": True}, parents={})
+    assert other.get("training_window", partition.daily).digest == later.digest
+    assert later.digest != compressed_model.parents["training_window"]
+    assert [link.plain() for link in verify(other).links] == [link.plain() for link in verify(workspace).links]
 
 
 def test_int8_is_sound_on_both_runtimes(verify, line):
@@ -119,6 +137,17 @@ def test_noise_alone_is_told_and_does_not_stop_the_line():
     passed, told, facts = links_gate([link("onnx", alike=False), *sound[1:]])
     assert (passed, facts["breaks_at"]) == (False, "onnx")
     assert told == "broken between what was before and what onnx is: 9 rows: as they should"
+
+
+def test_noise_that_is_not_judged_is_said():
+    unjudged = replace(link("quantized", 0.02), not_judged="found a graph that can't be rounded")
+    passed, told, facts = links_gate([link("onnx"), link("optimised"), unjudged])
+    assert (passed, facts["noise"], facts["noise_limit"]) == (True, 0.02, None)
+    assert told == "each link holds, noise not judged: found a graph that can't be rounded"
+    _, told, _ = links_gate([link("onnx", alike=False), link("optimised"), unjudged])
+    assert told.endswith("9 rows: as they should, noise not judged: found a graph that can't be rounded")
+    _, told, _ = links_gate([link("onnx"), link("optimised"), replace(unjudged, alike=False)])
+    assert told.count("noise not judged") == 1
 
 
 def test_few_rows_of_large_inputs_are_enough():

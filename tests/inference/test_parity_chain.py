@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -132,7 +133,18 @@ def test_rounding_that_can_not_be_told_is_no_reason_to_refuse(chain, int8_file, 
     monkeypatch.setattr("dl_pipelines.inference.rounding.explained", unknown)
     link = chain(int8_file)[2]
     assert link.passed and link.limit is None
-    assert link.told().endswith("what rounding explains is not known: found a graph that can't be rounded")
+    assert link.noise is not None and link.not_judged == "found a graph that can't be rounded"
+    assert link.told() == f"{link.rule}; noise not judged: found a graph that can't be rounded"
+    assert link.plain()["not_judged"] == link.not_judged
+
+
+def test_a_yardstick_without_end_does_not_judge(chain, int8_file, monkeypatch):
+    """An infinite limit would let everything pass, and is no JSON."""
+    monkeypatch.setattr("dl_pipelines.inference.rounding.noise", lambda *_: float("inf"))
+    link = chain(int8_file)[2]
+    assert (link.noise, link.limit) == (None, None)
+    assert link.not_judged == "found answers of model.onnx, rounded or not, that are not finite; expected finite ones"
+    json.dumps(link.plain(), allow_nan=False)
 
 
 def test_a_forecaster_holds_and_its_faults_are_found(tmp_path):

@@ -79,6 +79,12 @@ def test_what_can_not_be_rounded_says_so(tmp_path):
         explained(tmp_path / "none.onnx", np.zeros((1, 4), np.float32))
 
 
+def test_answers_that_are_not_finite_explain_nothing(tmp_path):
+    path = product(tmp_path / "endless.onnx", np.full((4, 2), 3e38, np.float32))
+    with pytest.raises(ValueError, match=r"found answers of endless\.onnx, rounded or not, that are not finite"):
+        explained(path, np.ones((3, 4), np.float32))
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("reduced", [True, False])
 def test_static_int8_of_convolutions_is_no_alarm(tmp_path, onnx_file, images, per_channel, reduced):
