@@ -131,6 +131,7 @@ def _cost(alone: Alone, seconds: float, about: dict[str, Any], space: Space) -> 
         "peer_is": "networks of the space x mean seconds of a training from scratch (imports not counted)",
         "scratch_s": round(each, 3), "scratch_s_error": round(deviation, 3), "scratch_timed": len(alone.seconds),
         "threads": 1, "beside": "nothing else of the benchmark", "epochs": EPOCHS,
+        "ours_is": "wall time of sharing (its process's start counted), exports, timing and scores",
         "shared_epochs": 2 * EPOCHS, **about, "against_looked": round(each * about["looked"] / seconds, 1),
         "against_drawn": round(each * DRAWN / seconds, 2),
     }  # fmt: skip
