@@ -18,6 +18,8 @@ from benchmarks.contract import Comparison, against_limit, main, paired
 
 THREADS, ROUNDS, AGREEMENT = 2, 41, 0.98
 """Rounds of each timing, all sides in turns; the share of decisions that have to be those of the trained network."""
+SETTLE_SECONDS = 0.05
+"""Before each turn: the threads of ONNX Runtime's default settings spin on after a call, on the cores of the next."""
 INT8 = ("nncf_int8", "static_int8")
 LIMITS = {"latency": 6.0, "size": 3.9, "openvino": 1.0, "digits_size": 8.0, "digits_accuracy": 0.5,
           "digits_latency": 1.0}  # fmt: skip
@@ -176,7 +178,7 @@ def timed(sides: Mapping[str, Run], inputs: np.ndarray) -> dict[str, list[float]
     from dl_pipelines.inference.timing import time_interleaved
 
     calls = {name: (lambda run=run: run(inputs)) for name, run in sides.items()}
-    return {name: found["samples"] for name, found in time_interleaved(calls, ROUNDS).items()}
+    return {name: found["samples"] for name, found in time_interleaved(calls, ROUNDS, settle=SETTLE_SECONDS).items()}
 
 
 def ratio_of_sizes(name: str, ours: float, peer: float, limit: float, **conditions: Any) -> Comparison:

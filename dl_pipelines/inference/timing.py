@@ -15,9 +15,11 @@ RESAMPLES = 1000
 
 
 def time_interleaved(
-    calls: Mapping[str, Callable[[], Any]], rounds: int = 30, warmup: int = 5, seed: int = 0
+    calls: Mapping[str, Callable[[], Any]], rounds: int = 30, warmup: int = 5, seed: int = 0, settle: float = 0.0
 ) -> dict[str, dict[str, Any]]:
     """Time each call in every round, in an order that rotates.
+
+    `settle`: seconds before each turn, where a call leaves threads behind that spin; calls for as long don't count.
 
     Returns for each name `p50_ms` (median over rounds of the round's median call), `low` and `high` (95 % bootstrap
     interval of that median, ms), `samples` (the rounds' medians, ms; the same position is the same round for all).
@@ -34,11 +36,21 @@ def time_interleaved(
         for turn in range(rounds):
             start = turn % len(names) if names else 0
             for name in (*names[start:], *names[:start]):
+                if settle:
+                    _settle(calls[name], settle)
                 samples[name].append(_median_ms(calls[name], inner[name]))
     finally:
         if collecting:
             gc.enable()
     return {name: {**median_interval(values, seed), "samples": values} for name, values in samples.items()}
+
+
+def _settle(call: Callable[[], Any], seconds: float) -> None:
+    """Let others' threads go to sleep, and this one's wake up: the first calls after a pause are slow."""
+    time.sleep(seconds)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        call()
 
 
 def _inner(call: Callable[[], Any], warmup: int) -> int:
