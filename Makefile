@@ -33,16 +33,9 @@ format: setup ## Put every file into the house format
 ui: setup ## Dagster's UI on 127.0.0.1, with the schedule and the sensors on
 	@$(BIN)/dlp ui
 
-bench: ## Ours against limits and peers (installed first), one JSON object a line
+bench: ## Ours against limits and peers (installed first): a JSON object a line, then a table; ARGS=search for one
 	@bash scripts/setup.sh bench
-	@$(BIN)/python -m benchmarks.main_job --json
-	@$(BIN)/python -m benchmarks.forecasting --json
-	@$(BIN)/python -m benchmarks.training_loop --json
-	@$(BIN)/python -m benchmarks.input_pipeline --json
-	@$(BIN)/python -m benchmarks.scaling --json
-	@$(BIN)/python -m benchmarks.search --json
-	@$(BIN)/python -m benchmarks.compression --json
-	@$(BIN)/python -m benchmarks.nas --json
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak: setup ## A long run; MINUTES=10
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

@@ -69,6 +69,11 @@ def main(parts: Mapping[str, Callable[[], Iterable[Comparison]]], description: s
 def sentence(item: Comparison) -> str:
     """A line as a person reads it; a limit is one of the figure itself without a peer, else one of the ratio."""
     limit = item.conditions.get("limit", 1)
-    than, least = (f"limit {limit:g}", 1) if item.peer is None else (f"peer {item.peer:g}, at least {limit:g}", limit)
-    met = "met" if item.ratio >= least else "MISSED"
+    than = f"limit {limit:g}" if item.peer is None else f"peer {item.peer:g}, at least {limit:g}"
+    met = "met" if is_met(item) else "MISSED"
     return f"{item.name}: {item.ours:g} {item.unit} ({than}), ratio {item.ratio:g}: {met}"
+
+
+def is_met(item: Comparison) -> bool:
+    """Whether the ratio is what was wanted; against a limit of the figure itself it has to be 1."""
+    return item.ratio >= (1 if item.peer is None else item.conditions.get("limit", 1))

@@ -1,11 +1,13 @@
 """What a benchmark prints, and its statistics."""
 
 import json
+import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
-from benchmarks.contract import against_limit, main, paired, sentence
+from benchmarks.contract import Comparison, against_limit, main, paired, sentence
 
 
 def test_an_absolute_figure_is_a_ratio_to_its_limit():
@@ -31,3 +33,29 @@ def test_only_the_named_part_runs(monkeypatch, capsys):
     main(parts, "about")
     line = json.loads(capsys.readouterr().out)
     assert (line["name"], line["peer"], line["ratio"], line["conditions"]["limit"]) == ("fast", None, 2.0, 2.0)
+
+
+def test_the_table_says_what_was_wanted_and_whether_it_is_met(monkeypatch, capsys):
+    import benchmarks.__main__ as every
+
+    said = {
+        "nas": [Comparison("nas.rank", 0.8, 0.9, "Spearman", 0.89, (0.7, 1.0), 24, {"limit": 0.8})],
+        "search": [against_limit("search.step", 30, 20, "us")],
+    }
+
+    def lines(name):
+        if name == "scaling":
+            raise subprocess.CalledProcessError(2, name)
+        yield from (json.dumps(asdict(item)) for item in said[name])
+
+    monkeypatch.setattr(every, "lines", lines)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert every.main(["nas", "search"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert json.loads(told[0])["name"] == "nas.rank"
+    (rank,) = (line for line in told if "nas.rank" in line and "│" in line)
+    (step,) = (line for line in told if "search.step" in line and "│" in line)
+    assert all(word in rank for word in ("0.8 Spearman", "0.89 [0.7, 1]", "ratio 0.8", "met"))
+    assert all(word in step for word in ("30 us", "limit 20", "MISSED"))
+    assert every.main(["scaling"]) == 1
+    assert "benchmarks.scaling ended with 2" in capsys.readouterr().out
