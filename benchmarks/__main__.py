@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks.contract import Comparison, is_met
 
 ALL = ("main_job", "forecasting", "training_loop", "input_pipeline", "scaling", "search", "compression", "nas")
+WIDTH = 120
+"""Of the table, in a file or a pipe."""
 
 
 def lines(name: str) -> Iterator[str]:
@@ -51,7 +53,7 @@ def main(names: Sequence[str]) -> int:
                 table.add_row(*row(Comparison(**{field.name: plain[field.name] for field in fields(Comparison)})))
         except subprocess.CalledProcessError as error:
             failed.append(f"benchmarks.{name} ended with {error.returncode}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     print("\n".join(failed))
     return 1 if failed else 0
 
