@@ -97,7 +97,7 @@ def _fitted() -> tuple[Any, Any, Any, Any]:
     """The task, the plan, the network with norms and a last layer that know the images, and those images."""
     import torch
 
-    from dl_pipelines.brief.sections import FamilyRef
+    from dl_pipelines.brief.references import FamilyRef
     from dl_pipelines.models.plan import NetworkPlan
     from dl_pipelines.tasks.image_classification import ImageClassification
 

@@ -14,7 +14,7 @@ from benchmarks.peer import PeerProcess
 
 def write_job(folder: Path, brief: Any, task: Any, train: Any, validation: Any, statistics: dict[str, Any]) -> Path:
     """One epoch of the brief's training as a job's folder."""
-    from dl_pipelines.brief.sections import TaskRef
+    from dl_pipelines.brief.references import TaskRef
     from dl_pipelines.training.job import Job, write_rows
 
     folder.mkdir(parents=True)

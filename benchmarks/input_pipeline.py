@@ -27,7 +27,8 @@ Draws = tuple[list[list[int]], list[bool]]
 @functools.cache
 def rows(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The folder of the cached rows of a window of one day, and what making them took."""
-    from dl_pipelines.brief.sections import Data, SourceRef, Split
+    from dl_pipelines.brief.references import SourceRef
+    from dl_pipelines.brief.sections import Data, Split
     from dl_pipelines.data.row_cache import cached_rows
     from dl_pipelines.store.artifacts import Draft, Gate
     from dl_pipelines.store.home import Home
@@ -220,7 +221,8 @@ def make_trainer(place: Path) -> Any:
     """Our loop for ResNet-18 as a brief asks for it."""
     import torch
 
-    from dl_pipelines.brief.sections import AugmentationPlan, FamilyRef, Training
+    from dl_pipelines.brief.references import FamilyRef
+    from dl_pipelines.brief.sections import AugmentationPlan, Training
     from dl_pipelines.data.augmentation import Online
     from dl_pipelines.data.row_cache import statistics_of
     from dl_pipelines.models.registry import FAMILIES

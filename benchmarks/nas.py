@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contract import Comparison, main
-from dl_pipelines.brief.sections import AugmentationPlan, Compression, Distributed, FamilyRef, TaskRef, Training
+from dl_pipelines.brief.references import FamilyRef, TaskRef
+from dl_pipelines.brief.sections import AugmentationPlan, Compression, Distributed, Training
 from dl_pipelines.compression.architecture_search import ArchitectureSearch
 from dl_pipelines.compression.base import Network
 from dl_pipelines.compression.search_front import rank_correlation

@@ -18,16 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contract import Comparison, main, paired
-from dl_pipelines.brief.sections import (
-    Architecture,
-    AugmentationPlan,
-    Distributed,
-    FamilyRef,
-    Range,
-    Search,
-    TaskRef,
-    Training,
-)
+from dl_pipelines.brief.references import FamilyRef, TaskRef
+from dl_pipelines.brief.sections import Architecture, AugmentationPlan, Distributed, Range, Search, Training
 from dl_pipelines.training.asha import ladder
 from dl_pipelines.training.job import Job
 from dl_pipelines.training.pool import Pool

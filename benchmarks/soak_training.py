@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Distributed, FamilyRef, TaskRef, Training
+from dl_pipelines.brief.references import AugmentationRef, FamilyRef, TaskRef
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Training
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import digest_file
 from dl_pipelines.training.faults import rank_of

@@ -33,7 +33,8 @@ class Ours:
     def __init__(self, work: Any, precision: str, device: str = "cpu"):
         import numpy as np
 
-        from dl_pipelines.brief.sections import AugmentationPlan, TaskRef, Training
+        from dl_pipelines.brief.references import TaskRef
+        from dl_pipelines.brief.sections import AugmentationPlan, Training
         from dl_pipelines.data.augmentation import Online
         from dl_pipelines.data.feed import Feed
         from dl_pipelines.models.recipe import Objective, Phase, Recipe

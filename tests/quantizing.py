@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dl_pipelines.brief.sections import Compression, FamilyRef
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Compression
 from dl_pipelines.compression.base import Network
 from dl_pipelines.compression.trials import Bench
 from dl_pipelines.compression.workshop import Workshop

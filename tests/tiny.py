@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dl_pipelines.brief.sections import Data, Evaluation, Serving, SourceRef
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.references import SourceRef
+from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.records import write_records

@@ -1,108 +1,33 @@
 """The ten sections of a brief, in the template's order, with their defaults; frozen, unknown fields refused.
 
-Only the frame is here. What depends on a task, source, family or technique is `{name, params}` and is validated by
-the class that the name is registered for. A stage receives its own section, never the whole brief.
+Only the frame is here; sections 8 to 10 are in live.py. What depends on a task, source, family or technique is `{name,
+params}` and is validated by the class that the name is registered for. A stage receives its own section, never the
+whole brief.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dl_pipelines.brief.registry import Named
+from dl_pipelines.brief.live import Lifecycle, Monitoring, Serving
+from dl_pipelines.brief.references import (
+    Augmentation,
+    Family,
+    FamilyRef,
+    Section,
+    Source,
+    Task,
+    TechniqueRef,
+    Techniques,
+)
 from dl_pipelines.brief.targets import Target
 
-_SECRET = re.compile(r"\$\{[A-Z][A-Z0-9_]*\}")
 _HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([1-9][0-9]{0,3})")
-
-
-def _bare_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _secret(value: Any) -> str:
-    if not isinstance(value, str) or not _SECRET.fullmatch(value):
-        # An error of its own kind: what was found is not shown, since it may be the secret.
-        raise PydanticCustomError(
-            "secret", "a reference to an environment variable, written ${NAME}; secrets are never in a brief"
-        )
-    return value
-
-
-class TaskRef(Named):
-    """Which task the model does."""
-
-    kind: ClassVar[str] = "task"
-
-
-class SourceRef(Named):
-    """Where records come from."""
-
-    kind: ClassVar[str] = "source"
-
-
-class FamilyRef(Named):
-    """Which architecture family is trained."""
-
-    kind: ClassVar[str] = "family"
-
-
-class AugmentationRef(Named):
-    """One transform of records that may train."""
-
-    kind: ClassVar[str] = "augmentation"
-
-
-class TechniqueRef(Named):
-    """One way to make a model smaller or faster."""
-
-    kind: ClassVar[str] = "technique"
-
-
-class TrafficRef(Named):
-    """Who sends live requests."""
-
-    kind: ClassVar[str] = "traffic"
-
-
-Secret = Annotated[str, BeforeValidator(_secret)]
-Task = Annotated[TaskRef, BeforeValidator(_bare_name)]
-Source = Annotated[SourceRef, BeforeValidator(_bare_name)]
-Family = Annotated[FamilyRef, BeforeValidator(_bare_name)]
-Augmentation = Annotated[AugmentationRef, BeforeValidator(_bare_name)]
-Technique = Annotated[TechniqueRef, BeforeValidator(_bare_name)]
-Traffic = Annotated[TrafficRef, BeforeValidator(_bare_name)]
-
-
-def _all_or_some(value: Any) -> str | None:
-    """Which of the two a value is meant as: its errors are then of that one alone."""
-    return "all" if value == "all" else "" if isinstance(value, list | tuple) else None
-
-
-Techniques = Annotated[
-    Annotated[Literal["all"], Tag("all")] | Annotated[tuple[Technique, ...], Tag("")],
-    Discriminator(_all_or_some, "techniques", "all, or a list of techniques"),
-]
-
-
-class Section(BaseModel):
-    """Base of the sections."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Problem(Section):
@@ -398,44 +323,6 @@ class Compression(Section):
         if value != "all" and any(ref in value[:place] for place, ref in enumerate(value)):
             raise ValueError("each technique once, or with other params")
         return value
-
-
-class Serving(Section):
-    """8. How it is served. Times in milliseconds (latency, queue delay)."""
-
-    max_batch: int = Field(default=16, ge=1, le=1024)
-    queue_delay_ms: float = Field(default=0.5, ge=0, le=1000)
-    instances: int = Field(default=1, ge=1, le=16)
-    threads: int = Field(default=1, ge=1, le=64)
-    timeout_ms: float = Field(default=2000, gt=0)
-    durability: Literal["process", "disk"] = "process"
-    load_seconds: float = Field(default=3, gt=0, le=600, description="length of the load test")
-    load_clients: int = Field(default=4, ge=1, le=256)
-    parity_tolerance: float = Field(default=1e-3, gt=0, description="allowed absolute difference of live outputs")
-
-
-class Monitoring(Section):
-    """9. What is watched live. `false_alarms` is the rate per window, over all its features, if nothing has changed."""
-
-    traffic: Traffic = TrafficRef(name="clients")
-    min_records: int = Field(default=200, ge=20)
-    false_alarms: float = Field(default=0.01, gt=0, lt=0.5)
-    resamples: int = Field(default=500, ge=100, le=20_000)
-    webhook: Secret | None = Field(default=None, description="where alerts are posted, as ${NAME}")
-    seed: int = Field(default=0, ge=0)
-
-
-class Lifecycle(Section):
-    """10. When it is trained again, who takes over, what is kept."""
-
-    retrain_hour: int = Field(
-        default=3, ge=0, le=23, description="hour of the daily retraining, in the brief's time zone"
-    )
-    retrain_on_drift: bool = True
-    promotion: Literal["automatic", "manual"] = "automatic"
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval that decides a promotion")
-    margin: float = Field(default=0.0, ge=0, description="by how much a challenger may be worse, primary metric")
-    keep: int = Field(default=5, ge=1, description="newest artifacts of each stage that `dlp gc` keeps")
 
 
 class Brief(BaseModel):

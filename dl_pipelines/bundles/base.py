@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition
 from dl_pipelines.tasks.base import Parity, Signature, Task

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dl_pipelines.brief.sections import Data, Serving
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.bundles.base import BundleError, Options, Source
 from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.store.artifacts import Artifact

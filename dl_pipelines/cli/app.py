@@ -6,22 +6,26 @@ object goes to standard output; everything for people goes to standard error.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dl_pipelines.brief import Brief, BriefError
-
-ROOT = Path(__file__).resolve().parents[2]
-MET, OTHER, INPUT, MISSED = 0, 1, 2, 3
+from dl_pipelines.cli.frame import (
+    MET,
+    MISSED,
+    OTHER,
+    File,
+    HomeOption,
+    JsonOption,
+    Project,
+    brief_of,
+    command,
+    day_of,
+    home_of,
+    output,
+)
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -29,124 +33,10 @@ app = typer.Typer(
 brief_app = typer.Typer(no_args_is_help=True, help="Check a brief, describe its fields, start a new one.")
 app.add_typer(brief_app, name="brief")
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The home; default DLP_HOME, else .dlp")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output")]
-File = Annotated[Path, typer.Argument(help="A brief, YAML")]
-Project = Annotated[str, typer.Argument(help="A project that was run in this home, or has a brief in briefs/")]
-
 
 def main() -> None:
     """Entry point of `dlp`."""
     app()
-
-
-def command(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors into a sentence and an exit code: no traceback for what a user can fix."""
-
-    @functools.wraps(run)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return run(*arguments, **options)
-        except KeyboardInterrupt:
-            _say("interrupted; what this command started has ended")
-            raise typer.Exit(OTHER) from None
-        except (ValueError, OSError) as error:
-            _say(f"error: {_full(error) or error}")
-            raise typer.Exit(INPUT if _of_input(error) else OTHER) from None
-        except _database_errors() as error:
-            if not (full := _full(error)):
-                raise
-            _say(f"error: {full}")
-            raise typer.Exit(OTHER) from None
-
-    return wrapped
-
-
-def _database_errors() -> type[Exception]:
-    """What Dagster's storage and ours raise; imported when something was raised."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError
-
-
-def _full(error: Exception) -> str | None:
-    """What to tell of a full disk."""
-    from dl_pipelines.store.space import no_space
-
-    return no_space(error, os.environ.get("DLP_HOME"))
-
-
-def _of_input(error: Exception) -> bool:
-    """A brief, an argument or the user's data; what a stage refuses or a server lacks is not."""
-    from dl_pipelines.data.sources.base import SourceError
-    from dl_pipelines.serving.client import PredictError
-
-    return isinstance(error, BriefError | SourceError | PredictError) or type(error) is ValueError
-
-
-def _say(text: str) -> None:
-    from dl_pipelines.cli.screen import console
-
-    console().print(text, markup=False)
-
-
-@contextlib.contextmanager
-def _output(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Where the one JSON object goes: while it is open, whatever else writes to standard output goes to the error."""
-    if not as_json:
-        yield lambda _: None
-        return
-    sys.stdout.flush()
-    try:
-        kept, target = os.dup(1), sys.stdout
-        os.dup2(2, 1)
-    except OSError:
-        yield lambda value: typer.echo(json.dumps(value))
-        return
-    value: list[Any] = []
-    try:
-        yield value.append
-    finally:
-        target.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        for item in value:
-            typer.echo(json.dumps(item))
-
-
-def _day(text: str | None, option: str) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"found {option} {text!r}; expected YYYY-MM-DD") from None
-
-
-def _home(given: Path | None):
-    """The home that a command works in; the stages find it too."""
-    from dl_pipelines.store.home import Home
-
-    home = Home.find(given)
-    os.environ["DLP_HOME"] = str(home.root)
-    return home
-
-
-def _brief_of(home: Any, project: str) -> Brief:
-    """The brief of a project: its snapshot in the home, else the one in briefs/. Raises ValueError."""
-    from dl_pipelines import catalog
-
-    snapshot = home.briefs / f"{project}.yaml"
-    if snapshot.exists():
-        return catalog.load_brief(snapshot)
-    known = {path.stem for path in home.briefs.glob("*.yaml")}
-    for path in sorted((ROOT / "briefs").glob("*.yaml")):
-        brief = catalog.load_brief(path)
-        known.add(brief.project)
-        if brief.project == project:
-            return brief
-    raise ValueError(
-        f"found no project {project!r} in {home.root}; expected one of {', '.join(sorted(known)) or 'none yet'}; "
-        "run `dlp run` for its brief first"
-    )
 
 
 @app.command()
@@ -160,7 +50,7 @@ def doctor(
     from dl_pipelines.cli.screen import console
     from dl_pipelines.doctor import run_checks
 
-    checks = run_checks(_home(home).root, quick)
+    checks = run_checks(home_of(home).root, quick)
     if as_json:
         typer.echo(json.dumps([check.__dict__ for check in checks]))
     for check in [] if as_json else checks:
@@ -220,14 +110,14 @@ def run(
     from dl_pipelines import catalog
 
     brief = catalog.load_brief(file)
-    with _output(as_json) as put:
+    with output(as_json) as put:
         from dl_pipelines.cli.report import answer, close
         from dl_pipelines.cli.run import Interrupted, chosen_day, last_stage, line, settle_experiment, snapshot
         from dl_pipelines.cli.screen import Screen, console
 
-        place = _home(home).prepare()
+        place = home_of(home).prepare()
         last_stage(until)
-        at = chosen_day(brief, _day(day, "--date"))
+        at = chosen_day(brief, day_of(day, "--date"))
         name = settle_experiment(place, brief, experiment, settings or [])
         snapshot(place, brief)
         ends: list[Any] = []
@@ -257,15 +147,15 @@ def backfill(
     from dl_pipelines import catalog
 
     brief = catalog.load_brief(file)
-    with _output(as_json) as put:
+    with output(as_json) as put:
         from dl_pipelines.cli.backfill import chosen_days, plan_backfill
         from dl_pipelines.cli.report import answer, backfill_code, backfill_table, plan_table
         from dl_pipelines.cli.run import Interrupted, fill, line, snapshot
         from dl_pipelines.cli.screen import Screen, console
 
-        start, end = _day(first, "--from"), _day(last, "--to")
+        start, end = day_of(first, "--from"), day_of(last, "--to")
         assert start and end
-        place, days = _home(home).prepare(), chosen_days(brief, start, end, every)
+        place, days = home_of(home).prepare(), chosen_days(brief, start, end, every)
         asked = plan_backfill(place, brief, days, experiment or ["base"])
         for item in plan_table(asked):
             console().print(item)
@@ -290,7 +180,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from dl_pipelines.cli.report import status_of, status_tables
     from dl_pipelines.cli.screen import console
 
-    found = status_of(_home(home))
+    found = status_of(home_of(home))
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -310,7 +200,7 @@ def report(
     """Print where the report of a model is."""
     from dl_pipelines.cli.report import find_report
 
-    path = find_report(_home(home), project, _day(day, "--date"), experiment)
+    path = find_report(home_of(home), project, day_of(day, "--date"), experiment)
     typer.echo(path)
     if show:
         import webbrowser
@@ -334,13 +224,13 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare torch, ONNX, optimised and served files of a model link by link; exit code 3 where the chain breaks."""
-    with _output(as_json) as put:
+    with output(as_json) as put:
         from dl_pipelines.cli import verify as shown
         from dl_pipelines.cli.screen import console
 
-        place = _home(home)
-        brief = _brief_of(place, project)
-        found = shown.verify(place, brief, _day(day, "--date"), experiment, fault, at)
+        place = home_of(home)
+        brief = brief_of(place, project)
+        found = shown.verify(place, brief, day_of(day, "--date"), experiment, fault, at)
         if not as_json:
             console(False).print(shown.table(found, project))
             for line in shown.told(found):
@@ -362,8 +252,8 @@ def serve(
     from dl_pipelines.serving.server import TritonServer
     from dl_pipelines.store.workspace import Workspace
 
-    place = _home(home)
-    brief = _brief_of(place, project)
+    place = home_of(home)
+    brief = brief_of(place, project)
     workspace, server = Workspace(place, brief.project), TritonServer(place, http, grpc)
     champion.artifact_of(workspace)
     champion.reconcile(workspace)
@@ -388,7 +278,7 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
     """Ask the champion for each file; a server that isn't there is started for this command."""
     import time
 
-    with _output(as_json) as put:
+    with output(as_json) as put:
         import numpy as np
 
         from dl_pipelines import catalog
@@ -396,8 +286,8 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
         from dl_pipelines.serving.client import predict as ask
         from dl_pipelines.store.workspace import Workspace
 
-        place = _home(home)
-        brief = _brief_of(place, project)
+        place = home_of(home)
+        brief = brief_of(place, project)
         task = catalog.task_of(brief)
         inputs = np.stack([task.read_input(path) for path in files])
         ids = [f"predict-{time.time_ns()}-{number}" for number in range(len(files))]
@@ -428,14 +318,14 @@ def bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Write the compressed model as files for another machine, held to the answers of the model that serves."""
-    with _output(as_json) as put:
+    with output(as_json) as put:
         from dl_pipelines.bundles.base import TRITON_IMAGE, Options
         from dl_pipelines.cli import bundle as making
         from dl_pipelines.cli.screen import console
 
-        place = _home(home)
+        place = home_of(home)
         options = Options(triton_image or TRITON_IMAGE, image, memory)
-        asked = making.Asked(_brief_of(place, project), target, out, _day(day, "--date"), experiment, options, force)
+        asked = making.Asked(brief_of(place, project), target, out, day_of(day, "--date"), experiment, options, force)
         made = making.bundle(place, asked, console())
         put(making.answer(made))
     if not as_json:
@@ -448,7 +338,7 @@ def stop(home: HomeOption = None) -> None:
     """End the server of this home."""
     from dl_pipelines.serving.server import TritonServer
 
-    ended = TritonServer(_home(home)).stop()
+    ended = TritonServer(home_of(home)).stop()
     typer.echo("the server has ended" if ended else "no server was running")
 
 
@@ -462,9 +352,9 @@ def gc(
     from dl_pipelines.lifecycle.retention import collect_garbage
     from dl_pipelines.store.workspace import Workspace
 
-    place, total = _home(home), 0
+    place, total = home_of(home), 0
     for path in sorted(place.briefs.glob("*.yaml")):
-        brief = _brief_of(place, path.stem)
+        brief = brief_of(place, path.stem)
         removed = collect_garbage(Workspace(place, brief.project), brief.lifecycle.keep, dry_run)
         total += len(removed)
         for item in removed:
@@ -506,7 +396,7 @@ def ui(port: Annotated[int, typer.Option(help="Port of 127.0.0.1")] = 3000, home
     """Dagster's UI with every brief's assets, checks, schedule and sensors, and the daemon that runs them."""
     from dl_pipelines.cli.ui import serve_ui
 
-    raise typer.Exit(serve_ui(_home(home).prepare(), port))
+    raise typer.Exit(serve_ui(home_of(home).prepare(), port))
 
 
 if __name__ == "__main__":

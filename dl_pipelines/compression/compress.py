@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Compression, Data, Distributed, Problem, Serving, Training
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.sections import Compression, Data, Distributed, Problem, Training
 from dl_pipelines.compression.base import Network, Technique, TechniqueError
 from dl_pipelines.compression.budget import budget_told
 from dl_pipelines.compression.candidates import served_files, spread

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from dl_pipelines.brief.references import Family, FamilyRef
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.brief.sections import Family, FamilyRef
 from dl_pipelines.compression.base import Network, Technique, TechniqueError, Variant
 from dl_pipelines.compression.workshop import Workshop
 from dl_pipelines.models.plan import NetworkPlan

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dl_pipelines.brief.references import TechniqueRef
 from dl_pipelines.brief.registry import Kind
-from dl_pipelines.brief.sections import Compression, TechniqueRef
+from dl_pipelines.brief.sections import Compression
 from dl_pipelines.compression.base import PHASES, Technique
 
 TECHNIQUES = Kind(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
+from dl_pipelines.brief.references import AugmentationRef
+from dl_pipelines.brief.sections import AugmentationPlan, Data
 from dl_pipelines.data.cleaning import field_of
 from dl_pipelines.data.keyed import derived, keys_of
 from dl_pipelines.data.registry import AUGMENTATIONS, SOURCES

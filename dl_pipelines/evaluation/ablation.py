@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Evaluation, FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Evaluation, Training
 from dl_pipelines.evaluation.metrics import ONE_SEED, SEVERAL_SEEDS, over_seeds
 from dl_pipelines.store.artifacts import Artifact, Draft
 from dl_pipelines.store.workspace import Partition, Workspace

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Architecture, Compression, Evaluation, FamilyRef
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Architecture, Compression, Evaluation
 from dl_pipelines.evaluation.candidate_model import Model, Unable, first_line
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.store import durable

@@ -18,7 +18,8 @@ from dl_pipelines.tasks.base import Task
 from dl_pipelines.training.selected import CHOICE, kept
 
 if TYPE_CHECKING:
-    from dl_pipelines.brief.sections import Architecture, Compression, Data, Evaluation, Problem, Serving, Training
+    from dl_pipelines.brief.live import Serving
+    from dl_pipelines.brief.sections import Architecture, Compression, Data, Evaluation, Problem, Training
     from dl_pipelines.evaluation.candidates import Bench, Candidate
 
 STAGE = "architecture_comparison"

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Data, Evaluation, Lifecycle
+from dl_pipelines.brief.live import Lifecycle
+from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.serving import config
 from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive, give_traffic
 from dl_pipelines.store.artifacts import Artifact

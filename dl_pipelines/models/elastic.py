@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.brief.registry import Named
-from dl_pipelines.brief.sections import FamilyRef
 from dl_pipelines.tasks.base import Task
 
 if TYPE_CHECKING:

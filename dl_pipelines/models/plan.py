@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.tasks.base import Task
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Data, Monitoring
+from dl_pipelines.brief.live import Monitoring
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.monitoring.evidently_report import Compared, measure_drift
 from dl_pipelines.monitoring.features import INPUTS, Samples, live, reference, size_of, too_few, why_not
 from dl_pipelines.monitoring.thresholds import Sample, thresholds

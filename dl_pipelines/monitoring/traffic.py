@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from dl_pipelines.brief.references import Augmentation
 from dl_pipelines.brief.registry import Params as BaseParams
-from dl_pipelines.brief.sections import Augmentation, Data
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.store.digest import digest_bytes
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Rows, Task

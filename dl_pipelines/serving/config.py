@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.inference.runtimes import PRECISION_HINTS
 from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Signature, Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving.client import Caller, batched
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import Artifact

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dl_pipelines.brief.sections import Data, Monitoring
+from dl_pipelines.brief.live import Monitoring
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate

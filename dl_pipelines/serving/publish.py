@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Data, Evaluation, Serving
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.serving import champion, config, parity, repository
 from dl_pipelines.serving.champion import STAGE
 from dl_pipelines.serving.client import Caller, batched

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.serving import config
 from dl_pipelines.store import durable

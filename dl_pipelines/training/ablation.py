@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Data
+from dl_pipelines.brief.references import AugmentationRef
+from dl_pipelines.brief.sections import AugmentationPlan, Data
 from dl_pipelines.data.augmentation import grow
 from dl_pipelines.data.batches import splits_of, window_table
 from dl_pipelines.store import durable

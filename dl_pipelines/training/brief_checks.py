@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from dl_pipelines import brief as frame
 from dl_pipelines.brief.errors import closest
-from dl_pipelines.brief.sections import FamilyRef, Range, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Range, Training
 from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.tasks.registry import TASKS
 from dl_pipelines.training.study_space import NOT_SEARCHED, PARAMS

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, Pretrained, TaskRef, Training
+from dl_pipelines.brief.references import FamilyRef, TaskRef
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Pretrained, Training
 from dl_pipelines.store import durable
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.training.changes import ChangeRef

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, TypeVar
 
-from dl_pipelines.brief.sections import Architecture, Section, Training
+from dl_pipelines.brief.references import Section
+from dl_pipelines.brief.sections import Architecture, Training
 from dl_pipelines.store.artifacts import Artifact, ArtifactError
 from dl_pipelines.store.workspace import Partition, Workspace
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from dl_pipelines.brief.errors import closest
-from dl_pipelines.brief.sections import Architecture, FamilyRef, Range, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Architecture, Range, Training
 from dl_pipelines.training.selected import replaced
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.brief.sections import Architecture, Data, Distributed, TaskRef, Training
+from dl_pipelines.brief.references import TaskRef
+from dl_pipelines.brief.sections import Architecture, Data, Distributed, Training
 from dl_pipelines.models.finetune import architecture_settings, located, settings_of
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate

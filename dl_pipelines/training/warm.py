@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.brief.sections import FamilyRef, TaskRef
+from dl_pipelines.brief.references import FamilyRef, TaskRef
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition, Workspace
 

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dl_pipelines.brief.sections import FamilyRef, Serving, Split
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Split
 from dl_pipelines.bundles.base import Options, Source
 from dl_pipelines.bundles.source import open_source
 from dl_pipelines.compression.static_int8 import quantize

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.bundles import c_code, embedded, static_graph
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.compression.base import TechniqueError

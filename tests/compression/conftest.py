@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.compression.base import Network
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.tasks.base import Rows

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import spearmanr
 
-from dl_pipelines.brief.sections import Compression, FamilyRef
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Compression
 from dl_pipelines.compression.architecture_search import ArchitectureSearch
 from dl_pipelines.compression.base import Network, TechniqueError
 from dl_pipelines.compression.registry import TECHNIQUES

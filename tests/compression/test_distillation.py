@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from dl_pipelines import catalog
 from dl_pipelines.brief import BriefError
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.compression.base import Network, TechniqueError
 from dl_pipelines.compression.distillation import Distillation, named, smaller
 from dl_pipelines.inference.parity import torch_outputs

@@ -6,7 +6,8 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from dl_pipelines.brief.sections import Compression, FamilyRef
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Compression
 from dl_pipelines.compression import workshop as workshop_module
 from dl_pipelines.compression.base import Network
 from dl_pipelines.compression.pruning import Pruning

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Data, Evaluation, SourceRef
+from dl_pipelines.brief.references import SourceRef
+from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.data.batches import window_rows
 from dl_pipelines.data.sources.digits import Digits
 from dl_pipelines.evaluation import evaluate

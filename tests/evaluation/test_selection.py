@@ -7,7 +7,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Comparison, FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Comparison, Training
 from dl_pipelines.data import row_cache
 from dl_pipelines.evaluation import candidate_model, selection
 from dl_pipelines.evaluation import candidates as measuring

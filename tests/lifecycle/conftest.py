@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from dl_pipelines.brief.sections import Lifecycle
+from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.artifacts import Artifact

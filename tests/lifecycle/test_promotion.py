@@ -6,7 +6,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Lifecycle, Split
+from dl_pipelines.brief.live import Lifecycle
+from dl_pipelines.brief.sections import Split
 from dl_pipelines.evaluation.test_reads import count_test_reads
 from dl_pipelines.lifecycle import promotion
 from dl_pipelines.lifecycle.promotion import (

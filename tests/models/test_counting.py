@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models.counting import counted
 from dl_pipelines.models.layers import BETWEEN, CONSTANTS, NONE, WHOLE, by_kind, count_parameters
 from dl_pipelines.models.registry import FAMILIES

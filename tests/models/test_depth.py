@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models.depth import depths
 from dl_pipelines.models.registry import FAMILIES
 from tests.models.test_cnn import GREY, task

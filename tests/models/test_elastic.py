@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models import elastic
 from dl_pipelines.models.cnn import Cnn
 from dl_pipelines.models.elastic import Parts, Point, Space, family_at, recalibrated, scaled, searchable

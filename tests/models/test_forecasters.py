@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
-from dl_pipelines.brief.sections import AugmentationPlan, FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import AugmentationPlan, Training
 from dl_pipelines.data.augmentation import Online
 from dl_pipelines.inference.export import export_onnx
 from dl_pipelines.inference.runtimes import open_runtime

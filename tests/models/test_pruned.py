@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models.channel_groups import NotPrunable
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.models.pruned import cut, prune, widths

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dl_pipelines.brief.sections import Data, Monitoring, SourceRef
+from dl_pipelines.brief.live import Monitoring
+from dl_pipelines.brief.references import SourceRef
+from dl_pipelines.brief.sections import Data
 from dl_pipelines.monitoring.drift import make_drift_report
 from dl_pipelines.monitoring.features import live, reference, size_of
 from dl_pipelines.monitoring.thresholds import Size

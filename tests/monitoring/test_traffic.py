@@ -8,7 +8,8 @@ import pytest
 
 from dl_pipelines import catalog
 from dl_pipelines.brief import BriefError
-from dl_pipelines.brief.sections import Monitoring, TrafficRef
+from dl_pipelines.brief.live import Monitoring
+from dl_pipelines.brief.references import TrafficRef
 from dl_pipelines.data.augmentation import variants
 from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.sources.base import SourceError

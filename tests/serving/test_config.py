@@ -2,7 +2,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from dl_pipelines.brief.sections import Serving
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving import config
 from dl_pipelines.serving.repository import ROUTER
 from dl_pipelines.tasks.base import Signature, Tensor

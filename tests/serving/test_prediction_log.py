@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Monitoring
+from dl_pipelines.brief.live import Monitoring
 from dl_pipelines.serving.champion import champion, ensure_champion
 from dl_pipelines.serving.client import acknowledged_folder, predict
 from dl_pipelines.serving.prediction_log import LabelError, add_labels, make_prediction_log, read_log, window_of

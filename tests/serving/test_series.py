@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.sections import Data, Evaluation, Monitoring, Serving, SourceRef
+from dl_pipelines.brief.live import Monitoring, Serving
+from dl_pipelines.brief.references import SourceRef
+from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import open_runtime
 from dl_pipelines.serving.champion import ensure_champion

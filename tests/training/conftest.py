@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from dl_pipelines.brief.sections import AugmentationPlan, AugmentationRef, Distributed, FamilyRef, TaskRef, Training
+from dl_pipelines.brief.references import AugmentationRef, FamilyRef, TaskRef
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Training
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import digest_file
 from dl_pipelines.training.job import FINAL, PROGRESS, Job

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dl_pipelines.brief.sections import FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Training
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.models.pruned import prune, widths
 from dl_pipelines.models.registry import FAMILIES

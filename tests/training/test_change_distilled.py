@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import log_softmax, rel_entr, softmax
 
-from dl_pipelines.brief.sections import FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Training
 from dl_pipelines.models.forecasters import Gru
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.models.registry import FAMILIES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dl_pipelines.brief.sections import FamilyRef
+from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.models.recipe import Objective, Phase, Recipe
 from dl_pipelines.tasks.registry import TASKS

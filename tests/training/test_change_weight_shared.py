@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dl_pipelines.brief.sections import FamilyRef, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Training
 from dl_pipelines.models.elastic import Parts, Space, family_at
 from dl_pipelines.models.recipe import Objective
 from dl_pipelines.models.registry import FAMILIES

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dl_pipelines.brief.sections import AugmentationPlan, Distributed, FamilyRef, Pretrained, TaskRef, Training
+from dl_pipelines.brief.references import FamilyRef, TaskRef
+from dl_pipelines.brief.sections import AugmentationPlan, Distributed, Pretrained, Training
 from dl_pipelines.models.finetune import PretrainedError
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact

@@ -6,7 +6,8 @@ from datetime import date
 
 import pytest
 
-from dl_pipelines.brief.sections import Architecture, FamilyRef, Pretrained, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Architecture, Pretrained, Training
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace

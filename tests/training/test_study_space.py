@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dl_pipelines.brief.sections import Architecture, FamilyRef, Range, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Architecture, Range, Training
 from dl_pipelines.training.study_space import Dimension, StudyError, configured, dimensions, fitting
 
 ARCHITECTURE = Architecture(family=FamilyRef(name="cnn", params={"width": 8}))

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from dl_pipelines.brief.sections import Distributed, FamilyRef
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Distributed
 from dl_pipelines.report import collect
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Gate

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dl_pipelines.brief.sections import Architecture, FamilyRef, Search, Training
+from dl_pipelines.brief.references import FamilyRef
+from dl_pipelines.brief.sections import Architecture, Search, Training
 from dl_pipelines.store import durable
 from dl_pipelines.store.workspace import Partition
 from dl_pipelines.training import tuning, worker

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from dl_pipelines.brief.sections import Secret
+from dl_pipelines.brief.references import Secret
 from dl_pipelines.data.sources.base import SourceError
 from dl_pipelines.data.sources.raw_series import ColumnParams, RawSource
 from dl_pipelines.data.sources.series_parse import RawSeries
