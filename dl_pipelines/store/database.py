@@ -14,7 +14,7 @@ from dl_pipelines.store.home import Home
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a database at it needs no Alembic import."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -298,6 +298,13 @@ class Task(ABC):
         """How far off each answer was [N], by name, once its label has come; empty where a task has no such number."""
         return {}
 
+    score: ClassVar[str]
+    """What `scores` are, in words: live experiments compare their means."""
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """How good each answer was [N], 0 to 1, higher is better; NaN where its target does not say."""
+
     def clusters(self, targets: np.ndarray) -> np.ndarray | None:
         """Which rows depend on each other: one number a row [N], equal for those that do; None where none do."""
         return None

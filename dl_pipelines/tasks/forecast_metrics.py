@@ -202,6 +202,17 @@ def residuals(outputs: np.ndarray, targets: np.ndarray, quantiles: Sequence[floa
     return {"residual": error / np.where(scale > 0, scale, np.nan), "pit": below}
 
 
+def scores(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """1 - mean absolute error of the mean forecast / level of the history [N], 0 to 1; NaN where nothing is known."""
+    import numpy as np
+
+    actual, scale = targets[:, :-EXTRA].astype(np.float64), targets[:, SCALE].astype(np.float64)
+    there = np.isfinite(actual)
+    count = np.where(there.any(axis=1), there.sum(axis=1), np.nan)
+    error = np.where(there, np.abs(actual - outputs[:, :, 0]), 0.0).sum(axis=1) / count
+    return np.clip(1 - error / np.where(scale > 0, scale, np.nan), 0, None)
+
+
 def answer_features(outputs: np.ndarray, quantiles: Sequence[float]) -> dict[str, np.ndarray]:
     """Of each forecast [N], without a unit: `slope`, its second half by its first; `spread`, its interval by its level.
 

@@ -280,6 +280,12 @@ class Forecasting(Task):
         """See forecast_metrics.residuals."""
         return forecast_metrics.residuals(outputs, targets, self.params.quantiles)
 
+    score = "1 - absolute error by the level of the history, at least 0"
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """See forecast_metrics.scores."""
+        return forecast_metrics.scores(outputs, targets)
+
     def decisions(self, outputs: np.ndarray) -> np.ndarray:
         """The total of the median over the horizon, rounded to units, [N]."""
         import numpy as np

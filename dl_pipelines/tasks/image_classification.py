@@ -273,6 +273,12 @@ class ImageClassification(Task):
         """See classification.reliability."""
         return classification.reliability(outputs, targets)
 
+    score = "right answers"
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """1 where the class is right, else 0; see Task.scores."""
+        return (self.decisions(outputs) == targets).astype(float)
+
     def decisions(self, outputs: np.ndarray) -> np.ndarray:
         """The class of the largest logit, int64 [N]."""
         return outputs.argmax(axis=1)

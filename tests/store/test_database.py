@@ -27,7 +27,15 @@ EVIDENCE = {
     "rows": 3, "difference": 0.1, "low": 0.0, "high": 0.2, "decision": "promote", "reason": "better",
 }  # fmt: skip
 ALERT = {"project": "p", "kind": "drift", "subject": "s", "body": {"a": [1, None]}, "delivered": "log"}
-LEDGERS = [(tables.served_ledger, SERVED), (tables.test_reads, READ), (tables.promotion_evidence, EVIDENCE)]
+MOVE = {
+    "project": "p", "experiment": "b@1", "event": "stage", "stage": 0, "share": 0.0, "champion": "a",
+    "challenger": "b", "partition": "2026-01-01|base", "decision": {}, "reason": "begins", "actor": "sensor",
+}  # fmt: skip
+LOOK = {"project": "p", "experiment": "b@1", "stage": 0, "evidence": {"units": 3}, "decision": {"action": "wait"}}
+LEDGERS = [
+    (tables.served_ledger, SERVED), (tables.test_reads, READ), (tables.promotion_evidence, EVIDENCE),
+    (tables.rollout_looks, LOOK),
+]  # fmt: skip
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -168,8 +176,18 @@ def test_a_ledger_is_append_only(database: Database, table: sa.Table, values: di
     assert database.append(table, **values) == 2
 
 
+def test_the_moves_of_a_rollout_are_append_only_and_each_key_moves_once(database: Database):
+    assert database.append_once(tables.rollouts, key="b@1:0", **MOVE)
+    assert not database.append_once(tables.rollouts, key="b@1:0", **MOVE)
+    before = database.rows(tables.rollouts)
+    for statement in (tables.rollouts.update().values(project="other"), tables.rollouts.delete()):
+        with pytest.raises(sa.exc.DBAPIError, match="rollouts is append-only"), database.begin() as connection:
+            connection.execute(statement)
+    assert database.rows(tables.rollouts) == before and len(before) == 1
+
+
 def test_every_ledger_is_tested():
-    assert {table.name for table, _ in LEDGERS} == set(tables.LEDGERS)
+    assert {table.name for table, _ in LEDGERS} | {tables.rollouts.name} == set(tables.LEDGERS)
 
 
 def test_once_is_once(database: Database):
@@ -231,7 +249,7 @@ def test_a_newer_database_is_left_alone(url: str):
     with pytest.raises(DatabaseError) as caught:
         Database(url).rows(tables.alerts)
     assert "that this version doesn't know (Can't locate revision identified by '9999'); " in str(caught.value)
-    assert "expected migration 0001 or older; use the version that wrote it" in str(caught.value)
+    assert "expected migration 0002 or older; use the version that wrote it" in str(caught.value)
 
 
 def test_a_server_that_does_not_answer():

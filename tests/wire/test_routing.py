@@ -18,9 +18,27 @@ def test_one_arm_gets_everything():
 
 def test_shares_follow_the_weights_and_an_id_keeps_its_arm():
     table = RoutingTable("digits", "a", (Arm("champion", "a", 3), Arm("challenger", "b", 1)), 1)
-    first = [table.arm(f"r{number}").name for number in range(10_000)]
-    assert first == [table.arm(f"r{number}").name for number in range(10_000)]
-    assert abs(first.count("challenger") / 10_000 - 0.25) < 3 * (0.25 * 0.75 / 10_000) ** 0.5
+    first = [table.arm(f"r{number}").name for number in range(200_000)]
+    assert first[:10_000] == [table.arm(f"r{number}").name for number in range(10_000)]
+    assert abs(first.count("challenger") / 200_000 - 0.25) < 3 * (0.25 * 0.75 / 200_000) ** 0.5
+
+
+def test_a_growing_share_takes_units_from_the_champion_only():
+    def challenged(weight: float) -> set[int]:
+        table = RoutingTable("p", "a", (Arm("champion", "a", 1 - weight), Arm("challenger", "b", weight)), 1, salt="s")
+        return {number for number in range(5_000) if table.arm(str(number)).name == "challenger"}
+
+    grown = [challenged(weight) for weight in (0, 0.01, 0.1, 0.5)]
+    assert [len(before - after) for before, after in zip(grown, grown[1:], strict=False)] == [0, 0, 0]
+    assert not grown[0] and len(grown[1]) < len(grown[2]) < len(grown[3])
+
+
+def test_another_salt_assigns_anew():
+    tables = [
+        RoutingTable("p", "a", (Arm("champion", "a", 1), Arm("challenger", "b", 1)), 1, salt=salt) for salt in "st"
+    ]
+    same = sum(tables[0].arm(str(number)) == tables[1].arm(str(number)) for number in range(20_000))
+    assert abs(same / 20_000 - 0.5) < 3 * (0.25 / 20_000) ** 0.5
 
 
 def test_an_arm_without_weight_gets_nothing():
