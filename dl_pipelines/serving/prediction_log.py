@@ -20,7 +20,7 @@ from dl_pipelines.store.database import Database, now
 from dl_pipelines.store.records import records_digest, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
-from dl_pipelines.wire.log_format import read_folder
+from dl_pipelines.wire.log_reading import read_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

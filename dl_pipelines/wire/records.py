@@ -1,4 +1,4 @@
-"""What a router writes into its log of each request: plain data, one record a line of `log_format`.
+"""What a router writes into its log of each request: plain data, for `log_format`.
 
 Copied beside the router: standard library and numpy only. A request is `assigned` to an arm before that arm is asked;
 then it is `answered` (a record a row), or `failed`. `shadow` is an answer that nobody got, `breaker` the end of a
