@@ -38,7 +38,7 @@ def triton_repository(brief: Brief, partitions: Partitions) -> dg.AssetsDefiniti
 def settle(step: Step, artifact: Artifact) -> None:
     """The first model becomes the champion; a later one is compared with it, and the evidence stored."""
     from dl_pipelines.lifecycle.promotion import compare_with_champion
-    from dl_pipelines.serving.champion import ensure_champion
+    from dl_pipelines.serving.traffic import ensure_champion
 
     if not ensure_champion(step.workspace, step.partition, artifact):
         seen = step.brief

@@ -20,10 +20,10 @@ from dl_pipelines.evaluation.selection import make_architecture_comparison
 from dl_pipelines.monitoring.drift import make_drift_report
 from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.report.make import make_implementation_report
-from dl_pipelines.serving import champion
 from dl_pipelines.serving.prediction_log import make_prediction_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
+from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.training.scaling import make_scaling_report
@@ -58,7 +58,7 @@ def run(path: Path, root: Path) -> None:
     )  # fmt: skip
     with running(home):
         served = make_triton_repository(workspace, at, brief.serving, brief.data, task, brief.evaluation)
-        champion.ensure_champion(workspace, at, served)
+        ensure_champion(workspace, at, served)
         traffic = TRAFFIC.make(brief.monitoring.traffic)
         make_prediction_log(workspace, at, brief.monitoring, brief.data, task, traffic)
     make_drift_report(workspace, at, brief.monitoring, brief.data, task)

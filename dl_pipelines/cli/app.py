@@ -248,7 +248,7 @@ def serve(
     home: HomeOption = None,
 ) -> None:
     """Start the server with the project's champion and leave it running; `dlp stop` ends it."""
-    from dl_pipelines.serving import champion
+    from dl_pipelines.serving import champion, repair
     from dl_pipelines.serving.server import TritonServer
     from dl_pipelines.store.workspace import Workspace
 
@@ -256,9 +256,9 @@ def serve(
     brief = brief_of(place, project)
     workspace, server = Workspace(place, brief.project), TritonServer(place, http, grpc)
     champion.artifact_of(workspace)
-    champion.reconcile(workspace)
+    repair.reconcile(workspace)
     state = server.start(keep=True)
-    champion.ensure_served(workspace, server)
+    repair.ensure_served(workspace, server)
     serving = champion.champion(workspace)
     assert serving is not None
     typer.echo(f"{project} serves {serving.model}: http://127.0.0.1:{state.http}/v2/models/{project}/infer, "

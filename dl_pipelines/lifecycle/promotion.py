@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.brief.sections import Data, Evaluation
-from dl_pipelines.serving import config
-from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive, give_traffic
+from dl_pipelines.serving import repository
+from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive
+from dl_pipelines.serving.traffic import give_traffic
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -83,8 +84,8 @@ def _compare(
     from dl_pipelines.inference.answers import compressed_answers
 
     serves = workspace.by_digest(STAGE, now.digest)
-    if other := _unlike(serves, artifact):
-        return _nothing(task, other)
+    if other := repository.unlike(serves.verify(), artifact.verify()):
+        return _nothing(task, f"not compared: {other}")
     window = workspace.by_digest("training_window", artifact.parents["training_window"]).require_gates()
     rows = window_rows(workspace, window, "validation", data, task)
     if not len(rows):
@@ -106,25 +107,6 @@ def _compare(
         f"validation rows, margin {lifecycle.margin:g}"
     )
     return {**values, "decision": decide_promotion(values, lifecycle.margin), "reason": told}
-
-
-def _unlike(serves: Artifact, other: Artifact) -> str | None:
-    """Why the answers of two published models can't be compared, or None."""
-    told = [_ends(item) for item in (serves, other)]
-    for name, before in told[0].items():
-        if told[1][name] != before:
-            return (
-                f"not compared: found the {name} {', '.join(told[1][name]) or 'none'}; expected those of the champion, "
-                f"{', '.join(before) or 'none'}; give a model with other {name} a project of its own"
-            )
-    return None
-
-
-def _ends(artifact: Artifact) -> dict[str, list[str]]:
-    place, labels = artifact.verify().file("model/config.pbtxt"), f"model/{config.LABELS}"
-    found = artifact.file(labels).read_text(encoding="utf-8").splitlines() if labels in artifact.files else []
-    columns = artifact.read_json("model.json").get("columns", [])
-    return {**config.ends(place.read_text(encoding="utf-8")), "labels": found, "columns": columns}
 
 
 def _nothing(task: Task, reason: str) -> dict[str, Any]:
@@ -149,7 +131,7 @@ def read_evidence(workspace: Workspace, number: int) -> Row:
     return found[0]
 
 
-def promote(workspace: Workspace, evidence: Row, margin: float | None = None) -> bool:
+def promote(workspace: Workspace, evidence: Row, margin: float | None = None, actor: str = "run") -> bool:
     """Give the challenger of the evidence the traffic; False when this evidence has done so already.
 
     With a `margin` (the brief's, now) the decision is taken again, else the stored one counts. Everything is checked
@@ -176,7 +158,7 @@ def promote(workspace: Workspace, evidence: Row, margin: float | None = None) ->
         facts = {name: evidence[name] for name in ("champion", "metric", "rows", "difference", "low", "high")}
         give_traffic(
             workspace, _challenger(workspace, partition, evidence), partition, evidence["reason"],
-            {"evidence": evidence["id"], **facts},
+            {"evidence": evidence["id"], **facts}, actor,
         )  # fmt: skip
     return True
 

@@ -1,8 +1,9 @@
 """What is kept of a project's artifacts, and the removal of the rest: `dlp gc`. How it is removed is store/garbage.py.
 
-Kept are: of each stage the newest artifacts that a partition means (by day, then by when they were made); what serves
-and what last served; and everything that one of these was made from, so that a kept report cites nothing that is gone
-and a kept window has its datasets. A report that goes takes its copy in `reports/` with it, a drift report its page.
+Kept are: of each stage the newest artifacts that a partition means (by day, then by when they were made); what serves,
+what last served, what a rollback brings back and the challenger of an experiment; and everything that one of these was
+made from, so that a kept report cites nothing that is gone and a kept window has its datasets. A report that goes takes
+its copy in `reports/` with it, a drift report its page.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dl_pipelines.data.row_cache import unused_rows
-from dl_pipelines.serving.champion import champion, exclusive, previous
+from dl_pipelines.serving.champion import STAGE, exclusive
+from dl_pipelines.serving.champion import kept as serving_kept
+from dl_pipelines.serving.rollouts import open_rollout
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.garbage import Stored
-from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.store.workspace import Partition, Workspace
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def collect_garbage(workspace: Workspace, keep: int, dry_run: bool = False) -> l
     """
     with exclusive(workspace):  # no promotion between the decision and the removal
         found = garbage.stored(workspace)
-        kept = garbage.with_parents(found, [*_newest(found, keep), *_serving(workspace)])
+        kept = garbage.with_parents(found, [*_newest(found, keep), *serving_kept(workspace), *_tried(workspace)])
         gone = found.keys() - kept
         plan = {item.artifact.digest: _told(item, keep) for item in garbage.children_first(found, gone)}
         removed = list(plan.values())
@@ -74,13 +77,12 @@ def _newest(found: Mapping[str, Stored], keep: int) -> Iterator[str]:
         yield from (digest for *_, digest in sorted(items, reverse=True)[:keep])
 
 
-def _serving(workspace: Workspace) -> Iterator[str]:
-    """Digests of what serves and what last served."""
-    now, before = champion(workspace), previous(workspace)
-    if now:
-        yield now.digest
-    if before:
-        yield before["digest"]
+def _tried(workspace: Workspace) -> Iterator[str]:
+    """The digest of the challenger of the experiment under way, also before it has any traffic."""
+    row = open_rollout(workspace)
+    artifact = workspace.find(STAGE, Partition.parse(row["partition"])) if row else None
+    if artifact:
+        yield artifact.digest
 
 
 def _told(item: Stored, keep: int) -> Removed:

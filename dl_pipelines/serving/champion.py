@@ -1,29 +1,26 @@
-"""Which model has the traffic: publish, promote, roll back, repair. What served when, and why, is in the ledger.
+"""Which model serves, which served before it, and what has to stay: read from the routing table and the ledger.
 
-Order: copy under another name, verify, rename, ledger row `published`, load with warm-up, live parity, routing table,
-ledger row `champion`. The routing table is the one step that moves traffic; `reconcile` repairs what a crash left.
+Nothing moves here: traffic.py gives traffic, trial.py a share of it, repair.py mends what a crash left.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dl_pipelines.serving import repository
-from dl_pipelines.serving.control import Control
-from dl_pipelines.serving.parity import require_live_parity
-from dl_pipelines.serving.process import TritonError
-from dl_pipelines.serving.server import TritonServer, running
-from dl_pipelines.store import durable
+from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.database import Database
-from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.wire.routing import only, read_table
+from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.wire.routing import RoutingTable, read_table
 
 STAGE = "triton_repository"
-_MOVES = ("champion", "rollback")
+MOVES = ("champion", "rollback")
+"""Events of the ledger that changed the champion."""
+Row = Mapping[str, Any]
+"""A row of the ledger as plain data."""
 
 
 class NoChampion(ValueError):
@@ -40,22 +37,32 @@ class Champion:
     since: str
     reason: str
     version: int
+    actor: str = ""
+
+
+def routed(workspace: Workspace) -> RoutingTable | None:
+    """The project's routing table; None before the first publication. Raises RoutingError when it is damaged."""
+    path = TritonServer(workspace.home).routing(workspace.project)
+    return read_table(path) if path.exists() else None
 
 
 def champion(workspace: Workspace) -> Champion | None:
     """What the routing table says serves, with its row of the ledger; None before the first publication."""
-    path = TritonServer(workspace.home).routing(workspace.project)
-    if not path.exists():
-        return None
-    table = read_table(path)
-    rows = [row for row in _ledger(workspace) if row["model"] == table.champion and row["id"] >= table.version]
+    table = routed(workspace)
+    return None if table is None else _champion(workspace, table, ledger(workspace))
+
+
+def _champion(workspace: Workspace, table: RoutingTable, rows: list[Row]) -> Champion:
+    rows = [row for row in rows if row["model"] == table.champion and row["id"] >= table.version]
     if not rows:
         raise NoChampion(
             f"found {table.champion} in the routing table of {workspace.project} without a row of the ledger; expected "
             "the database of this home; check DLP_DATABASE_URL"
         )
-    row = next((row for row in rows if row["event"] in _MOVES), rows[0])
-    return Champion(table.champion, row["digest"], row["partition"], row["at"], row["reason"], table.version)
+    row = next((row for row in rows if row["event"] in MOVES), rows[0])
+    return Champion(
+        table.champion, row["digest"], row["partition"], row["at"], row["reason"], table.version, row["actor"]
+    )
 
 
 def artifact_of(workspace: Workspace) -> Artifact:
@@ -68,188 +75,64 @@ def artifact_of(workspace: Workspace) -> Artifact:
     return workspace.by_digest(STAGE, now.digest)
 
 
-def give_traffic(
-    workspace: Workspace,
-    artifact: Artifact,
-    partition: Partition,
-    reason: str,
-    evidence: Mapping[str, Any] | None = None,
-) -> None:
-    """Make a published model the champion. A crash before the routing table is replaced leaves the old one serving.
+def previous(workspace: Workspace) -> Row | None:
+    """The ledger row of the version that a rollback brings back, or None.
 
-    Raises ArtifactError (a gate failed, a file is damaged), ParityError, TritonError.
-    """
-    _move(workspace, artifact, partition.key, "champion", reason, dict(evidence or {}))
-
-
-def ensure_champion(workspace: Workspace, partition: Partition, artifact: Artifact) -> bool:
-    """The first published model gets the traffic; True when this artifact did. Otherwise what serves is only repaired.
-
-    The champion's own partition with other serving settings takes over too: the answers are the same, so there is
-    nothing to compare.
+    It is the last one that served before the champion and was not itself rolled back: two rollbacks in a row go two
+    versions back, not forth again to what was taken out.
     """
     now = champion(workspace)
-    if now is None:
-        give_traffic(workspace, artifact, partition, "the first published model of this project")
-        return True
-    if now.partition == partition.key and now.digest != artifact.digest:
-        serves = workspace.by_digest(STAGE, now.digest)
-        if serves.parents["compressed_model"] == artifact.parents["compressed_model"]:
-            give_traffic(workspace, artifact, partition, "the same model with other serving settings")
-            return True
-    reconcile(workspace)
-    return False
+    return None if now is None else _below(ledger(workspace), now.digest)
 
 
-def previous(workspace: Workspace) -> Mapping[str, Any] | None:
-    """The ledger row of the version that last served before the champion, or None."""
-    now = champion(workspace)
-    moves = [row for row in _ledger(workspace) if row["event"] in _MOVES]
-    return next((row for row in reversed(moves) if now and row["digest"] != now.digest), None)
+def _below(rows: list[Row], digest: str) -> Row | None:
+    """The row under `digest` on the pile that promotions add to and rollbacks take from."""
+    pile: list[Row] = []
+    for row in rows:
+        if row["event"] not in MOVES:
+            continue
+        if row["event"] == "rollback" and any(row["digest"] == below["digest"] for below in pile):
+            while pile[-1]["digest"] != row["digest"]:
+                pile.pop()
+        else:
+            pile.append(row)
+    if pile and pile[-1]["digest"] == digest:
+        pile.pop()  # else a crash came between the table and the ledger: what is on top served before
+    return next((row for row in reversed(pile) if row["digest"] != digest), None)
 
 
-def rollback(workspace: Workspace, reason: str = "rolled back by hand") -> Champion:
-    """Give the traffic back to the version that last served, byte for byte. Raises NoChampion when there is none."""
-    row = previous(workspace)
-    if row is None:
-        raise NoChampion(
-            f"found no version of {workspace.project} that served before the present one; expected two in the ledger; "
-            "promote another model first"
-        )
-    artifact = workspace.by_digest(STAGE, row["digest"])
-    _move(workspace, artifact, row["partition"], "rollback", reason, {"served_at": row["at"]})
-    now = champion(workspace)
-    assert now is not None
-    return now
+def kept(workspace: Workspace) -> dict[str, str]:
+    """Digests of the artifacts that must stay whole, and their models, which must stay loaded.
 
-
-def reconcile(workspace: Workspace) -> list[str]:
-    """Repair what a crash left, so that the champion of the routing table can serve; returns what was done.
-
-    Needs no server; what it put back is loaded by the next use. Raises ArtifactError when the champion's own artifact
-    is damaged.
+    The champion, what a rollback would bring back, what served last (requests to it may be under way), and the
+    challenger of a trial.
     """
-    with exclusive(workspace):
-        return _reconcile(workspace, TritonServer(workspace.home))
-
-
-@contextlib.contextmanager
-def serving(workspace: Workspace) -> Iterator[TritonServer]:
-    """The running server with the project's router and champion loaded. Raises NoChampion, TritonError."""
-    artifact_of(workspace)
-    if TritonServer(workspace.home).state() is None:
-        reconcile(workspace)  # a start loads what is there: it must be whole
-    with running(workspace.home) as server:
-        ensure_served(workspace, server)
-        yield server
-
-
-def ensure_served(workspace: Workspace, server: TritonServer) -> None:
-    """Have the router and the champion answer: look first, repair and load only what does not.
-
-    A server that dies meanwhile is started once more. Raises TritonError, RoutingError, ArtifactError.
-    """
-    try:
-        _ensure_served(workspace, server)
-    except (TritonError, OSError):
-        if server.state() is not None:
-            raise
-        _ensure_served(workspace, server)
-
-
-def _ensure_served(workspace: Workspace, server: TritonServer) -> None:
-    server.start()
-    control, table = server.control, read_table(server.routing(workspace.project))
-    if not all(control.model_ready(name) for name in (workspace.project, *(arm.model for arm in table.arms))):
-        reconcile(workspace)
-        server.serve(workspace.project)
-
-
-def _move(
-    workspace: Workspace, artifact: Artifact, partition: str, event: str, reason: str, evidence: dict[str, Any]
-) -> None:
-    artifact.require_gates().verify()
-    about = artifact.read_json("model.json")
-    model, files = about["model"], repository.model_files(artifact)
-    with running(workspace.home) as server, exclusive(workspace):
-        _reconcile(workspace, server)
-        now = champion(workspace)
-        if now and now.digest == artifact.digest:
-            server.serve(workspace.project)
-            return
-        repository.install(workspace.home, model, files)
-        row = {"model": model, "digest": artifact.digest, "partition": partition, "reason": reason}
-        version = _append(workspace, event="published", evidence={**evidence, "event": event}, **row)
-        control = server.control
-        control.load(model)
-        require_live_parity(server, artifact, model)
-        _install_router(workspace, artifact, control)
-        durable.write_json(server.routing(workspace.project), only(workspace.project, model, version).plain())
-        _append(workspace, event=event, evidence={**evidence, "version": version}, **row)
-        if not control.model_ready(workspace.project):
-            control.load(workspace.project)
-        _forget(workspace, server)
-
-
-def _install_router(workspace: Workspace, artifact: Artifact, control: Control | None) -> bool:
-    """The router as this artifact wants it (batching, durability); a loaded one is loaded anew when it changed."""
-    text = artifact.file("router.pbtxt").read_text(encoding="utf-8")
-    changed = repository.install(workspace.home, workspace.project, repository.router_files(text))
-    if changed and control and control.model_ready(workspace.project):
-        control.load(workspace.project)
-    return changed
-
-
-def _reconcile(workspace: Workspace, server: TritonServer) -> list[str]:
-    home, project, done = workspace.home, workspace.project, list[str]()
-    control = server.control if server.state() else None
-    if left := repository.leftovers(home, project):
-        drop(workspace, server, *left)
-        done += [f"removed {name}" for name in left]
-    for path in (home.server / "incoming").glob(f"{project}*"):
-        durable.remove_tree(path)
-        done.append(f"removed the unfinished {path.name}")
-    now = champion(workspace)
-    if now is None:
-        return done
-    rows = {row["id"]: row for row in _ledger(workspace)}
-    published = rows[now.version]
-    if not any(row["event"] in _MOVES and row["evidence"].get("version") == now.version for row in rows.values()):
-        evidence = dict(published["evidence"])
-        event = evidence.pop("event", "champion")
-        copied = {key: published[key] for key in ("model", "digest", "partition", "reason")}
-        _append(workspace, event=event, evidence={**evidence, "version": now.version}, **copied)
-        done.append(f"wrote the ledger's row of {now.model}")
-    artifact = workspace.by_digest(STAGE, now.digest)
-    if repository.install(home, now.model, repository.model_files(artifact.verify())):
-        done.append(f"put {now.model} back")
-    if _install_router(workspace, artifact, control):
-        done.append(f"put the router {project} back")
-    return done
+    table = routed(workspace)
+    if table is None:
+        return {}
+    rows = ledger(workspace)
+    now = _champion(workspace, table, rows)
+    last = next((row for row in reversed(rows) if row["event"] in MOVES and row["digest"] != now.digest), None)
+    found = {now.digest: now.model}
+    for row in (_below(rows, now.digest), last):
+        if row:
+            found[row["digest"]] = row["model"]
+    for model in table.models[1:]:
+        row = challenger_row(rows, table, model)
+        found |= {row["digest"]: model} if row else {}
+    return found
 
 
 def kept_models(workspace: Workspace) -> set[str]:
-    """Names of the champion and of the version that last served: both stay loaded, for requests under way."""
-    now, before = champion(workspace), previous(workspace)
-    return {*([now.model] if now else []), *([before["model"]] if before else [])}
+    """Names of the models that stay loaded; also one of a trial of which the ledger knows nothing."""
+    table = routed(workspace)
+    return {*kept(workspace).values(), *(table.models if table else ())}
 
 
-def drop(workspace: Workspace, server: TritonServer, *names: str) -> None:
-    """Unload models and routers of a measurement, and remove what they have in the home."""
-    home = workspace.home
-    with contextlib.suppress(OSError):  # a server that died has unloaded everything
-        if server.state():
-            server.control.unload(*(name for name in names if server.control.model_ready(name)))
-    for name in names:
-        repository.remove(home, name)
-        server.routing(name).unlink(missing_ok=True)
-        durable.remove_tree(home.server / "probes" / name)
-
-
-def _forget(workspace: Workspace, server: TritonServer) -> None:
-    kept = kept_models(workspace)
-    names = [path.name for path in workspace.home.repository.glob(f"{workspace.project}__*")]
-    drop(workspace, server, *(name for name in names if name not in kept))
+def challenger_row(rows: list[Row], table: RoutingTable, model: str) -> Row | None:
+    """The ledger row with which `model` came into this table's trial."""
+    found = [row for row in rows if row["model"] == model and row["evidence"].get("revision") == table.revision]
+    return found[-1] if found else None
 
 
 def exclusive(workspace: Workspace):
@@ -260,17 +143,17 @@ def exclusive(workspace: Workspace):
     return FileLock(workspace.home.locks / f"serving-{workspace.project}.lock", is_singleton=True)
 
 
-def _ledger(workspace: Workspace) -> list[Mapping[str, Any]]:
+def ledger(workspace: Workspace) -> list[Row]:
+    """All rows of the project, oldest first."""
     from dl_pipelines.store.tables import served_ledger
 
-    database = Database.of(workspace.home)
-    with contextlib.closing(database):
+    with contextlib.closing(Database.of(workspace.home)) as database:
         return database.rows(served_ledger, project=workspace.project)
 
 
-def _append(workspace: Workspace, **values: Any) -> int:
+def append(workspace: Workspace, **values: Any) -> int:
+    """Add a row to the ledger; returns its id."""
     from dl_pipelines.store.tables import served_ledger
 
-    database = Database.of(workspace.home)
-    with contextlib.closing(database):
+    with contextlib.closing(Database.of(workspace.home)) as database:
         return database.append(served_ledger, project=workspace.project, **values)

@@ -103,7 +103,8 @@ def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: S
     """
     import numpy as np
 
-    from dl_pipelines.serving.champion import artifact_of, ensure_served, serving
+    from dl_pipelines.serving.champion import artifact_of
+    from dl_pipelines.serving.repair import ensure_served, serving
 
     check_inputs(task, inputs)
     if len(inputs) != len(request_ids) or not all(request_ids):

@@ -20,6 +20,12 @@ def kept_rows(total: int, serving: Serving) -> int:
     return min(total, max(KEPT_ROWS, serving.max_batch))
 
 
+def load_and_compare(server: TritonServer, artifact: Artifact, model: str) -> float:
+    """Load an installed model, warmed up, then `require_live_parity`. Raises TritonError too."""
+    server.control.load(model)
+    return require_live_parity(server, artifact, model)
+
+
 def require_live_parity(server: TritonServer, artifact: Artifact, model: str) -> float:
     """The largest difference on the artifact's own rows. Raises ParityError when it is too large.
 

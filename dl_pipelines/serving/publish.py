@@ -1,7 +1,7 @@
 """The stage `triton_repository`: a compressed model as a Triton model, loaded into the live server and measured there.
 
 It is measured behind a router of its own, the same code as the one that clients call, so the figures are what a client
-would see. It gets no traffic here: that is a promotion (champion.py).
+would see. It gets no traffic here: that is a promotion (traffic.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.brief.sections import Data, Evaluation
-from dl_pipelines.serving import champion, config, parity, repository
+from dl_pipelines.serving import champion, config, parity, repair, repository
 from dl_pipelines.serving.champion import STAGE
 from dl_pipelines.serving.client import Caller, batched
 from dl_pipelines.serving.load_test import LoadResult, load_test
@@ -192,7 +192,7 @@ def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
     folder = draft.path / "model"
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     with champion.exclusive(workspace), running(home) as server:
-        champion.reconcile(workspace)
+        repair.reconcile(workspace)
         repository.install(home, model, files)
         started = time.perf_counter()
         try:
@@ -202,7 +202,7 @@ def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
             yield Live(server, model, router, seconds)
         finally:
             stays = model in champion.kept_models(workspace)
-            champion.drop(workspace, server, router, *([] if stays else [model]))
+            repair.drop(workspace, server, router, *([] if stays else [model]))
 
 
 def _install_probe(workspace: Workspace, server: TritonServer, draft: Draft, model: str, router: str) -> None:

@@ -9,13 +9,14 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.serving import config
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
-from dl_pipelines.store.digest import digest_bytes, digest_file, digest_folder, list_files
+from dl_pipelines.store.digest import digest_bytes, digest_file, digest_json, list_files
 from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Signature
 
@@ -24,10 +25,22 @@ WIRE = Path(__file__).resolve().parents[1] / "wire"
 PROBE = "__probe"
 """Ends the name of a router that measures a model before it has traffic."""
 NAME_DIGITS = 12
+_MODEL = "model/"
 
 
 class RepositoryError(ValueError):
     """A folder of the live repository can't be written or isn't what it should be; says what to do."""
+
+
+class Listed(NamedTuple):
+    """A file with the sha256 that it was listed with: what a copy is held against, whatever is on the disk now."""
+
+    path: Path
+    sha256: str
+
+
+Source = Path | bytes | Listed
+"""What a file of the repository is copied from."""
 
 
 def write_model(folder: Path, compressed: Artifact, signature: Signature, serving: Serving) -> str:
@@ -51,13 +64,59 @@ def write_model(folder: Path, compressed: Artifact, signature: Signature, servin
 
 def model_name(project: str, folder: Path) -> str:
     """`<project>__<digest>`: two models of one name have the same bytes."""
-    return f"{project}__{digest_folder(folder)[:NAME_DIGITS]}"
+    return _name(project, {name: digest_file(folder / name) for name in list_files(folder)})
 
 
-def model_files(artifact: Artifact) -> dict[str, Path]:
-    """Files of a published model by their place in its Triton folder."""
-    prefix = "model/"
-    return {name.removeprefix(prefix): artifact.file(name) for name in artifact.files if name.startswith(prefix)}
+def _name(project: str, digests: Mapping[str, str]) -> str:
+    return f"{project}__{digest_json(dict(digests))[:NAME_DIGITS]}"
+
+
+def model_files(artifact: Artifact) -> dict[str, Listed]:
+    """Files of a published model by their place in its Triton folder, with the sha256 of the artifact's manifest."""
+    return {
+        name.removeprefix(_MODEL): Listed(artifact.file(name), sha256)
+        for name, sha256 in artifact.files.items()
+        if name.startswith(_MODEL)
+    }
+
+
+def install_model(home: Home, project: str, artifact: Artifact) -> str:
+    """Install a published model under its name, which it returns.
+
+    Raises ArtifactError when a file is damaged, RepositoryError when its name is not that of its files: a folder of
+    that name may be another model's that serves.
+    """
+    model = artifact.read_json("model.json")["model"]
+    files = model_files(artifact)
+    named = _name(project, {place: source.sha256 for place, source in files.items()})
+    if model != named:
+        raise RepositoryError(
+            f"found the name {model} in {artifact.stage} {artifact.short}; expected {named}, which its files have; "
+            "remove its folder and run the stage again"
+        )
+    if not is_sound(home, model, files):
+        artifact.verify()
+        install(home, model, files)
+    return model
+
+
+def unlike(first: Artifact, other: Artifact) -> str | None:
+    """Why one of two published models can't answer in the other's place, or None. Raises ArtifactError."""
+    told = [_ends(item) for item in (first, other)]
+    for name, before in told[0].items():
+        if told[1][name] != before:
+            return (
+                f"found the {name} {', '.join(told[1][name]) or 'none'}; expected those of the champion, "
+                f"{', '.join(before) or 'none'}; give a model with other {name} a project of its own"
+            )
+    return None
+
+
+def _ends(artifact: Artifact) -> dict[str, list[str]]:
+    labels = f"{_MODEL}{config.LABELS}"
+    found = artifact.read_text(labels).splitlines() if labels in artifact.files else []
+    columns = artifact.read_json("model.json").get("columns", [])
+    return {**config.ends(artifact.read_text(f"{_MODEL}config.pbtxt")), "labels": found, "columns": columns}
 
 
 def router_files(router_pbtxt: str) -> dict[str, bytes]:
@@ -69,7 +128,7 @@ def router_files(router_pbtxt: str) -> dict[str, bytes]:
     return {"config.pbtxt": text.encode(), **code}
 
 
-def install(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
+def install(home: Home, name: str, files: Mapping[str, Source]) -> bool:
     """Make `repository/<name>` hold exactly these files; False when it does already. Raises RepositoryError.
 
     A reader sees the old folder, none, or the whole new one.
@@ -84,7 +143,7 @@ def install(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
         if isinstance(source, bytes):
             path.write_bytes(source)
         else:
-            shutil.copyfile(source, path)
+            shutil.copyfile(source.path if isinstance(source, Listed) else source, path)
     if not _same(fresh, files):
         raise RepositoryError(f"found a copy of {name} in {fresh} that differs from its source; check the disk")
     durable.flush_tree(fresh)
@@ -93,7 +152,7 @@ def install(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
     return True
 
 
-def is_sound(home: Home, name: str, files: Mapping[str, Path | bytes]) -> bool:
+def is_sound(home: Home, name: str, files: Mapping[str, Source]) -> bool:
     """Whether `repository/<name>` holds exactly these files."""
     return _same(home.repository / name, files)
 
@@ -108,13 +167,16 @@ def leftovers(home: Home, project: str) -> list[str]:
     return sorted(path.name for path in home.repository.glob(f"{project}__*{PROBE}"))
 
 
-def _same(folder: Path, files: Mapping[str, Path | bytes]) -> bool:
+def _same(folder: Path, files: Mapping[str, Source]) -> bool:
     if not folder.is_dir():
         return False
     found = {name for name in list_files(folder) if "__pycache__" not in name}  # Triton's interpreter writes those
     if found != set(files):
         return False
-    return all(
-        digest_file(folder / name) == (digest_bytes(source) if isinstance(source, bytes) else digest_file(source))
-        for name, source in files.items()
-    )
+    return all(digest_file(folder / name) == _digest(source) for name, source in files.items())
+
+
+def _digest(source: Source) -> str:
+    if isinstance(source, Listed):
+        return source.sha256
+    return digest_bytes(source) if isinstance(source, bytes) else digest_file(source)

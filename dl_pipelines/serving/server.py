@@ -123,11 +123,15 @@ class TritonServer:
         return self.home.server / "routing" / f"{project}.json"
 
     def serve(self, project: str) -> None:
-        """Have the router of a project and the models of its table loaded. Raises RoutingError, TritonError."""
+        """Have the router of a project and the models of its table loaded. Raises RoutingError, TritonError.
+
+        A challenger that does not load stops nobody: the champion answers in its place.
+        """
         control, table = self.control, read_table(self.routing(project))
-        for model in [*(arm.model for arm in table.arms), project]:
+        for model in [table.champion, project, *table.models[1:]]:
             if not control.model_ready(model):
-                control.load(model)
+                with contextlib.suppress(TritonError) if model in table.models[1:] else contextlib.nullcontext():
+                    control.load(model)
 
     def end_unless_kept(self) -> None:
         """End a server that was started for commands; the caller knows that no command uses it."""

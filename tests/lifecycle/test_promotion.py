@@ -18,9 +18,10 @@ from dl_pipelines.lifecycle.promotion import (
     promote,
     read_evidence,
 )
-from dl_pipelines.serving import champion as champions
-from dl_pipelines.serving.champion import champion, ensure_champion, give_traffic, rollback
+from dl_pipelines.serving import repair, traffic
+from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.publish import make_triton_repository
+from dl_pipelines.serving.traffic import ensure_champion, give_traffic, rollback
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.tables import served_ledger
 from dl_pipelines.store.workspace import Workspace
@@ -216,7 +217,7 @@ def test_a_crash_after_the_traffic_has_moved_is_one_promotion(duel, compare, mon
     workspace, published = duel
     give_traffic(workspace, published[WORSE], WORSE, "for this test")
     row, before = {**compare(workspace, ALIKE), "id": 5000}, moves(workspace)
-    append = champions._append
+    append = repair.append
 
     def die(workspace, **values):
         if values["event"] == "champion":
@@ -224,11 +225,11 @@ def test_a_crash_after_the_traffic_has_moved_is_one_promotion(duel, compare, mon
         return append(workspace, **values)
 
     with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(champions, "_append", die)
+        patched.setattr(repair, "append", die)
         promote(workspace, row)
     assert champion(workspace).partition == ALIKE.key
     assert promote(workspace, row) is False
-    champions.reconcile(workspace)
+    repair.reconcile(workspace)
     assert moves(workspace) == [*before, ("champion", ALIKE.key)]
     assert rows_of(workspace, served_ledger)[-1]["evidence"]["evidence"] == 5000
     assert promote(workspace, row) is False
@@ -243,7 +244,7 @@ def test_a_crash_before_the_traffic_has_moved_can_be_tried_again(duel, compare, 
         raise Crash
 
     with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(champions, "require_live_parity", die)
+        patched.setattr(traffic, "load_and_compare", die)
         promote(workspace, row)
     assert champion(workspace).partition == WORSE.key
     assert promote(workspace, row) is True

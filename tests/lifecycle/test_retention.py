@@ -9,7 +9,9 @@ from filelock import FileLock
 
 from dl_pipelines.data.batches import window_rows
 from dl_pipelines.lifecycle.retention import collect_garbage
-from dl_pipelines.serving.champion import champion, ensure_champion, give_traffic, previous, reconcile
+from dl_pipelines.serving.champion import champion, previous
+from dl_pipelines.serving.repair import reconcile
+from dl_pipelines.serving.traffic import ensure_champion, give_traffic
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.artifacts import MANIFEST, ArtifactError, Gate
 from dl_pipelines.store.home import Home

@@ -15,11 +15,11 @@ from dl_pipelines.data.registry import SOURCES
 from dl_pipelines.data.sources.base import SourceError
 from dl_pipelines.monitoring.registry import TRAFFIC
 from dl_pipelines.monitoring.traffic import Replay
-from dl_pipelines.serving.champion import ensure_champion
 from dl_pipelines.serving.client import predict
 from dl_pipelines.serving.prediction_log import make_prediction_log, read_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
+from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.records import read_records
 from dl_pipelines.store.workspace import Workspace
 from tests.tiny import FIRST, data, evaluation, make_workspace, reference, serving, task  # noqa: F401 - fixtures

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dl_pipelines.serving import champion as champions
-from dl_pipelines.serving import repository
-from dl_pipelines.serving.champion import NoChampion, champion, ensure_champion, give_traffic, reconcile, rollback
+from dl_pipelines.serving import repair, repository
+from dl_pipelines.serving.champion import NoChampion, champion, ledger
 from dl_pipelines.serving.client import predict
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.publish import make_triton_repository
+from dl_pipelines.serving.repair import reconcile
 from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.traffic import ensure_champion, give_traffic, rollback
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_file
@@ -42,7 +43,7 @@ def name_of(artifact):
 
 
 def events(workspace):
-    return [(row["event"], row["model"]) for row in champions._ledger(workspace)]
+    return [(row["event"], row["model"]) for row in ledger(workspace)]
 
 
 def answers(workspace, task, inputs, tag):
@@ -78,7 +79,7 @@ def test_the_whole_life_of_a_champion(duel, task, inputs):
         ("published", one), ("champion", one), ("published", two), ("champion", two), ("published", one),
         ("rollback", one),
     ]  # fmt: skip
-    moved = [row for row in champions._ledger(workspace) if row["event"] == "champion"][-1]
+    moved = [row for row in ledger(workspace) if row["event"] == "champion"][-1]
     assert moved["evidence"]["difference"] == 0.01
     assert moved["reason"] == "better"
 
@@ -118,7 +119,7 @@ def test_a_crash_at_any_step_leaves_the_old_model_serving(duel, task, inputs):
     while not finished:
         number += 1
         give_traffic(workspace, first, FIRST, "back to the start")
-        champions.drop(workspace, TritonServer(workspace.home), name_of(second))
+        repair.drop(workspace, TritonServer(workspace.home), name_of(second))
         seen, hook = crash_at(number)
         with contextlib.suppress(Crash), durable.inject(hook):
             give_traffic(workspace, second, SECOND, f"crash at {number}")
@@ -133,7 +134,7 @@ def test_a_crash_at_any_step_leaves_the_old_model_serving(duel, task, inputs):
         reconcile(workspace)
         now = champion(workspace)
         assert now and now.model == table.champion
-        last = champions._ledger(workspace)[-1]
+        last = ledger(workspace)[-1]
         if moved:
             assert (last["event"], last["model"]) == ("champion", table.champion)
         assert not list((workspace.home.server / "incoming").iterdir())
@@ -144,7 +145,7 @@ def test_a_crash_at_any_step_leaves_the_old_model_serving(duel, task, inputs):
 def test_a_crash_after_the_routing_table_is_written_into_the_ledger_later(duel, monkeypatch):
     workspace, (first, second) = duel
     give_traffic(workspace, first, FIRST, "start")
-    real = champions._append
+    real = repair.append
 
     def dies(workspace, **values):
         if values["event"] == "champion":
@@ -152,11 +153,11 @@ def test_a_crash_after_the_routing_table_is_written_into_the_ledger_later(duel, 
         return real(workspace, **values)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(champions, "_append", dies)
+        patch.setattr(repair, "append", dies)
         give_traffic(workspace, second, SECOND, "better", {"difference": 0.02})
-    assert champions._ledger(workspace)[-1]["event"] == "published"
+    assert ledger(workspace)[-1]["event"] == "published"
     assert f"wrote the ledger's row of {name_of(second)}" in reconcile(workspace)
-    last = champions._ledger(workspace)[-1]
+    last = ledger(workspace)[-1]
     assert (last["event"], last["model"], last["reason"]) == ("champion", name_of(second), "better")
     assert last["evidence"]["difference"] == 0.02
     assert reconcile(workspace) == []

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from dl_pipelines.serving.champion import champion, ensure_champion
+from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import Caller, PredictError, predict
 from dl_pipelines.serving.load_test import load_test
 from dl_pipelines.serving.prediction_log import missing_ids, read_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store import durable
 from dl_pipelines.wire.routing import only
 from tests.tiny import FIRST, reference

@@ -1,0 +1,43 @@
+"""The ledger of rollouts as serving sees it: which experiment is open, and that a move of the champion ends it.
+
+What an experiment does and why is decided in lifecycle/; rows are only ever added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from dl_pipelines.store.database import Database
+from dl_pipelines.store.workspace import Workspace
+
+Row = Mapping[str, Any]
+"""A row of `rollouts` as plain data; its id is the revision of a routing table."""
+OPEN = ("stage", "proposed")
+"""Events after which an experiment goes on."""
+
+
+def rollout_rows(workspace: Workspace, **equal: Any) -> list[Row]:
+    """Rows of the project whose columns equal these values, oldest first."""
+    from dl_pipelines.store.tables import rollouts
+
+    with contextlib.closing(Database.of(workspace.home)) as database:
+        return database.rows(rollouts, project=workspace.project, **equal)
+
+
+def open_rollout(workspace: Workspace) -> Row | None:
+    """The last row of the experiment that is under way, or None."""
+    rows = rollout_rows(workspace)
+    return rows[-1] if rows and rows[-1]["event"] in OPEN else None
+
+
+def stop_rollout(workspace: Workspace, number: int, reason: str, actor: str) -> bool:
+    """Add `stopped` after the row with this id, once; False when that was done already."""
+    from dl_pipelines.store.tables import rollouts
+
+    (row,) = rollout_rows(workspace, id=number)
+    copied = {name: row[name] for name in ("project", "experiment", "stage", "champion", "challenger", "partition")}
+    values = {**copied, "event": "stopped", "share": 0.0, "decision": {}, "reason": reason, "actor": actor}
+    with contextlib.closing(Database.of(workspace.home)) as database:
+        return database.append_once(rollouts, **values, key=f"{workspace.project}/stopped/{number}")
