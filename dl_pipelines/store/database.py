@@ -140,7 +140,7 @@ class Database:
     def rows(self, table: sa.Table, **equal: Any) -> list[Mapping[str, Any]]:
         """Rows whose columns equal these values, oldest first."""
         query = table.select().where(*[table.c[name] == value for name, value in equal.items()])
-        query = query.order_by(table.c.id if "id" in table.c else table.c.at)
+        query = query.order_by(next(table.c[name] for name in ("id", "at", "asked_at") if name in table.c))
         with self.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 

@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 SUFFIX, UNBORN = ".log", ".new"
 SEGMENT_BYTES = 16 * 2**20
+SEGMENT_SECONDS = 24 * 3600
+"""A segment is followed by the next one at an append after so long, so that retention gets at it."""
 Durability = Literal["process", "disk"]
 """What an appended record survives: the death of any process, or the loss of power."""
 
@@ -65,8 +67,8 @@ class _Round:
 class LogWriter:
     """Appends to segments that only this writer writes, named TIME-WRITER-NUMBER.log. Any thread may append.
 
-    A segment is followed by the next one before it grows beyond `segment_bytes` (one append is never parted), or when
-    it can't be trusted any more.
+    A segment is followed by the next one before it grows beyond `segment_bytes` (one append is never parted), after a
+    day, or when it can't be trusted any more.
     """
 
     def __init__(self, folder: Path, durability: Durability = "process", segment_bytes: int = SEGMENT_BYTES):
@@ -81,7 +83,7 @@ class LogWriter:
             self.path, self._handle = self._open()
         except OSError as error:
             raise self._refused(error) from error
-        self._size = 0
+        self._size, self._born = 0, time.monotonic()
 
     def append(self, records: Iterable[Mapping[str, Any]], flush: bool = True) -> None:
         """Write all records or none; returns when they are durable.
@@ -119,7 +121,8 @@ class LogWriter:
         self._size += written
 
     def _full(self, more: int) -> bool:
-        return self._size > 0 and self._size + more > self._limit
+        grown, old = self._size + more > self._limit, time.monotonic() - self._born > SEGMENT_SECONDS
+        return self._size > 0 and (grown or old)
 
     def _mend(self) -> None:
         """Cut half a line off; where that can't be done, the segment ends torn and another one follows."""
@@ -139,6 +142,7 @@ class LogWriter:
             self._settle(self._round, _flushed(self._handle))
         os.close(self._handle)
         self.path, self._handle, self._size, self._damaged = path, handle, 0, False
+        self._born = time.monotonic()
 
     def _flush(self, mine: _Round) -> None:
         error: OSError | None = OSError(errno.EINTR, "the flush was interrupted")
