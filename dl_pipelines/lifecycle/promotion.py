@@ -131,11 +131,15 @@ def read_evidence(workspace: Workspace, number: int) -> Row:
     return found[0]
 
 
-def promote(workspace: Workspace, evidence: Row, margin: float | None = None, actor: str = "run") -> bool:
+def promote(
+    workspace: Workspace, evidence: Row, margin: float | None = None, actor: str = "run", reason: str = ""
+) -> bool:
     """Give the challenger of the evidence the traffic; False when this evidence has done so already.
 
-    With a `margin` (the brief's, now) the decision is taken again, else the stored one counts. Everything is checked
-    under the publication lock. Raises PromotionError, ArtifactError, ParityError, TritonError.
+    With a `margin` (the brief's, now) the decision is taken again, else the stored one counts. `actor` and `reason`
+    (the evidence's, when empty) go into the ledger. Everything is checked under the publication lock.
+
+    Raises PromotionError, ArtifactError, ParityError, TritonError.
     """
     with exclusive(workspace):
         if _used(workspace, evidence):
@@ -157,7 +161,7 @@ def promote(workspace: Workspace, evidence: Row, margin: float | None = None, ac
         partition = Partition.parse(evidence["partition"])
         facts = {name: evidence[name] for name in ("champion", "metric", "rows", "difference", "low", "high")}
         give_traffic(
-            workspace, _challenger(workspace, partition, evidence), partition, evidence["reason"],
+            workspace, _challenger(workspace, partition, evidence), partition, reason or evidence["reason"],
             {"evidence": evidence["id"], **facts}, actor,
         )  # fmt: skip
     return True

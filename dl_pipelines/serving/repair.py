@@ -117,8 +117,8 @@ def settle(workspace: Workspace, published: Row, at: str | None = None) -> None:
     evidence = dict(published["evidence"])
     event, ends = evidence.pop("event", MOVES[0]), evidence.pop("ends", None)
     if ends is not None:
-        why = f"{published['model']} took the traffic: {published['reason']}"
-        rollouts.stop_rollout(workspace, ends, why, published["actor"])
+        why = f"{published['model']} was given the traffic: {published['reason']}"
+        rollouts.end_rollout(workspace, ends, published["model"], why, published["actor"])
     copied = {key: published[key] for key in ("model", "digest", "partition", "reason", "actor")}
     given = {"at": at} if at else {}
     append(workspace, event=event, evidence={**evidence, "version": published["id"]}, **copied, **given)

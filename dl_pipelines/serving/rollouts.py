@@ -32,12 +32,16 @@ def open_rollout(workspace: Workspace) -> Row | None:
     return rows[-1] if rows and rows[-1]["event"] in OPEN else None
 
 
-def stop_rollout(workspace: Workspace, number: int, reason: str, actor: str) -> bool:
-    """Add `stopped` after the row with this id, once; False when that was done already."""
+def end_rollout(workspace: Workspace, number: int, champion: str, reason: str, actor: str) -> bool:
+    """Add the end of the experiment that the row with this id is of, once; False when it has ended already.
+
+    `promoted` when its challenger is the new `champion`, else `stopped`.
+    """
     from dl_pipelines.store.tables import rollouts
 
     (row,) = rollout_rows(workspace, id=number)
-    copied = {name: row[name] for name in ("project", "experiment", "stage", "champion", "challenger", "partition")}
-    values = {**copied, "event": "stopped", "share": 0.0, "decision": {}, "reason": reason, "actor": actor}
+    names = ("project", "experiment", "stage", "share", "champion", "challenger", "partition")
+    event = "promoted" if champion == row["challenger"] else "stopped"
+    values = {name: row[name] for name in names} | {"event": event, "decision": {}, "reason": reason, "actor": actor}
     with contextlib.closing(Database.of(workspace.home)) as database:
-        return database.append_once(rollouts, **values, key=f"{workspace.project}/stopped/{number}")
+        return database.append_once(rollouts, **values, key=f"{row['experiment']}:end")
