@@ -50,7 +50,7 @@ class Serving(Section):
     """8. How it is served. Times in milliseconds (latency, queue delay)."""
 
     max_batch: int = Field(default=16, ge=1, le=1024)
-    queue_delay_ms: float = Field(default=0.5, ge=0, le=1000)
+    queue_delay_ms: float = Field(default=0, ge=0, le=1000, description="a request waits so long for others to come")
     instances: int = Field(default=1, ge=1, le=16)
     threads: int = Field(default=1, ge=1, le=64)
     timeout_ms: float = Field(default=2000, gt=0)
@@ -84,18 +84,25 @@ class Rollout(Section):
         default=(0, 0.01, 0.1, 0.5),
         description="of the units, that the challenger answers, rising; 0: shadow, it sees all and answers nobody",
     )
-    min_units: int = Field(default=2000, ge=20, description="units of a stage, of both arms, before the next one")
+    min_units: int = Field(
+        default=2000, ge=20, description="units with a label, of both arms, that a stage needs before the next one"
+    )
     min_hours: float = Field(default=1, ge=0, description="that a stage lasts at least")
     label_hours: float = Field(
         default=24, ge=0, description="a request is judged by its label when it is so old, not earlier"
     )
     alpha: float = Field(
         default=0.01, gt=0, lt=0.5,
-        description="chance that a challenger is promoted which is not better by the margin, however often one looks",
+        description="chance that a challenger is promoted which is worse by the margin, however often one looks",
+    )  # fmt: skip
+    harm_alpha: float = Field(
+        default=0.05, gt=0, lt=0.5,
+        description="chance that a challenger which is worse by no margin is taken out, by all tests of all stages",
     )  # fmt: skip
     max_units: int = Field(
-        default=1_000_000, ge=100, description="units of a stage after which an undecided challenger is taken out"
-    )
+        default=50_000, ge=100,
+        description="units of a stage, old enough for a label, after which an undecided challenger is taken out",
+    )  # fmt: skip
     error_margin: float = Field(default=0.005, gt=0, lt=1, description="by which the share of failures may be higher")
     latency_quantile: float = Field(default=0.95, gt=0, lt=1)
     latency_margin: float = Field(default=0.25, gt=0, description="by which that quantile may grow, as a share")
