@@ -49,6 +49,12 @@ class Control:
         self._check(status, body, "list its models")
         return {entry["name"]: entry.get("state", "") for entry in json.loads(body)}
 
+    def instances(self, model: str) -> int:
+        """How many instances a loaded model has, as its config says."""
+        status, body = self._ask("GET", f"/v2/models/{model}/config")
+        self._check(status, body, f"tell the config of {model}")
+        return sum(int(group.get("count", 1)) for group in json.loads(body)["instance_group"])
+
     def load(self, model: str) -> None:
         """Load a model and wait until it is ready, warmed up. A failed reload keeps the loaded one."""
         self._check(*self._ask("POST", f"/v2/repository/models/{model}/load", {}, 120), f"load {model}")

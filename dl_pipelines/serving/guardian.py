@@ -1,69 +1,226 @@
-"""A process that starts a server which commands share, and ends it when the last of them has gone, however it went.
+"""A process that starts the server of a home, watches it, starts it again when it dies or hangs, and ends it.
 
-Each command holds a shared lock on one file while it uses the server; the kernel lets go of it when the command dies,
-also by SIGKILL. Run as a script, `guardian.py USERS LOG COMMAND...`: standard library only. It prints the server's pid
-and goes to the background. With `-` for USERS it only starts the server, which then lives until somebody ends it.
+Run as a script with its orders (state.py) on standard input; standard library only. It prints `started` and goes to
+the background. A server that commands share ends with the last of them, however that went: each holds a shared lock on
+one file, and the kernel lets go of it when the command dies. A kept one is watched until the guardian is ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from dl_pipelines.serving import process
+from dl_pipelines.serving.breaker import Breaker
+from dl_pipelines.serving.control import Control
+from dl_pipelines.serving.process import birth
+from dl_pipelines.serving.server_log import ServerLog
+from dl_pipelines.serving.state import Orders, ServerState, start_limit, state_file, wanted_models, write_state
+from dl_pipelines.serving.stubs import Stubs, group_of
+from dl_pipelines.store.home import Home
 
 LOOK_SECONDS = 0.5
+STEP_SECONDS = 0.05
 PATIENCE_SECONDS = 8.0
+FAILED_PROBES = 3
 
 
-def main(users: str, log: str, command: list[str]) -> None:
-    """Start `command` apart from whoever asked, so that neither waits for the other; see above."""
+class Server:
+    """One server's process: our child, or one that was found."""
+
+    def __init__(self, pid: int, born: str, child: subprocess.Popen[bytes] | None = None):
+        self.pid, self.born, self._child = pid, born, child
+
+    @classmethod
+    def start(cls, command: list[str], log: Path) -> Server:
+        """Raises OSError."""
+        with log.open("ab") as sink:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return cls(child.pid, birth(child.pid) or "", child)
+
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._child.poll() is not None if self._child else birth(self.pid) != self.born
+
+    def how(self) -> str:
+        """How it ended, in words."""
+        code = self._child.returncode if self._child else None
+        if code is None:
+            return "it ended"
+        return f"it ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+
+    def end(self, patience: float) -> None:
+        """End it, and what is left of its process group: its backends' processes wait for it for ever."""
+        for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
+            deadline = time.monotonic() + seconds
+            if seconds and not self.gone():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, sign)  # the number is not given to another process: our child has it, or it lives
+            while not self.gone() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        process.end_orphans(self.pid)
+
+
+class Guardian:
+    """Watches one server; `run` returns when there is nothing left to watch."""
+
+    def __init__(self, orders: Orders):
+        self.orders, self.home = orders, Home(Path(orders.home))
+        self.log = ServerLog(self.home.server / "server.log", orders.log_bytes)
+        self.control = Control(orders.http)
+        self.crashes = Breaker(orders.crashes)
+        self.restarts, self.last_exit, self.stopping = orders.restarts, "", False
+        self._users = os.open(orders.users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) if orders.users else None
+        self._alone = self.unwritten = False
+
+    def begin(self) -> None:
+        """Start the server, or take over one that lives; its state is written then. Raises OSError."""
+        if self.orders.adopt:
+            self.server = Server(*self.orders.adopt)
+            self.orders = replace(self.orders, adopt=None)
+            self.log.say(f"watches the server {self.server.pid}, whose guardian had ended")
+        else:
+            load = [f"--load-model={name}" for name in wanted_models(self.home)]
+            self.server = Server.start([*self.orders.command, *load], self.log.path)
+        self._limit = time.monotonic() + start_limit(self.home)
+        self._answered, self._failed = time.monotonic(), 0
+        self.stubs = Stubs(self.server.pid, self.home, self.control, self.log.say, lambda: wanted_models(self.home))
+        self._write(ServerState(
+            self.server.pid, self.server.born, self.orders.http, self.orders.grpc, self.orders.metrics, False,
+            not self.orders.users, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), os.getpid(),
+            birth(os.getpid()) or "", self.restarts, self.last_exit,
+        ))  # fmt: skip
+
+    def run(self) -> None:
+        """Until nobody wants the server, it crashed too often, or did not come up at first."""
+        try:
+            while (reason := self._watch()) and (self.state.ready or self.restarts) and self._again(reason):
+                pass
+        finally:
+            self.server.end(PATIENCE_SECONDS)
+            process.remove_regions(self.home)
+
+    def _watch(self) -> str:
+        """Look after the server; returns why it has to be started again, empty when it is not wanted any longer."""
+        while not self._unwanted():
+            if self.server.gone():
+                return self.server.how()
+            if trouble := self._trouble():
+                self.log.say(f"ends the server {self.server.pid}: {trouble}")
+                self.server.end(0)
+                return trouble
+            self._pause(LOOK_SECONDS if self.state.ready else STEP_SECONDS)
+        return ""
+
+    def _trouble(self) -> str:
+        """What is wrong with a server that lives."""
+        now = time.monotonic()
+        if self.control.ready():
+            self._look_after(now)
+            return ""
+        if self.server.gone():
+            return ""
+        self._failed += 1
+        if not self.state.ready:
+            return "it was not ready in time" if now > self._limit else ""
+        silent = time.monotonic() - self._answered
+        hung = silent > self.orders.hang_seconds and self._failed >= FAILED_PROBES
+        return f"it did not answer for {silent:.0f} s" if hung else ""
+
+    def _look_after(self, now: float) -> None:
+        """Of a server that answers: its state file, its backends' processes, its log."""
+        self._answered, self._failed = time.monotonic(), 0
+        failing = "; ".join(f"{name}: {why}" for name, why in sorted(self.stubs.failing.items()))
+        if self.unwritten or not self.state.ready or failing != self.state.failing:
+            self._write(replace(self.state, ready=True, failing=failing))
+        self.stubs.look(now)
+        if self.log.rotate(lambda: set(group_of(self.server.pid))):
+            self.log.say(f"rotated at {self.orders.log_bytes} bytes")
+
+    def _again(self, reason: str) -> bool:
+        """Clear what the dead server left and start it again, later each time; False when it is not to be."""
+        process.end_orphans(self.server.pid)
+        process.remove_regions(self.home)
+        now = time.monotonic()
+        self.crashes.failed(now)
+        self.last_exit = f"{reason} at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
+        if self.crashes.open(now):
+            return self._give_up(f"{self.crashes.limit} crashes within {self.crashes.window:g} s, the last: {reason}")
+        wait = self.crashes.wait(now)
+        self.log.say(f"the server {self.server.pid} is gone: {reason}; starting it again in {wait:g} s")
+        self._pause(wait, server=False)
+        if self._unwanted():
+            return False
+        self.restarts += 1
+        try:
+            self.begin()
+        except OSError as error:
+            return self._give_up(f"it can't be started: {error}")
+        return True
+
+    def _give_up(self, why: str) -> bool:
+        self.log.say(f"gives up: {why}")
+        self._write(replace(self.state, ready=False, last_exit=self.last_exit, gave_up=why))
+        while self._users is not None and not self._unwanted():  # those who use it still have to be told
+            self._pause(LOOK_SECONDS, server=False)
+        if self._users is not None:
+            state_file(self.home).unlink(missing_ok=True)
+        return False
+
+    def _unwanted(self) -> bool:
+        """Whether it was told to end, or no command uses the server: the lock is ours then, and new commands wait."""
+        if self._users is not None and not self._alone:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._alone = True
+        return self.stopping or self._alone
+
+    def _pause(self, seconds: float, server: bool = True) -> None:
+        """Wait so long; until the server dies, too, if that is not known yet."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.stopping and not (server and self.server.gone()):
+            time.sleep(min(STEP_SECONDS, seconds))
+
+    def _write(self, state: ServerState) -> None:
+        self.state, self.unwritten = state, False
+        try:
+            write_state(self.home, state)
+        except OSError:  # the disk is full: no reason to end a server; tried again
+            self.unwritten = True
+
+
+def main() -> None:
+    """Start the server apart from whoever asked, so that neither waits for the other."""
+    given = json.load(sys.stdin)
+    given["command"], given["adopt"] = tuple(given["command"]), given["adopt"] and tuple(given["adopt"])
     if os.fork():
         os._exit(0)
-    with open(log, "wb") as sink:  # noqa: PTH123 - a string from the command line
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    print(server.pid, flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever reads the pid sees the end of it
-    if users != "-":
-        guard(users, server)
+    guardian = Guardian(Orders(**given))
 
+    def stop(*_: object) -> None:
+        guardian.stopping = True
 
-def guard(users: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server ends by itself or nobody holds `users`, then end it."""
-    handle = os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        while server.poll() is None and not _alone(handle):
-            time.sleep(LOOK_SECONDS)
-    finally:
-        _end(server)
-
-
-def _alone(handle: int) -> bool:
-    """Whether no command uses the server; the lock is then ours, and a new command waits until the server ended."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-        try:
-            server.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)  # its backends' processes, should it have been killed
+    signal.signal(signal.SIGTERM, stop)
+    os.dup2(os.open(guardian.log.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)  # what it did not expect
+    guardian.begin()
+    guardian.stopping = guardian.unwritten  # nobody could find it
+    if not guardian.stopping:
+        print("started", flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever reads it sees the end of it
+    guardian.run()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main()

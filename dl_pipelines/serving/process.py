@@ -13,9 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from dl_pipelines.store.home import Home
 
 VENV = "DLP_TRITON_VENV"
 CHECKOUT = Path(__file__).resolve().parents[2]
-GUARDIAN = Path(__file__).resolve().parent / "guardian.py"
 BACKENDS = Path(__file__).resolve().parent / "backends"
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -141,29 +138,6 @@ def require_free(port: int) -> None:
             f"found {found}; expected a free one; end what listens there, or give another port with --http or --grpc "
             "(without them free ones are taken)"
         )
-
-
-def spawn(command: Sequence[str], environment: dict[str, str], log: Path, users: Path | None) -> int:
-    """Start a server with its output in `log`, apart from this process; returns its pid.
-
-    `users` names the file whose lock its users hold: a guardian then ends the server when there is none left.
-    Raises TritonError when it can't be started.
-    """
-    setpriv = shutil.which("setpriv") if users else None  # should the guardian be killed, the server ends with it
-    bound = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
-    started = subprocess.run(
-        [sys.executable, "-I", "-S", str(GUARDIAN), str(users or "-"), str(log), *bound, *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        start_new_session=True,
-        check=False,
-    )
-    if not started.stdout.strip().isdigit():
-        raise TritonError(f"found that {command[0]} can't be started; expected a program; run `make setup`")
-    return int(started.stdout)
 
 
 def birth(pid: int) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from dl_pipelines.serving import process
 from dl_pipelines.serving.process import TritonError, birth, region_prefix
 from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.state import state_file
 from dl_pipelines.store.home import Home
 
 
@@ -50,7 +51,7 @@ def test_one_server_a_home_found_again_and_stopped_by_its_starter(tmp_path):
         assert {address for address, port in listening() if port in ports} <= loopback
     assert gone(state.pid, 0.1)
     assert server.state() is None
-    assert not server._file.exists()
+    assert not state_file(server.home).exists()
 
 
 def test_a_killed_server_is_noticed_and_started_again(tmp_path):
@@ -75,10 +76,10 @@ def test_a_state_file_of_another_process_or_of_nonsense_is_not_believed(tmp_path
     server = TritonServer(Home(tmp_path).prepare())
     server.home.server.mkdir()
     for text in ("", "{}", "[1]", f'{{"pid": {os.getpid()}, "born": "x:1", "http": 1}}'):
-        server._file.write_text(text)
+        state_file(server.home).write_text(text)
         assert server.state() is None
     state = {"pid": os.getpid(), "born": "x:1", "http": 1, "grpc": 2, "metrics": 3, "ready": True, "kept": False}
-    server._file.write_text(json.dumps({**state, "started_at": "now"}))
+    state_file(server.home).write_text(json.dumps({**state, "started_at": "now"}))
     assert server.state() is None, "the process lives but is not the one that was started"
     assert server.stop() is False
 

@@ -1,0 +1,154 @@
+"""The backends' processes of a server, one an instance of a model: Triton never brings one back that died.
+
+It goes on to call the model ready and fails each request after a second. Here such a model is loaded anew: with a
+touched folder of its version Triton starts new processes beside the dead ones. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from dl_pipelines.serving.breaker import Breaker
+from dl_pipelines.serving.control import Control
+from dl_pipelines.serving.process import SHARED_MEMORY, TritonError, birth, region_prefix
+from dl_pipelines.store.home import Home
+
+EVERY_SECONDS = 5.0
+CONFIRM_SECONDS = 0.3
+"""What seems dead may be a model that is just being unloaded or loaded anew."""
+STOPPED_SECONDS = 3.0
+SWEEP_SECONDS = 60.0
+LOADS = 5
+_STUB = "triton_python_backend_stub"
+
+
+def group_of(server: int) -> dict[int, str]:
+    """The living processes of a server's group and their state (`S`, `R`, `T` stopped, ...), the server's own too."""
+    found: dict[int, str] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == server and fields[0] not in "ZX":
+                found[int(path.parent.name)] = fields[0]
+    return found
+
+
+class Stubs:
+    """Watches the backends' processes of one server; `look` is called twice a second or so."""
+
+    def __init__(
+        self, server: int, home: Home, control: Control, say: Callable[[str], None], wanted: Callable[[], list[str]]
+    ):
+        self._server, self._repository, self._control = server, home.repository, control
+        self._say, self._wanted = say, wanted
+        self._region = re.compile(re.escape(region_prefix(home)) + r"[0-9a-f-]{36}")
+        self._absent: set[str] = set()
+        self._known: set[int] = set()
+        self._next = 0.0
+        self._stopped: dict[int, float] = {}
+        self._work: threading.Thread | None = None
+        self._failures: dict[str, Breaker] = defaultdict(lambda: Breaker(LOADS))
+        self.failing: dict[str, str] = {}
+
+    def look(self, now: float) -> None:
+        """Look after what is known; after a loss, and every few seconds, at everything."""
+        if self._work and self._work.is_alive():
+            return
+        lost = any(birth(pid) is None for pid in self._known)
+        if not lost and now < self._next:
+            return
+        self._next = now + EVERY_SECONDS
+        self._known = set(self._of_models(now))
+        self._work = threading.Thread(target=self._mend, args=(now,), daemon=True)  # a load may take long
+        self._work.start()
+
+    def _of_models(self, now: float) -> dict[int, str]:
+        """Model by process. One that stands still for long is ended: it answers nobody."""
+        found: dict[int, str] = {}
+        group = group_of(self._server)
+        for pid, state in group.items():
+            model = self._model(pid)
+            if model is None:
+                continue
+            since = self._stopped.setdefault(pid, now) if state == "T" else self._stopped.pop(pid, now)
+            if state == "T" and group.get(self._server) != "T":
+                self._next = min(self._next, now + STOPPED_SECONDS)
+                if now - since >= STOPPED_SECONDS:
+                    self._say(f"ended process {pid} of {model}: it stood still")
+                    os.kill(pid, signal.SIGKILL)
+                    continue
+            found[pid] = model
+        return found
+
+    def _model(self, pid: int) -> str | None:
+        """Whose process it is: its command line names a file of the model's version."""
+        words = _command(pid).decode(errors="replace").split("\0")
+        if words[0].endswith(_STUB):
+            for word in words[1:]:
+                if Path(word).is_relative_to(self._repository):
+                    return Path(word).relative_to(self._repository).parts[0]
+        return None
+
+    def _mend(self, now: float) -> None:
+        with contextlib.suppress(OSError, TritonError):  # the server itself is gone, or busy: looked at again
+            short, absent = self._lacking(now)
+            if short:
+                time.sleep(CONFIRM_SECONDS)
+                short &= self._lacking(now)[0]
+            for model in sorted(short):
+                self._load(model, now, "a process of it is gone")
+            for model in sorted(absent & self._absent):
+                self._load(model, now, "it is not loaded")
+            self._absent = absent
+            if self.failing:
+                lacking = set[str]().union(*self._lacking(now))
+                self.failing = {model: why for model, why in self.failing.items() if model in lacking}
+            self._sweep()
+
+    def _lacking(self, now: float) -> tuple[set[str], set[str]]:
+        """Models that are called ready and have fewer processes than instances; those wanted that are not loaded."""
+        alive = Counter(self._of_models(now).values())
+        states = self._control.index()
+        ready = [model for model, state in states.items() if state == "READY"]
+        short = {model for model in ready if alive[model] < self._control.instances(model)}
+        return short, {model for model in self._wanted() if states.get(model) in ("", "UNAVAILABLE")}
+
+    def _load(self, model: str, now: float, why: str) -> None:
+        failures = self._failures[model]
+        if failures.open(now):
+            self.failing[model] = f"{why}, {failures.limit} times within {failures.window:g} s"
+            return
+        failures.failed(now)
+        self._next = now  # its new processes are to be known
+        self._say(f"loads {model} again: {why}")
+        try:
+            for version in (self._repository / model).iterdir():
+                if version.name.isdecimal():
+                    os.utime(version)
+            self._control.load(model)
+        except (OSError, TritonError) as error:
+            self.failing[model] = str(error)
+            self._say(f"could not load {model} again: {error}")
+
+    def _sweep(self) -> None:
+        """Remove the shared memory of backends' processes that are gone; what was made just now may have none yet."""
+        commands = b"".join(_command(pid) for pid in group_of(self._server))
+        for path in SHARED_MEMORY.iterdir():
+            if self._region.fullmatch(path.name) and path.name.encode() not in commands:
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > SWEEP_SECONDS:
+                        path.unlink()
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
