@@ -1,121 +1,134 @@
 """The router: sends each request to the model that the routing table names, logs the answer, then gives it.
 
 Runs inside Triton's own interpreter, which can't import the library: what they share is `wire/`, copied beside it.
-An answer is given only after its log record was written; when the log can't be written the client gets that error.
+Here is what touches Triton; how a request gets its answer is in answering.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from wire.log_format import LogError, LogWriter
-from wire.routing import RoutingError, Watched
+from answering import Answering
+from asked import INVALID, Asked, Content, ModelError
+from breaker import Breaker
+from checks import Refused, parameters_of, require_id, require_rows, unit_of
+from counters import Counters, Publisher
+from journal import Journal
+from wire.routing import Watched
 from wire.summaries import BATCHES
 
+SWITCH_S = 0.0005
+"""After so long another thread gets its turn: a challenger's answer does not wait for the champion's to be logged."""
 
-class Asked:
-    """One request while it is answered: its rows, its arm, and at last its outputs or its error."""
 
-    def __init__(self, request, input_name: str):
-        self.id = request.request_id() or f"unnamed/{uuid.uuid4().hex}"
-        self.inputs = pb_utils.get_input_tensor_by_name(request, input_name).as_numpy()
-        self.arm = None
-        self.outputs: np.ndarray | None = None
-        self.error = ""
+class Reply:
+    """The answer to one request of Triton's: returned with its batch, or sent later when it was detached."""
+
+    def __init__(self, request, output: str):
+        self._request, self._output = request, output
+        self._sender = None
+        self.response = None
+
+    def detach(self) -> None:
+        """It will be sent by another thread, after `execute` returned."""
+        self._sender = self._sender or self._request.get_response_sender()
+
+    def give(self, asked: Asked) -> None:
+        """Give outputs or error."""
+        if asked.outputs is None:
+            error = pb_utils.TritonError(asked.error, getattr(pb_utils.TritonError, asked.code))
+            response = pb_utils.InferenceResponse(error=error)
+        else:
+            response = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.ascontiguousarray(asked.outputs))])
+        if self._sender is None:
+            self.response = response
+        else:
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class TritonPythonModel:
-    """One router; one instance, so that requests of a batch go to the model together."""
+    """One router; one instance, so that requests of a batch go to the model together and one breaker counts them."""
 
     def initialize(self, args: dict) -> None:
-        """Open a log file of this process's own; places are relative to the model, so that a home can be moved."""
-        folder = Path(args["model_repository"])
-        config = json.loads(args["model_config"])
-        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.input, self.output = config["input"][0]["name"], config["output"][0]["name"]
-        self.rows = max(1, int(config["max_batch_size"]))
-        self.summarize = BATCHES[parameters["summary"]]
-        self.pool = ThreadPoolExecutor(4)
-        self.routing = Watched((folder / parameters["routing"]).resolve())
-        self.log = LogWriter((folder / parameters["log_folder"]).resolve(), parameters["durability"])
+        """Places are relative to the model, so that a home can be moved."""
+        sys.setswitchinterval(SWITCH_S)
+        folder, config = Path(args["model_repository"]), json.loads(args["model_config"])
+        given = {key: value["string_value"] for key, value in config["parameters"].items()}
+        (self.input,), (output,) = ([tensor["name"] for tensor in config["input"]], config["output"])
+        self.output = output["name"]
+        # A table of times has gaps: what is missing is not finite, and the task's own models know that.
+        self.finite = given.get("finite", "no" if given["summary"] == "series" else "yes") == "yes"
+        routing = (folder / given["routing"]).resolve()
+        journal = Journal(
+            (folder / given["log_folder"]).resolve(), given["durability"], int(given.get("segment_bytes", 2**24))
+        )
+        columns = json.loads(given.get("columns", "[]"))
+        content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
+        self.counters, self.journal = Counters(args["model_name"]), journal
+        dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
+        self.answering = Answering(
+            self._ask, Watched(routing).table, journal, content, Breaker(routing.with_suffix(".breaker")),
+            self.counters, [int(size) for size in output["dims"]], dtype,
+        )  # fmt: skip
+        self.publisher = Publisher(self.counters, _family, self.answering.tick)
 
     def execute(self, requests: list) -> list:
-        """Answer every request: route, ask the models, log, respond."""
+        """Answer every request; None for those that a challenger has to answer."""
         at, started = time.time(), time.perf_counter()
-        asked = [Asked(request, self.input) for request in requests]
+        replies, asked = [], []
+        for request in requests:
+            replies.append(Reply(request, self.output))
+            asked.append(self._read(request, replies[-1], at, started))
+        self.answering.take([one for one in asked if not one.error])
+        return [reply.response for reply in replies]
+
+    def _read(self, request, reply: Reply, at: float, started: float) -> Asked:
+        """A request as the router knows it; one that no model may see has got its error."""
+        given = request.request_id()
+        tensor = pb_utils.get_input_tensor_by_name(request, self.input)
+        one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
         try:
-            table = self.routing.table()
-            groups: dict[str, list[Asked]] = {}
-            for one in asked:
-                one.arm = table.arm(one.id)
-                groups.setdefault(one.arm.model, []).append(one)
-            list((self.pool.map if len(groups) > 1 else map)(self._ask, groups, groups.values()))
-            self._write([one for one in asked if one.outputs is not None], at, started)
-        except (RoutingError, LogError) as error:
-            for one in asked:
-                one.outputs, one.error = None, str(error)
-        return [self._response(one) for one in asked]
+            require_id(one.id, one.rows)
+            require_rows(self.input, one.inputs, self.finite)
+            one.parameters = parameters_of(request.parameters())
+            one.unit = unit_of(one.parameters, one.id)
+        except Refused as refusal:
+            one.fail(str(refusal), INVALID)
+            self.counters.request("", "refused")
+            reply.give(one)
+        return one
 
-    def _ask(self, model: str, group: list[Asked]) -> None:
-        inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
-        request = pb_utils.InferenceRequest(
-            model_name=model,
-            requested_output_names=[self.output],
-            inputs=[pb_utils.Tensor(self.input, inputs)],
+    def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
+        alone = len(group) == 1
+        tensor = (
+            group[0].tensor if alone else pb_utils.Tensor(self.input, np.concatenate([one.inputs for one in group]))
         )
-        response = request.exec()
+        response = pb_utils.InferenceRequest(
+            model_name=model, requested_output_names=[self.output], inputs=[tensor]
+        ).exec()
         if response.has_error():
-            for one in group:
-                one.error = f"{model} could not answer: {response.error().message()}"
-            return
-        outputs = pb_utils.get_output_tensor_by_name(response, self.output).as_numpy()
-        start = 0
-        for one in group:
-            one.outputs = outputs[start : start + len(one.inputs)]
-            start += len(one.inputs)
-
-    def _write(self, answered: list[Asked], at: float, started: float) -> None:
-        if not answered:
-            return
-        summaries = self.summarize(np.concatenate([one.inputs for one in answered]))
-        summaries = {name: values.tolist() for name, values in summaries.items()}
-        milliseconds = round(1000 * (time.perf_counter() - started), 4)
-        records, row = [], 0
-        for one in answered:
-            flat = one.outputs.reshape(len(one.outputs), -1).astype(np.float64).tolist()
-            for place, values in enumerate(flat):
-                records.append(
-                    {
-                        "id": one.id if len(flat) == 1 else f"{one.id}#{place}",
-                        "at": round(at, 6),
-                        "model": one.arm.model,
-                        "arm": one.arm.name,
-                        "ms": milliseconds,
-                        "out": [value if math.isfinite(value) else None for value in values],
-                        "sum": {
-                            name: round(column[row], 6) if math.isfinite(column[row]) else None
-                            for name, column in summaries.items()
-                        },
-                    }
-                )
-                row += 1
-        self.log.append(records)
-
-    def _response(self, one: Asked):
-        if one.outputs is None:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(one.error))
-        return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, np.ascontiguousarray(one.outputs))])
+            raise ModelError(response.error().message())
+        outputs = pb_utils.get_output_tensor_by_name(response, self.output)
+        if outputs is None:
+            raise ModelError(f"found no output {self.output}; expected one")
+        return np.array(outputs.as_numpy())  # a copy: the memory goes with the response
 
     def finalize(self) -> None:
-        """Close the log."""
-        self.log.close()
+        """End the threads, close the log."""
+        self.answering.close()
+        self.publisher.close()
+        self.journal.close()
+
+
+def _family(name: str, text: str, gauge: bool):
+    kind = pb_utils.MetricFamily.GAUGE if gauge else pb_utils.MetricFamily.COUNTER
+    return pb_utils.MetricFamily(name=name, description=text, kind=kind)

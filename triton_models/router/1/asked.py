@@ -1,0 +1,128 @@
+"""One request on its way through the router, and what of its answer is written into the log. Knows no Triton."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from wire import records
+from wire.routing import RoutingTable, place_of
+from wire.summaries import Batch
+
+LONGEST_TEXT = 200
+INVALID, UNAVAILABLE, INTERNAL = "INVALID_ARG", "UNAVAILABLE", "INTERNAL"
+"""Triton's codes of errors: the client's own; ask again later; a model failed."""
+
+
+class ModelError(Exception):
+    """A model gave an error, or is not there."""
+
+
+class Reply(Protocol):
+    """How a client gets its answer, once."""
+
+    def detach(self) -> None:
+        """It will be given by another thread, after the present batch is done. On the thread of the batch."""
+        ...
+
+    def give(self, asked: Asked) -> None:
+        """Give outputs or error."""
+        ...
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request: its rows, by what and to which arm it was assigned, and at last its outputs or its error.
+
+    `inputs` [rows, ...], `tensor` the same as Triton has them. `at` is seconds since 1970, `started` of
+    time.perf_counter, `milliseconds` what was spent in models. `by` and `model` are whose answer it gets.
+    """
+
+    id: str
+    unit: str
+    inputs: np.ndarray
+    tensor: Any
+    parameters: Mapping[str, Any]
+    at: float
+    started: float
+    reply: Reply
+    arm: str = ""
+    model: str = ""
+    by: str = ""
+    failure: str = ""
+    milliseconds: float = 0.0
+    outputs: np.ndarray | None = None
+    error: str = ""
+    code: str = ""
+    hashed: str = ""
+    kept: bool = True
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.inputs)
+
+    def fail(self, error: str, code: str = INTERNAL) -> None:
+        """It gets an error instead of outputs."""
+        self.outputs, self.error, self.code = None, error, code
+
+
+Ask = Callable[[str, Sequence[Asked]], np.ndarray]
+"""A model's outputs [rows, ...] for the rows of some requests. Raises ModelError."""
+
+
+class Content:
+    """What is kept of requests, as the brief's serving.log says."""
+
+    def __init__(self, summarize: Batch, sample: float = 1.0, columns: Sequence[str] = ()):
+        self._summarize, self._sample, self._columns = summarize, sample, tuple(columns)
+
+    def assigned(self, one: Asked, table: RoutingTable) -> records.Record:
+        """Before its arm is asked. Hashes the unit, and decides by it whether the answer will be kept."""
+        if not one.hashed:
+            one.hashed = records.hashed_unit(table.project, one.unit)
+            one.kept = self._sample >= 1 or place_of("sample", one.hashed) < self._sample
+        return records.assigned(one.id, one.rows, one.at, one.hashed, one.arm, one.model, table.revision)
+
+    def answered(self, asked: Sequence[Asked], table: RoutingTable) -> list[records.Record]:
+        """The answers of some requests, a record a row; they have outputs."""
+        summaries = self.summaries([one.inputs for one in asked if one.kept])
+        found: list[records.Record] = []
+        for one in asked:
+            columns = self._kept(one) if one.kept else {}
+            given = one.arm, one.by, one.model, table.revision, one.milliseconds
+            for row in range(one.rows):
+                name = records.row_id(one.id, row, one.rows)
+                outputs, summary = (one.outputs[row], next(summaries)) if one.kept else (None, {})
+                record = records.answered(name, one.at, one.hashed, *given, outputs, summary, columns, one.failure)
+                found.append(record)
+        return found
+
+    def summaries(self, inputs: Sequence[np.ndarray]) -> Iterator[Mapping[str, float | None]]:
+        """Of each row, in order: numbers rounded to 6 digits, None where there is none."""
+        if not inputs:
+            return iter(())
+        found = self._summarize(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+        names, columns = list(found), [values.tolist() for values in found.values()]
+        return (dict(zip(names, map(_rounded, row), strict=True)) for row in zip(*columns, strict=True))
+
+    def _kept(self, one: Asked) -> Mapping[str, Any]:
+        return {name: _plain(one.parameters[name]) for name in self._columns if name in one.parameters}
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:LONGEST_TEXT].encode("utf-8", "replace").decode("utf-8")
+    return value if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)) else None
+
+
+def told(error: BaseException | None) -> str:
+    """An error in words."""
+    return str(error) or type(error).__name__

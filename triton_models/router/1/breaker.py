@@ -1,0 +1,84 @@
+"""Which challengers are not asked any more: so many failures in a row, for one revision of the routing table.
+
+It holds across a restart of the router by a marker beside the routing table; a new revision starts anew. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+Key = tuple[int, str]
+"""Revision of the routing table, model."""
+
+
+class Breaker:
+    """Counts failures in a row; opens at the limit, for good."""
+
+    def __init__(self, marker: Path):
+        self._marker, self._lock = marker, threading.Lock()
+        self._row: dict[Key, int] = {}
+        self._untold: list[tuple[str, Key, str]] = []
+        self._heard = False  # the first of them was told, but is not on disk
+        self._told = set(_read(marker))
+        self._open = set(self._told)
+
+    def is_open(self, revision: int, model: str) -> bool:
+        """Whether the model is not to be asked under this revision."""
+        return (revision, model) in self._open
+
+    def worked(self, revision: int, model: str) -> None:
+        """The model answered: failures before no longer count."""
+        if self._row:
+            with self._lock:
+                self._row.pop((revision, model), None)
+
+    def failed(self, revision: int, arm: str, model: str, limit: int, why: str) -> bool:
+        """The model failed; True when this very failure opened the breaker: `settle` then has something to tell."""
+        key = (revision, model)
+        with self._lock:
+            self._row[key] = self._row.get(key, 0) + 1
+            if self._row[key] < limit or key in self._open:
+                return False
+            self._open.add(key)
+            self._untold.append((arm, key, f"{limit} failures in a row, the last: {why}"))
+            return True
+
+    def settle(self, tell: Callable[[int, str, str, str], None]) -> None:
+        """Tell (revision, arm, model, why) of each breaker that opened, then remember it on disk.
+
+        What `tell` raises, and OSError, go on; the next call tries what is left. A crash between the two makes it be
+        told again, not forgotten.
+        """
+        with self._lock:
+            while self._untold:
+                arm, (revision, model), why = self._untold[0]
+                if not self._heard:
+                    tell(revision, arm, model, why)
+                    self._heard = True
+                told = {key for key in self._told if key[0] == revision} | {(revision, model)}
+                _write(self._marker, sorted(told))
+                self._told, self._heard = told, False
+                del self._untold[0]
+
+
+def _read(marker: Path) -> list[Key]:
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+        return [(int(revision), str(model)) for revision, model in found["open"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # it is written whole: what is damaged was not written by a router; the challenger is tried anew
+
+
+def _write(marker: Path, keys: list[Key]) -> None:
+    fresh = marker.with_name(f".{marker.name}-{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump({"open": keys}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(marker)
