@@ -17,8 +17,9 @@ def prediction_log(brief: Brief, partitions: Partitions) -> dg.AssetsDefinition:
 
         traffic = TRAFFIC.make(step.brief.monitoring.traffic) if step.moves_traffic else None
         return make_prediction_log(
-            step.workspace, step.partition, step.brief.monitoring, step.brief.data, step.task, traffic
-        )
+            step.workspace, step.partition, step.brief.monitoring, step.brief.data, step.task, traffic,
+            step.brief.serving.log.keep_days,
+        )  # fmt: skip
 
     return stage_asset(
         brief,

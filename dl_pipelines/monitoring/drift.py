@@ -50,7 +50,8 @@ def make_drift_report(
 
     def build(draft: Draft) -> None:
         stage = _Stage(workspace, partition, monitoring, data, task, parents)
-        table = read_records(parents["prediction_log"])
+        logged = read_records(parents["prediction_log"])
+        table = logged.filter(logged["outputs"].is_valid())  # of others no answer and no summary was kept
         windows = [stage.compare(name, rows) for name, rows in _windows(table)]
         report = {
             "windows": windows,

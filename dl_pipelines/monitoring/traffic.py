@@ -50,7 +50,7 @@ class Day(BaseModel):
 
 def request_id(day: str, name: str) -> str:
     """`replay/DAY/NAME`; what would be longer than an id may be ends with a digest of the name instead."""
-    from dl_pipelines.serving.prediction_log import LONGEST_ID
+    from dl_pipelines.wire.records import LONGEST_ID
 
     whole = f"replay/{day}/{name}"
     return whole if len(whole) <= LONGEST_ID else f"{whole[: LONGEST_ID - 17]}~{digest_bytes(name.encode())[:16]}"
@@ -92,14 +92,15 @@ class Replay:
         import numpy as np
 
         from dl_pipelines.data.registry import SOURCES
-        from dl_pipelines.serving.prediction_log import add_labels, read_log
+        from dl_pipelines.serving.labels import add_labels
+        from dl_pipelines.serving.prediction_log import answered_ids
 
         source, start = SOURCES.make(data.source), 0
         days: dict[str, Rows] = {}
         for day in self.params.days:
             days[day.name] = source.live_rows(start, day.records, task)
             start += day.records
-        answered = set(read_log(workspace)["request_id"].to_pylist())
+        answered = answered_ids(workspace)
         for day in self.params.days:
             rows = days[day.name]
             ids = [request_id(day.name, name) for name in rows.ids]

@@ -86,7 +86,7 @@ def _window(brief: Brief, task: Task, table: Any, name: str) -> dict[str, Any]:
     from dl_pipelines.evaluation.metrics import with_intervals
 
     rows = table.filter(pc.field("window") == name)
-    known = rows.filter(pc.field("label").is_valid())
+    known = rows.filter(pc.field("label").is_valid() & pc.field("outputs").is_valid())  # kept by the log's sample
     found: dict[str, Any] = {"name": name, "records": rows.num_rows, "labelled": known.num_rows, "metrics": {}}
     if known.num_rows:
         outputs = np.array(known["outputs"].to_pylist(), np.float64).reshape(-1, *task.signature().outputs[0].shape)

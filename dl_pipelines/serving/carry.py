@@ -93,12 +93,21 @@ class _Carrier:
             if chunk.end > at:
                 rows = self._rows(path, chunk.records)
                 stored = patiently(lambda rows=rows, at=at, end=chunk.end: self._store(path, at, end, rows))
-                added += stored or 0
-                at = chunk.end if stored is not None else patiently(self._places)[path.name][0]
+                if stored is None:  # another carrier was first
+                    at = self._moved(path)
+                else:
+                    at, added = chunk.end, added + stored
             elif chunk.damage:
                 raise chunk.damage
             else:
                 return at, added
+
+    def _moved(self, path: Path) -> int:
+        """Where a segment is carried to by now. Raises FileNotFoundError when retention removed it."""
+        place = patiently(self._places).get(path.name)
+        if place is None:
+            raise FileNotFoundError(path)
+        return place[0]
 
     def _rows(self, path: Path, records: list[Record]) -> dict[str, list[Row]]:
         try:

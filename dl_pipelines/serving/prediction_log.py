@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dl_pipelines.brief.live import Monitoring
 from dl_pipelines.brief.sections import Data
+from dl_pipelines.serving.carried_rows import fitting
+from dl_pipelines.serving.carry import carry_log
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder
+from dl_pipelines.serving.expiry import expire_log
+from dl_pipelines.serving.label_inbox import read_key, take_labels
+from dl_pipelines.serving.labels import LabelError, fitting_label, read_labels
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
-from dl_pipelines.store.database import Database, now
+from dl_pipelines.store.database import Database
 from dl_pipelines.store.records import records_digest, write_records
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from dl_pipelines.wire.log_reading import read_folder
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    import sqlalchemy as sa
 
 STAGE = "prediction_log"
 SUMMARY = "summary_"
-LONGEST_ID = 80
 
 
 class Traffic(Protocol):
@@ -43,85 +49,61 @@ class Traffic(Protocol):
         ...
 
 
-class LabelError(ValueError):
-    """A label can't be stored; says why."""
+def read_log(workspace: Workspace, model: str | None = None) -> pa.Table:
+    """Every answer that was logged, or those of one model, by time; what the segments have is carried first.
 
-
-def read_log(workspace: Workspace) -> pa.Table:
-    """Every answer of the project's router, by time.
-
-    Columns: `request_id`, `asked_at`, `model`, `arm`, `outputs` (list of floats), `latency_ms` (inside the router),
-    and a float column `summary_NAME` for each number of the input's summary. Raises LogError when a log is damaged
-    elsewhere than at its end.
+    Columns: `request_id`, `asked_at`, `model` and `arm` that answered, `outputs` (list of floats, flat; null outside of
+    the sample), `latency_ms` (inside the router), `unit` (hashed), `assigned` (the arm), `failure` (why that one did
+    not answer, else null), and a float column `summary_NAME` for each number of the input's summary. Raises LogError,
+    DatabaseError.
     """
     import pyarrow as pa
 
-    found: dict[str, dict[str, Any]] = {}
-    for record in read_folder(workspace.home.predictions / workspace.project):
-        first = found.setdefault(record["id"], record)
-        if record["at"] < first["at"]:
-            found[record["id"]] = record
-    records = sorted(found.values(), key=lambda record: (record["at"], record["id"]))
-    times = [datetime.fromtimestamp(record["at"], UTC) for record in records]
+    carry_log(workspace)
+    rows = _rows(workspace, model)
+    times = [datetime.fromtimestamp(row.asked_at, UTC) for row in rows]
+    texts = {"model": "model", "arm": "answered_by", "unit": "unit", "assigned": "arm", "failure": "failure"}
     columns: dict[str, pa.Array] = {
-        "request_id": pa.array([record["id"] for record in records], pa.string()),
+        "request_id": pa.array([row.request_id for row in rows], pa.string()),
         "asked_at": pa.array(times, pa.timestamp("us", tz="UTC")),
-        "model": pa.array([record["model"] for record in records], pa.string()),
-        "arm": pa.array([record["arm"] for record in records], pa.string()),
-        "outputs": pa.array([record["out"] for record in records], pa.list_(pa.float64())),
-        "latency_ms": pa.array([record["ms"] for record in records], pa.float64()),
+        **{name: pa.array([getattr(row, of) for row in rows], pa.string()) for name, of in texts.items()},
+        "outputs": pa.array([_floats(row.outputs, row.dtype) for row in rows], pa.list_(pa.float64())),
+        "latency_ms": pa.array([row.latency_ms for row in rows], pa.float64()),
     }
-    for name in dict.fromkeys(name for record in records for name in record["sum"]):
-        columns[f"{SUMMARY}{name}"] = pa.array([record["sum"].get(name) for record in records], pa.float64())
+    for name in dict.fromkeys(name for row in rows for name in row.summary):
+        columns[f"{SUMMARY}{name}"] = pa.array([row.summary.get(name) for row in rows], pa.float64())
     return pa.table(columns)
 
 
-def add_labels(workspace: Workspace, labels: Mapping[str, Any]) -> int:
-    """Store the true outcome (plain data) of requests by id; an id that has one keeps it. Returns how many are new.
-
-    Raises LabelError for an id that no request can have, and for a label that JSON can't hold.
-    """
+def _rows(workspace: Workspace, model: str | None) -> Sequence[sa.Row[Any]]:
     import sqlalchemy as sa
 
-    from dl_pipelines.store.tables import labels as table
+    from dl_pipelines.store.tables import predictions as table
 
-    for name, label in labels.items():
-        if not name or len(name) > LONGEST_ID:
-            raise LabelError(f"found the request id {name!r}; expected 1 to {LONGEST_ID} characters")
-        _require_plain(name, label)
+    query = sa.select(table).where(table.c.project == workspace.project)
+    query = query.order_by(table.c.asked_at, table.c.request_id)
+    database = Database.of(workspace.home)
+    with contextlib.closing(database), database.begin() as connection:
+        return connection.execute(query if model is None else query.where(table.c.model == model)).all()
+
+
+def _floats(raw: bytes | None, dtype: str) -> np.ndarray | None:
+    import numpy as np
+
+    return None if raw is None else np.frombuffer(raw, dtype).astype(np.float64)
+
+
+def answered_ids(workspace: Workspace) -> set[str]:
+    """The ids of all requests (rows of requests) that were answered; what the segments have is carried first."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import predictions as table
+
+    carry_log(workspace)
     database = Database.of(workspace.home)
     with contextlib.closing(database), database.begin() as connection:
         query = sa.select(table.c.request_id).where(table.c.project == workspace.project)
-        known = set(connection.execute(query).scalars())
-        rows = [
-            {"project": workspace.project, "request_id": name, "label": label, "at": now()}
-            for name, label in labels.items()
-            if name not in known
-        ]
-        if rows:
-            connection.execute(table.insert(), rows)
-    return len(rows)
-
-
-def _require_plain(name: str, label: Any) -> None:
-    try:
-        json.dumps(label, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise LabelError(
-            f"found a label of {name} that JSON can't hold ({error}); expected plain data, null for what is missing"
-        ) from error
-
-
-def read_labels(workspace: Workspace) -> dict[str, Any]:
-    """Labels by request id."""
-    import sqlalchemy as sa
-
-    from dl_pipelines.store.tables import labels as table
-
-    database = Database.of(workspace.home)
-    with contextlib.closing(database), database.begin() as connection:
-        query = sa.select(table.c.request_id, table.c.label).where(table.c.project == workspace.project)
-        return {row.request_id: row.label for row in connection.execute(query)}
+        return set(connection.execute(query).scalars())
 
 
 def window_of(request_id: str, asked_at: datetime) -> str:
@@ -132,12 +114,14 @@ def window_of(request_id: str, asked_at: datetime) -> str:
 
 def make_prediction_log(
     workspace: Workspace, partition: Partition, monitoring: Monitoring, data: Data, task: Task,
-    traffic: Traffic | None = None,
+    traffic: Traffic | None = None, keep_days: int | None = None,
 ) -> Artifact:  # fmt: skip
-    """`records.lance`: what the model of this partition answered, with `window`, `label` (or null) and `answer_json`.
+    """`records.lance`: `read_log` of the model of this partition, with `window`, `label` and `answer_json` (or null).
 
-    `traffic` sends first, when the model is the champion. The same log and labels give the same artifact. Gate:
-    `nothing_missing` (blocking). Raises LogError, ArtifactError when nothing was published.
+    `traffic` sends first, when the model is the champion; then the segments are carried, signed labels taken, and what
+    is older than `keep_days` removed. The same log and labels give the same artifact. Gate: `nothing_missing`
+    (blocking): what a client of this home got an answer to is in the tables. Raises LogError, LabelError,
+    DatabaseError, ArtifactError when nothing was published.
     """
     published = workspace.get("triton_repository", partition).require_gates()
     model = published.read_json("model.json")["model"]
@@ -145,47 +129,73 @@ def make_prediction_log(
     if traffic is not None and serves and serves.model == model:
         workspace.progress(STAGE, "sending live requests")
         traffic.send(workspace, task, data)
-    logged = read_log(workspace)
-    table, missing = _records(workspace, logged, model, task), missing_ids(workspace, logged)
+    carry_log(workspace)
+    refused = _take_labels(workspace, task)
+    expire_log(workspace, keep_days)
+    table, missing = _records(workspace, read_log(workspace, model), task), missing_ids(workspace)
     reason = _why_empty(table.num_rows, model, serves.model if serves else None)
 
     def build(draft: Draft) -> None:
         write_records(draft, table)
         told = f"{len(missing)} acknowledged requests are not in the log" + (f": {missing[0]}" if missing else "")
         draft.gate(Gate("nothing_missing", not missing, told, blocking=True, facts={"missing": missing[:10]}))
-        _tell(draft, table, reason)
+        _tell(draft, table, reason, refused)
 
     # The log grows by itself: what is in it decides, with the labels, whether there is something new.
     settings = {"log": records_digest(table), "missing": missing, "reason": reason}
     return workspace.make(STAGE, partition, build, settings=settings, parents={"triton_repository": published})
 
 
-def missing_ids(workspace: Workspace, logged: pa.Table) -> list[str]:
-    """Requests that a client of this home got an answer to and that no log has, sorted."""
+def missing_ids(workspace: Workspace) -> list[str]:
+    """Requests that a client of this home got an answer to and that the tables have not, sorted."""
     acknowledged = {record["id"] for record in read_folder(acknowledged_folder(workspace.home, workspace.project))}
-    return sorted(acknowledged - set(logged["request_id"].to_pylist()))
+    return sorted({fitting(name) for name in acknowledged} - answered_ids(workspace)) if acknowledged else []
 
 
-def _records(workspace: Workspace, logged: pa.Table, model: str, task: Task) -> pa.Table:
+def _take_labels(workspace: Workspace, task: Task) -> int:
+    """Take what the inbox has, where the home has a label key; how many rows of it were refused."""
+    key = read_key(workspace.home)
+    if key is None:
+        return 0
+    taken = take_labels(workspace, key, task)
+    if taken.refused:
+        workspace.progress(STAGE, f"{taken.refused} rows of the label inbox are refused")
+    return taken.refused
+
+
+def _records(workspace: Workspace, table: pa.Table, task: Task) -> pa.Table:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    table = logged.filter(pc.field("model") == model)
     ids, times = table["request_id"].to_pylist(), table["asked_at"].to_pylist()
-    labels = read_labels(workspace)
     shape = task.signature().outputs[0].shape
     answers = [
-        json.dumps(task.answer(np.array(row, np.float64).reshape(shape)), sort_keys=True)
+        None if row is None else json.dumps(task.answer(np.array(row, np.float64).reshape(shape)), sort_keys=True)
         for row in table["outputs"].to_pylist()
     ]
     windows = [window_of(name, at) for name, at in zip(ids, times, strict=True)]
-    known = pa.array([labels.get(name) for name in ids], task.label_type())
+    known = _labels(workspace, task, ids)
     return (
         table.append_column("answer_json", pa.array(answers, pa.string()))
         .append_column("window", pa.array(windows, pa.string()))
         .append_column("label", known)
     )
+
+
+def _labels(workspace: Workspace, task: Task, ids: list[str]) -> pa.Array:
+    import pyarrow as pa
+
+    labels = read_labels(workspace)
+    try:
+        return pa.array([labels.get(name) for name in ids], task.label_type())
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for name in ids:
+            if labels.get(name) is not None:
+                try:
+                    fitting_label(task, labels[name])
+                except LabelError as error:
+                    raise LabelError(f"{name}: {error}; remove it from the table labels") from error
+        raise
 
 
 def _why_empty(rows: int, model: str, serves: str | None) -> str | None:
@@ -196,14 +206,16 @@ def _why_empty(rows: int, model: str, serves: str | None) -> str | None:
     return f"{model} never had the traffic" + (f": {serves} serves" if serves else ": nothing serves")
 
 
-def _tell(draft: Draft, table: pa.Table, reason: str | None) -> None:
+def _tell(draft: Draft, table: pa.Table, reason: str | None, refused: int) -> None:
     from collections import Counter
 
     import numpy as np
 
     windows = Counter(table["window"].to_pylist())
     labelled = table.num_rows - table["label"].null_count
+    kept = table.num_rows - table["outputs"].null_count
     draft.measure(records=table.num_rows, labelled=labelled, windows=dict(sorted(windows.items())))
+    draft.measure(kept=kept, labels_refused=refused)
     draft.show(records=table.num_rows, labelled=labelled)
     if reason:
         draft.measure(reason=reason)

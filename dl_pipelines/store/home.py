@@ -83,6 +83,11 @@ class Home:
         return self.root / "predictions"
 
     @property
+    def label_key(self) -> Path:
+        """The key without which nobody labels predictions."""
+        return self.root / "label.key"
+
+    @property
     def reports(self) -> Path:
         """Rendered reports: `<project>/<partition>/`."""
         return self.root / "reports"

@@ -71,6 +71,7 @@ def test_each_record_is_sent_once_and_its_label_joined(served, task, data):
     answers = np.array([rows[name]["outputs"] for name in expected])
     np.testing.assert_allclose(answers, reference(sent, 0), atol=1e-3)
     assert {(step.stage, step.message) for step in said} == {
+        ("prediction_log", "carrying the log into the tables"),
         ("prediction_log", "sending the live day calm"), ("prediction_log", "sending the live day shifted"),
     }  # fmt: skip
 

@@ -83,7 +83,7 @@ def test_a_killed_server_is_started_again_and_nothing_acknowledged_is_lost(serve
     assert state and state.pid != before.pid
     assert _living(before.pid) == [], "what its backends ran in has ended too"
     log = read_log(served)
-    assert missing_ids(served, log) == []
+    assert missing_ids(served) == []
     assert set(ids) <= set(log["request_id"].to_pylist())
     assert len(set(log["request_id"].to_pylist())) == log.num_rows
 

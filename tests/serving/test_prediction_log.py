@@ -7,7 +7,8 @@ import pytest
 from dl_pipelines.brief.live import Monitoring
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder, predict
-from dl_pipelines.serving.prediction_log import LabelError, add_labels, make_prediction_log, read_log, window_of
+from dl_pipelines.serving.labels import LabelError, add_labels
+from dl_pipelines.serving.prediction_log import make_prediction_log, read_log, window_of
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.artifacts import ArtifactError

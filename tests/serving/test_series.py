@@ -14,7 +14,8 @@ from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import open_runtime
 from dl_pipelines.serving.client import PredictError, predict
-from dl_pipelines.serving.prediction_log import LabelError, add_labels, make_prediction_log
+from dl_pipelines.serving.labels import LabelError, add_labels
+from dl_pipelines.serving.prediction_log import make_prediction_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
 from dl_pipelines.serving.traffic import ensure_champion

@@ -1,0 +1,106 @@
+"""Retention of live data: answers older than the brief's `serving.log.keep_days` go, and their labels with them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dl_pipelines.serving.carry import patiently
+from dl_pipelines.serving.client import acknowledged_folder
+from dl_pipelines.store import durable
+from dl_pipelines.store.database import Database
+from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.wire.log_format import UNBORN, has_writer
+from dl_pipelines.wire.log_reading import segments
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+DAY_S, HOUR_S = 86_400, 3600
+
+
+def expire_log(workspace: Workspace, keep_days: int | None) -> int:
+    """Remove answers, shadow answers, events and labels older than `keep_days`, and the segments that held them.
+
+    A segment goes only when all of it is in the tables and nobody writes it. None keeps everything. Returns how many
+    rows and segments were removed. Raises DatabaseError.
+    """
+    folder = workspace.home.predictions / workspace.project
+    _remove_unborn(folder)
+    if keep_days is None:
+        return 0
+    before = time.time() - keep_days * DAY_S
+    with contextlib.closing(Database.of(workspace.home)) as database:
+        removed = _expire_segments(workspace.project, folder, database, before)
+        # What a client noted goes no later than the answer that it is held against: it was noted within the hour.
+        for path in segments(acknowledged_folder(workspace.home, workspace.project)):
+            if _written_before(path, before + HOUR_S):
+                durable.remove_file(path)
+
+        def expire() -> int:
+            with database.begin() as connection:
+                return _expire_rows(connection, workspace.project, before)
+
+        return removed + patiently(expire)
+
+
+def _expire_segments(project: str, folder: Path, database: Database, before: float) -> int:
+    """The file first: a row without a file does no harm, a file without its row would be carried once more."""
+    from dl_pipelines.store.tables import carried_segments as table
+
+    finished = [row["segment"] for row in database.rows(table, project=project, finished=True)]
+    removed = list[str]()
+    for name in finished:
+        path, gone = folder / name, not (folder / name).exists()
+        if gone or _written_before(path, before):
+            durable.remove_file(path)
+            removed.append(name)
+
+    def forget() -> None:
+        with database.begin() as connection:
+            for name in removed:
+                connection.execute(table.delete().where(table.c.project == project, table.c.segment == name))
+
+    if removed:
+        patiently(forget)
+    return len(removed)
+
+
+def _expire_rows(connection: sa.Connection, project: str, before: float) -> int:
+    import sqlalchemy as sa
+
+    from dl_pipelines.store import tables
+
+    answers, labels, inbox = tables.predictions, tables.labels, tables.label_inbox
+    text = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
+    mine = sa.select(answers.c.request_id).where(answers.c.project == project)
+    old = labels.c.request_id.in_(mine.where(answers.c.asked_at < before))
+    orphan = sa.and_(labels.c.at < text, labels.c.request_id.not_in(mine))
+    removed = 0
+    for statement in (
+        labels.delete().where(labels.c.project == project, sa.or_(old, orphan)),
+        inbox.delete().where(inbox.c.project == project, inbox.c.at < text),
+        *(
+            table.delete().where(table.c.project == project, table.c.asked_at < before)
+            for table in (answers, tables.shadow_predictions, tables.router_events)
+        ),
+    ):
+        removed += connection.execute(statement).rowcount
+    return removed
+
+
+def _remove_unborn(folder: Path) -> None:
+    """Segments whose writer died before they had their name: empty."""
+    for path in folder.glob(f"*{UNBORN}"):
+        with contextlib.suppress(FileNotFoundError):
+            if _written_before(path, time.time() - HOUR_S) and not has_writer(path):
+                path.unlink()
+
+
+def _written_before(path: Path, moment: float) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime < moment
+    return False
