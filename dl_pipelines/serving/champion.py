@@ -12,7 +12,7 @@ from typing import Any
 
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import Artifact
-from dl_pipelines.store.database import Database
+from dl_pipelines.store.database import Database, now, patiently
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.routing import RoutingTable, read_table
 
@@ -144,16 +144,23 @@ def exclusive(workspace: Workspace):
 
 
 def ledger(workspace: Workspace) -> list[Row]:
-    """All rows of the project, oldest first."""
+    """All rows of the project, oldest first. Raises DatabaseError."""
     from dl_pipelines.store.tables import served_ledger
 
     with contextlib.closing(Database.of(workspace.home)) as database:
-        return database.rows(served_ledger, project=workspace.project)
+        return patiently(lambda: database.rows(served_ledger, project=workspace.project), "read what served")
 
 
 def append(workspace: Workspace, **values: Any) -> int:
-    """Add a row to the ledger; returns its id."""
+    """Add a row to the ledger, once also when the database restarts meanwhile; returns its id. Raises DatabaseError."""
     from dl_pipelines.store.tables import served_ledger
 
+    values = {"at": now(), **values, "project": workspace.project}
+    known = {name: values[name] for name in ("project", "at", "event", "model", "digest")}
+
+    def add() -> int:
+        there = [row for row in database.rows(served_ledger, **known) if row["evidence"] == values["evidence"]]
+        return there[0]["id"] if there else database.append(served_ledger, **values)
+
     with contextlib.closing(Database.of(workspace.home)) as database:
-        return database.append(served_ledger, project=workspace.project, **values)
+        return patiently(add, "write what serves")

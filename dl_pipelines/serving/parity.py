@@ -46,6 +46,12 @@ def require_live_parity(server: TritonServer, artifact: Artifact, model: str) ->
             f"found that {model} does not answer ({error.message()}); expected the outputs of {artifact.stage} "
             f"{artifact.short}; the old model keeps the traffic"
         ) from error
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        what = list(found.shape) if found.shape != expected.shape else "values that are not finite"
+        raise ParityError(
+            f"found {what} in the outputs of the live {model}; expected finite {list(expected.shape)} as of "
+            f"{artifact.stage} {artifact.short}; the old model keeps the traffic"
+        )
     apart = np.abs(found.astype(np.float64) - expected) / np.maximum(np.abs(expected), 1)
     difference = float(apart.max())
     if not difference <= about["tolerance"]:

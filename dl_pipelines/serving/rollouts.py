@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from dl_pipelines.store.database import Database
+from dl_pipelines.store.database import Database, patiently
 from dl_pipelines.store.workspace import Workspace
 
 Row = Mapping[str, Any]
@@ -23,7 +23,7 @@ def rollout_rows(workspace: Workspace, **equal: Any) -> list[Row]:
     from dl_pipelines.store.tables import rollouts
 
     with contextlib.closing(Database.of(workspace.home)) as database:
-        return database.rows(rollouts, project=workspace.project, **equal)
+        return patiently(lambda: database.rows(rollouts, project=workspace.project, **equal), "read what was tried")
 
 
 def open_rollout(workspace: Workspace) -> Row | None:
@@ -44,4 +44,6 @@ def end_rollout(workspace: Workspace, number: int, champion: str, reason: str, a
     event = "promoted" if champion == row["challenger"] else "stopped"
     values = {name: row[name] for name in names} | {"event": event, "decision": {}, "reason": reason, "actor": actor}
     with contextlib.closing(Database.of(workspace.home)) as database:
-        return database.append_once(rollouts, **values, key=f"{row['experiment']}:end")
+        return patiently(
+            lambda: database.append_once(rollouts, **values, key=f"{row['experiment']}:end"), "write what was tried"
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dl_pipelines.store.home import Home
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 HEAD = "0002"
 """The newest migration; a database at it needs no Alembic import."""
+
+PATIENCE_S = (0.2, 1.0, 3.0)
+"""How long a database that restarts, or is locked, is waited for before each new try."""
+
+Value = TypeVar("Value")
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -148,6 +154,30 @@ class Database:
         """Give every connection back."""
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+def patiently(step: Callable[[], Value], what: str) -> Value:
+    """The value of `step`, done again while the database restarts or is locked. Raises DatabaseError in the end.
+
+    `step` may be done twice although it succeeded the first time: its answer can be lost. `what` is for the message.
+    """
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    away = OperationalError, InterfaceError
+    for wait in (*PATIENCE_S, None):
+        try:
+            return step()
+        except (*away, DatabaseError) as error:
+            cause = error.__cause__ if isinstance(error, DatabaseError) else error
+            if not isinstance(cause, away):
+                raise
+            if wait is None:
+                raise DatabaseError(
+                    f"found the database unable to {what} ({str(cause.orig).strip()}); expected it to answer; run it "
+                    "again when it does: nothing is lost"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 def _without_password(url: str) -> str:
