@@ -156,6 +156,8 @@ def fitting_label(task: Task, label: Any) -> Any:
         if label is None or isinstance(label, bool):
             raise ValueError("there is nothing to compare with")
         (fits,) = pa.array([label], kind).to_pylist()
+        if fits != label:
+            raise ValueError(f"it would be {fits}")
         if classes and not 0 <= fits < len(classes):
             raise ValueError("there is no such class")
         task.targets_of([fits])
