@@ -20,8 +20,9 @@ from resources.workspaces import RESOURCE, WorkspaceResource
 from sensors.daily import retraining_schedule
 from sensors.drift import drift_sensor
 from sensors.failures import failure_sensor, lost_runs
-from sensors.jobs import daily_job, model_job, promotion_job
+from sensors.jobs import daily_job, model_job, promotion_job, rollout_job
 from sensors.promotion import promotion_sensor
+from sensors.rollout import rollout_sensor
 from sensors.training import training_sensor
 
 BRIEFS = "DLP_BRIEFS"
@@ -63,15 +64,17 @@ def load_briefs(home: Home) -> dict[str, Brief]:
 def build_defs(brief: Brief) -> dg.Definitions:
     """Assets, jobs, schedule and sensors of one brief; resources and executor are shared."""
     with disable_dagster_warnings():
-        daily, model, promotion = daily_job(brief), model_job(brief), promotion_job(brief)
+        daily, model = daily_job(brief), model_job(brief)
+        promotion, rollout = promotion_job(brief), rollout_job(brief)
         return dg.Definitions(
             assets=project_assets(brief),
-            jobs=[daily, model, promotion],
+            jobs=[daily, model, promotion, rollout],
             schedules=[retraining_schedule(brief)],
             sensors=[
                 training_sensor(brief, daily, model),
                 drift_sensor(brief, daily),
                 promotion_sensor(brief, promotion),
+                rollout_sensor(brief, rollout),
             ],
         )
 

@@ -53,16 +53,23 @@ def model_job(brief: Brief):
 
 
 def promotion_job(brief: Brief):
-    """Gives the traffic to a challenger, by the evidence that is stored under an id."""
+    """Gives the traffic to a challenger, by the evidence that is stored under an id.
+
+    Of a live experiment that is the row of `rollouts` that proposes it.
+    """
 
     @dg.op(name=f"{brief.project}_promote", config_schema={"evidence": int})
     def promote(context: dg.OpExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]) -> None:
+        from dl_pipelines.lifecycle.experiment import Rules, accept
         from dl_pipelines.lifecycle.promotion import promote as give
         from dl_pipelines.lifecycle.promotion import read_evidence
 
-        workspace = workspaces.open(brief.project, context.log.info)
+        workspace, number = workspaces.open(brief.project, context.log.info), context.op_config["evidence"]
         try:
-            give(workspace, read_evidence(workspace, context.op_config["evidence"]), brief.lifecycle.margin)
+            if brief.lifecycle.evidence == "live":
+                accept(workspace, Rules.of(brief, task_of(brief)), "promotion job", proposal=number)
+            else:
+                give(workspace, read_evidence(workspace, number), brief.lifecycle.margin)
         except ValueError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 
@@ -73,6 +80,32 @@ def promotion_job(brief: Brief):
         promote()
 
     return promotion
+
+
+def rollout_job(brief: Brief):
+    """One step of the live experiment: mend, look, carry the decision out, begin the next one."""
+
+    @dg.op(name=f"{brief.project}_rollout_step")
+    def step(context: dg.OpExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]) -> None:
+        import time
+
+        from dl_pipelines.lifecycle import experiment
+
+        workspace = workspaces.open(brief.project, context.log.info)
+        try:
+            experiment.step(workspace, experiment.Rules.of(brief, task_of(brief)), time.time())
+        except ValueError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    @dg.job(
+        name=f"{brief.project}_rollout",
+        tags={PROJECT: brief.project},
+        description="A step of the challenger's live experiment: its next share, its promotion, or its end.",
+    )
+    def rollout() -> None:
+        step()
+
+    return rollout
 
 
 def daily_request(

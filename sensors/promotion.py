@@ -1,6 +1,7 @@
 """Reads the promotion evidence that was stored and requests the promotion of a challenger that has won.
 
-What to do is `lifecycle.promotion.decide_promotion`; with `lifecycle.promotion: manual` the answer is only told.
+What to do is `lifecycle.promotion.decide_promotion`; with `lifecycle.promotion: manual` the answer is only told. With
+`lifecycle.evidence: live` it is not asked: held-out rows are the door to an experiment, on which rollout.py looks.
 """
 
 import dagster as dg
@@ -23,6 +24,8 @@ def promotion_sensor(brief: Brief, promotion: dg.JobDefinition) -> dg.SensorDefi
         from dl_pipelines.lifecycle.promotion import decide_promotion, evidence_after
         from dl_pipelines.serving.champion import champion
 
+        if brief.lifecycle.evidence == "live":
+            return dg.SkipReason("lifecycle.evidence is live: the rollout sensor decides")
         workspace = workspaces.open(brief.project, context.log.info)
         rows = evidence_after(workspace, int(context.cursor or 0))
         if not rows:

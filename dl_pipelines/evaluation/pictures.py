@@ -38,14 +38,17 @@ _PLAIN = str.maketrans(dict.fromkeys("[]()\\`<>\n", " "))
 
 
 def _uri(drawn: str) -> str:
-    """Without what only shows when it is pointed at: an image isn't."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(alone(drawn).encode()).decode()}"
+
+
+def alone(drawn: str) -> str:
+    """A drawing as an SVG document: with the colours it uses, without what only shows when it is pointed at."""
     bare = re.sub("<title>.*?</title>", "", drawn)
     used = {kind for kinds in re.findall('class="([^"]*)"', bare) for kind in kinds.split()}
     rules = [f".{kind}{{{rule}}}" if kind else rule for kind, rule in STYLE.items()
              if not kind or kind.split(".")[-1] in used]  # fmt: skip
-    alone = bare.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    alone = alone.replace(">", f"><style>{''.join(rules)}</style>", 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()}"
+    bare = bare.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return bare.replace(">", f"><style>{''.join(rules)}</style>", 1)
 
 
 def shown(

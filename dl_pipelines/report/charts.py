@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from dl_pipelines.evaluation.svg import drawing, label, line_chart, safe
@@ -26,6 +27,15 @@ def training_curves(facts: Facts) -> Any:
         unit, name = facts.metrics[facts.primary].unit, f"Validation {facts.primary} by epoch"
         drawn += line_chart(name, epochs, {"validation": primary}, lambda value: in_unit(value, unit), first=1)
     return figure(drawn, "Training curves; the loss of train batches is with augmentation and dropout.")
+
+
+def experiment(facts: Facts) -> Any:
+    """The evidence of the model's own live experiment as it grew, in the page's colours."""
+    found = facts.find("ab_experiment", "evidence.svg#")
+    if not isinstance(found, Found):
+        return None
+    bare = re.sub("<style>.*?</style>", "", found.value)
+    return figure(bare, "Live experiment: the difference so far, and what it may be however often one looks.")
 
 
 def drift(facts: Facts) -> Any:

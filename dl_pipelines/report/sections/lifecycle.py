@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 from dl_pipelines.evaluation.wording import number, percent, plural
-from dl_pipelines.report.cells import Cell, not_applicable, not_measured, told
+from dl_pipelines.report.cells import Cell, Extra, Source, not_applicable, not_measured, told
 from dl_pipelines.report.facts import REPORT, Facts, library
 from dl_pipelines.report.sections.opening import said
 
+STAGE, FILE = "ab_experiment", "experiment.json"
+TITLE, FOLDED = "Live experiments: every challenger that was tried", 8
 _COLUMNS = ("FREQ", "TRIGGER", "PROCESS", "VAL", "ROLLBACK")
 
 
@@ -26,7 +32,7 @@ def cells(facts: Facts) -> dict[str, Cell]:
 
 
 def _rollback() -> Cell:
-    return told("the version that last served gets the traffic back, byte for byte", library("serving.champion"))
+    return told("the version that last served gets the traffic back, byte for byte", library("serving.traffic"))
 
 
 def _retraining(facts: Facts) -> tuple[Cell, ...]:
@@ -67,6 +73,8 @@ def _features(facts: Facts) -> tuple[Cell, ...]:
 
 
 def _promotion(facts: Facts) -> tuple[Cell, ...]:
+    if facts.brief["lifecycle"].get("evidence") == "live":
+        return _experiments(facts)
     mode, margin = facts.of_brief("lifecycle", "promotion"), facts.of_brief("lifecycle", "margin")
     sure = facts.of_brief("lifecycle", "confidence")
     better = "difference" if facts.metrics[facts.primary].better == "higher" else "decrease"
@@ -80,3 +88,83 @@ def _promotion(facts: Facts) -> tuple[Cell, ...]:
              sure.source, margin.source),
         _rollback(),
     )  # fmt: skip
+
+
+def _experiments(facts: Facts) -> tuple[Cell, ...]:
+    """Of a project whose challengers are tried live."""
+    mode, given = facts.of_brief("lifecycle", "promotion"), facts.of_brief("lifecycle", "rollout")
+    rules, margin = given.value, facts.of_brief("lifecycle", "margin")
+    shares = ", ".join("shadow" if share == 0 else f"{percent(share)}%" for share in rules["shares"])
+    return (
+        told(
+            "each newly published model that is not worse on held-out rows, one at a time",
+            library("lifecycle.experiment"),
+        ),
+        told("a newer model than the champion; it waits while another is tried", library("lifecycle.experiment")),
+        told(
+            f"stages of {shares} of the units, then all; at least {number(rules['min_units'])} units and "
+            f"{number(rules['min_hours'])} h each, labels after {number(rules['label_hours'])} h; by assigned arm; "
+            f"promotion: {mode.value}",
+            given.source, mode.source,
+        ),
+        told(
+            f"at alpha {number(rules['alpha'])}, however often it is looked at: the lower bound of the difference lies "
+            f"above {number(-margin.value) if margin.value else 0} and no guardrail (failures, latency) is worse; "
+            f"{_tried(facts)}",
+            given.source, margin.source, *_sources(facts),
+        ),
+        _taken_out(facts),
+    )  # fmt: skip
+
+
+def _tried(facts: Facts) -> str:
+    """How many experiments there were, and what this model's own came to."""
+    found, own = facts.find(STAGE, f"{FILE}#/experiments"), facts.find(STAGE, f"{FILE}#/state")
+    if isinstance(found, Cell) or not found.value:
+        return "no experiment so far"
+    states = Counter(item["state"].replace("_", " ") for item in found.value)
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    mine = "" if isinstance(own, Cell) else f"; this model's: {own.value.replace('_', ' ')}"
+    return f"{plural(len(found.value), 'experiment')} so far: {counted}{mine}"
+
+
+def _sources(facts: Facts) -> list[Source]:
+    found = facts.find(STAGE, f"{FILE}#/experiments")
+    return [] if isinstance(found, Cell) else [found.source]
+
+
+def _taken_out(facts: Facts) -> Cell:
+    found = facts.find(STAGE, f"{FILE}#/experiments")
+    ended = [] if isinstance(found, Cell) else [item for item in found.value if item["seconds"] is not None]
+    if isinstance(found, Cell) or not ended:
+        return _rollback()
+    last = ended[-1]
+    return told(
+        f"a harmed guardrail takes the challenger out, in manual mode too: the last time "
+        f"{number(last['seconds'])} s after the decision; `dlp rollback` gives the version that last served the "
+        "traffic back, byte for byte",
+        found.source, library("serving.traffic"),
+    )  # fmt: skip
+
+
+def extras(facts: Facts) -> list[Extra]:
+    """The ledger of live experiments; nothing where none was."""
+    found = facts.find(STAGE, f"{FILE}#/experiments")
+    if isinstance(found, Cell) or not found.value:
+        return []
+    rows = [(item["challenger"], _line(facts, place, item)) for place, item in enumerate(found.value)]
+    return [Extra(TITLE, ("Challenger", "Against", "Began", "Came to", "By", "Why"), rows, folded=len(rows) > FOLDED)]
+
+
+def _line(facts: Facts, place: int, item: Mapping[str, Any]) -> list[Cell]:
+    def cell(name: str, text: str) -> Cell:
+        found = facts.find(STAGE, f"{FILE}#/experiments/{place}/{name}")
+        return found if isinstance(found, Cell) else told(text, found.source)
+
+    return [
+        cell("champion", str(item["champion"])),
+        cell("began", f"{item['began'][:16].replace('T', ' ')} UTC"),
+        cell("state", f"{item['state'].replace('_', ' ')} in stage {item['stage']}"),
+        cell("by", str(item["by"])) if item["by"] else not_measured("it has not ended"),
+        cell("reason", str(item["reason"])),
+    ]

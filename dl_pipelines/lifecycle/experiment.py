@@ -1,0 +1,227 @@
+"""Live experiments: begins them, looks at their evidence, and carries out what `rollout` decides about a challenger.
+
+One experiment of a project runs at a time: a newer challenger waits until it has ended, and takes the place of one that
+waits; a person who moves the champion ends it. Traffic is moved by mend.py, which follows the ledger's rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dl_pipelines.brief import Brief
+from dl_pipelines.brief.live import Lifecycle, Router
+from dl_pipelines.brief.sections import Data, Evaluation
+from dl_pipelines.lifecycle import ledger
+from dl_pipelines.lifecycle.evidence import counts, gather
+from dl_pipelines.lifecycle.judged import Stage
+from dl_pipelines.lifecycle.ledger import Experiment, Row
+from dl_pipelines.lifecycle.mend import SENSOR, add, end, mend, to_mend
+from dl_pipelines.lifecycle.promotion import PromotionError, compare_with_champion, decide_promotion, evidence_after
+from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
+from dl_pipelines.serving.champion import STAGE, champion
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.tasks.base import Task
+
+ENDED_BY = {"promote": ledger.PROMOTED, "roll_back": ledger.ROLLED_BACK, "stop": ledger.STOPPED}
+"""What an action of `rollout` is called in the ledger once it is done."""
+RELOOK = 300.0
+"""Seconds after which the same rows are looked at again: a stage has its hours, labels come of age."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a project's experiments go by: the brief's sections and its task."""
+
+    task: Task
+    data: Data
+    evaluation: Evaluation
+    lifecycle: Lifecycle
+    router: Router
+
+    @classmethod
+    def of(cls, brief: Brief, task: Task) -> Rules:
+        """From a brief and the task it names."""
+        return cls(task, brief.data, brief.evaluation, brief.lifecycle, brief.serving.router)
+
+
+@dataclass(frozen=True)
+class Due:
+    """Whether there is something to do, what or why not, and what was looked at: the same again is nothing new."""
+
+    needed: bool
+    told: str
+    seen: str = ""
+
+
+def step(workspace: Workspace, rules: Rules, at: float, actor: str = SENSOR) -> list[str]:
+    """Do whatever is due at the time `at` (seconds since 1970); sentences on what was done, none where nothing was.
+
+    Mend what a crash left, look at the running experiment and carry the decision out, begin the one that waits. May be
+    called at any time, from any process: the same evidence moves once. Raises TritonError, RoutingError, LogError.
+    """
+    from dl_pipelines.serving.carry import carry_log
+
+    carry_log(workspace)
+    with alone(workspace):
+        done = mend(workspace, rules.router)
+        found = ledger.running(workspace)
+        if found and rules.lifecycle.evidence != "live":
+            done += end(workspace, rules.router, found, ledger.STOPPED, "lifecycle.evidence is held_out now", actor)
+        elif found:
+            decision = look(workspace, rules, found, at)
+            done += carry_out(workspace, rules, found, decision, actor)
+        if rules.lifecycle.evidence == "live" and ledger.running(workspace) is None:
+            done += _begin(workspace, rules, actor)
+    for told in done:
+        workspace.progress("rollout", told)
+    return done
+
+
+def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
+    """Whether `step` has something to do at the time `at`; looks at the evidence, unless it is as it was when `seen`.
+
+    Moves nothing. Raises LogError, RoutingError.
+    """
+    from dl_pipelines.serving.carry import carry_log
+
+    found = ledger.running(workspace)
+    if rules.lifecycle.evidence != "live":
+        return Due(found is not None, "lifecycle.evidence is held_out: no experiment is run")
+    if wrong := to_mend(workspace):
+        return Due(True, wrong)
+    if found is None:
+        row = waiting(workspace, rules)
+        return Due(row is not None, f"{row['challenger']} waits for its experiment" if row else "no challenger waits")
+    carry_log(workspace)
+    stage = Stage.of(found.stage)
+    there = f"{stage.revision}:{sorted(counts(workspace, stage).items())}:{int(at // RELOOK)}"
+    if there == seen:
+        return Due(False, f"nothing new of {found.challenger}, stage {stage.number}", there)
+    with alone(workspace):
+        decision = look(workspace, rules, found, at)
+    told = f"{found.challenger}, stage {stage.number}: {decision.action} ({decision.reason})"
+    if decision.action == "promote" and rules.lifecycle.promotion == "manual" and found.proposed is not None:
+        return Due(False, f"{told}; lifecycle.promotion is manual: a person decides (`dlp promote`)", there)
+    return Due(decision.action != "wait", told, there)
+
+
+def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> Decision:
+    """What the evidence of the present stage says; kept as a row of `rollout_looks` when it saw something new."""
+    given, row = rules.lifecycle, found.stage
+    shares = given.rollout.shares
+    carried = tuple(item["share"] for item in found.rows if item["event"] == ledger.STAGE)
+    if shares[: len(carried)] != carried:
+        told = f"the brief's shares are {shares} now, this experiment has had {carried}: what it counts is not by them"
+        return Decision("stop", told)
+    evidence = gather(workspace, rules.task, Stage.of(row), given.rollout.label_hours, at)
+    decision = decide_rollout(evidence, given.rollout, given.margin)
+    ledger.add_look(workspace, found, evidence, decision.plain())
+    return decision
+
+
+def carry_out(workspace: Workspace, rules: Rules, found: Experiment, decision: Decision, actor: str) -> list[str]:
+    """Add the row of a decision and make the routing table follow; nothing for `wait`, and for what is there."""
+    if decision.action == "wait":
+        return []
+    if decision.action == "advance":
+        number = found.stage["stage"] + 1
+        share = rules.lifecycle.rollout.shares[number]
+        told = add(
+            workspace, found, ledger.STAGE, number, share, decision.plain(), decision.reason, actor,
+            f"{found.name}:stage:{number}",
+        )  # fmt: skip
+        return told + mend(workspace, rules.router)
+    if decision.action == "promote" and rules.lifecycle.promotion == "manual":
+        row = found.stage
+        return add(
+            workspace, found, ledger.PROPOSED, row["stage"], row["share"], decision.plain(), decision.reason, actor,
+            f"{found.name}:proposed",
+        )  # fmt: skip
+    event = ENDED_BY[decision.action]
+    return end(workspace, rules.router, found, event, decision.reason, actor, decision.plain())
+
+
+def accept(workspace: Workspace, rules: Rules, actor: str, reason: str = "", proposal: int | None = None) -> Row:
+    """A person's yes to the promotion that was proposed (by the row `proposal`, if given); the row that says so.
+
+    The same yes twice promotes once.
+
+    Raises PromotionError when nothing is proposed, or the experiment has ended otherwise.
+    """
+    with alone(workspace):
+        mend(workspace, rules.router)
+        every = ledger.experiments(workspace)
+        found = every[-1] if every else None
+        if found is None or found.proposed is None or proposal not in (None, found.proposed["id"]):
+            by = "" if proposal is None else f" by the row {proposal}"
+            raise PromotionError(
+                f"found no promotion of {workspace.project} that was proposed{by}; expected an experiment that has "
+                "shown its challenger good enough; look at `dlp ab status`"
+            )
+        told = reason or f"proposed: {found.proposed['reason']}"
+        end(workspace, rules.router, found, ledger.PROMOTED, told, actor, found.proposed["decision"])
+        row = ledger.newest(workspace, found.name).end
+        if row is None or row["event"] != ledger.PROMOTED:
+            raise PromotionError(
+                f"found that the experiment of {found.challenger} was {row['event'] if row else 'not ended'} "
+                f"({row['reason'] if row else 'it runs'}); expected it to wait for a person; train another model"
+            )
+        return row
+
+
+def waiting(workspace: Workspace, rules: Rules) -> Row | None:
+    """The comparison on held-out rows of the newest challenger that may have an experiment, or None.
+
+    It is newer than what serves and than the last experiment's, is still there, and is not worse on held-out rows (or
+    has to be compared with what serves now).
+    """
+    now = champion(workspace)
+    begun = [int(item.first["decision"].get("evidence", 0)) for item in ledger.experiments(workspace)]
+    rows = evidence_after(workspace, max(begun, default=0))
+    if now is None or not rows:
+        return None
+    row, there = rows[-1], Partition.parse(rows[-1]["partition"])
+    published = workspace.find(STAGE, there) if workspace.pointed(STAGE, there) else None
+    if published is None or published.read_json("model.json")["model"] != row["challenger"]:
+        return None
+    if row["challenger"] == now.model or there.day < Partition.parse(now.partition).day:
+        return None
+    about = {"champion": now.model, "challenger": row["challenger"], "partition": row["partition"]}
+    compared = [item for item in evidence_after(workspace, 0) if about.items() <= item.items()]
+    if not compared:
+        return row
+    worse = decide_promotion(compared[-1], rules.lifecycle.margin) == "keep"
+    return None if worse else {**compared[-1], "newest": row["id"]}
+
+
+def _begin(workspace: Workspace, rules: Rules, actor: str) -> list[str]:
+    """The first stage of the challenger that waits, when it is not worse than what serves now."""
+    row, now = waiting(workspace, rules), champion(workspace)
+    if row is None or now is None:
+        return []
+    partition = Partition.parse(row["partition"])
+    if row["champion"] != now.model:  # what it was compared with serves no longer
+        compared = compare_with_champion(
+            workspace, partition, rules.data, rules.task, rules.lifecycle, rules.evaluation
+        )  # fmt: skip
+        if compared is None or decide_promotion(compared, rules.lifecycle.margin) == "keep":
+            return []
+        row = {**compared, "newest": row["id"]}
+    artifact = workspace.get(STAGE, partition).require_gates()
+    name, share = ledger.name_of(now.model, row["challenger"], now.version), rules.lifecycle.rollout.shares[0]
+    first = {"digest": artifact.digest, "version": now.version, "evidence": max(row["id"], row.get("newest", 0))}
+    added = ledger.add(
+        workspace, f"{name}:stage:0", experiment=name, event=ledger.STAGE, stage=0, share=share, champion=now.model,
+        challenger=row["challenger"], partition=partition.key, decision=first,
+        reason=f"not worse on held-out rows: {row['reason']}", actor=actor,
+    )  # fmt: skip
+    begun = [f"{row['challenger']} begins its experiment against {now.model}"] if added else []
+    return begun + mend(workspace, rules.router)
+
+
+def alone(workspace: Workspace):
+    """A lock: one look at a project's experiment at a time. A thread may take it again."""
+    from filelock import FileLock
+
+    workspace.home.locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(workspace.home.locks / f"rollout-{workspace.project}.lock", is_singleton=True)

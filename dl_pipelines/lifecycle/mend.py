@@ -1,0 +1,141 @@
+"""Makes the routing table what the ledger of experiments says: after each row, and first of all after a crash.
+
+A row is added, then the traffic follows; what a crash left in between is found and finished by the next call. Which
+row to add is decided in experiment.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from dl_pipelines.brief.live import Router
+from dl_pipelines.lifecycle import ledger
+from dl_pipelines.lifecycle.ledger import Experiment, Row
+from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive, routed
+from dl_pipelines.serving.parity import ParityError
+from dl_pipelines.serving.repository import RepositoryError
+from dl_pipelines.serving.traffic import give_traffic
+from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger
+from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.store.database import Database
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.wire.routing import RoutingTable
+
+SENSOR = "sensor"
+
+
+def to_mend(workspace: Workspace) -> str:
+    """What is not as the ledger says, or nothing: a crash was between a row and the table, or a person was faster."""
+    every = ledger.experiments(workspace)
+    if not every:
+        return ""
+    last, table, now = every[-1], routed(workspace), champion(workspace)
+    on_trial = table is not None and table.revision in last.revisions and _has_challenger(table)
+    moved = now is None or now.version != last.version
+    if last.end is None:
+        if moved:
+            return f"{now.model if now else 'nothing'} serves now, not {last.champion}"
+        return "" if on_trial and table and table.revision == last.stage["id"] else "the challenger has not its share"
+    if last.end["event"] == ledger.PROMOTED and not moved and not _given(workspace, last.end):
+        return f"{last.challenger} was to be promoted"
+    return f"{last.challenger} was to be taken out" if on_trial else ""
+
+
+def mend(workspace: Workspace, router: Router) -> list[str]:
+    """Make the routing table what the newest experiment's rows say; sentences on what was done.
+
+    Raises TritonError, RoutingError; a challenger that can't be served any more ends its experiment.
+    """
+    if not to_mend(workspace):  # the common case, without the lock
+        return []
+    with exclusive(workspace):  # nobody moves the champion between the look and the move
+        return _mend(workspace, router) if to_mend(workspace) else []
+
+
+def _mend(workspace: Workspace, router: Router) -> list[str]:
+    last, now = ledger.experiments(workspace)[-1], champion(workspace)
+    if last.end is None and (now is None or now.version != last.version):
+        return _moved(workspace, last, now)
+    if last.end is None:
+        return _put(workspace, router, last)
+    if last.end["event"] == ledger.PROMOTED:
+        row = last.end
+        artifact = workspace.by_digest(STAGE, last.first["decision"]["digest"])
+        facts = {"rollout": row["id"], "experiment": last.name, "champion": last.champion}
+        give_traffic(
+            workspace, artifact, Partition.parse(row["partition"]), row["reason"], facts, actor=row["actor"]
+        )  # fmt: skip
+        return [f"{last.challenger} has the traffic"]
+    end_trial(workspace, last.end["id"])
+    return [f"{last.challenger} is taken out; {last.champion} has the traffic"]
+
+
+def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
+    row = found.stage
+    try:
+        artifact = workspace.by_digest(STAGE, found.first["decision"]["digest"])
+        put_challenger(
+            workspace, artifact, share=row["share"], salt=found.name, revision=row["id"], router=router
+        )  # fmt: skip
+    except (ParityError, ArtifactError, RepositoryError, TrialError) as error:
+        return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be served: {error}", SENSOR)
+    what = "sees all and answers nobody" if row["share"] == 0 else f"answers {row['share']:.1%} of the units"
+    return [f"{found.challenger} {what}"]
+
+
+def _moved(workspace: Workspace, found: Experiment, now: Champion | None) -> list[str]:
+    """End an experiment whose champion somebody moved."""
+    took_over = now is not None and now.model == found.challenger
+    event, actor = (ledger.PROMOTED if took_over else ledger.STOPPED), _mover(workspace)
+    reason = f"{now.model if now else 'nothing'} was given the traffic: {now.reason if now else 'the table is gone'}"
+    row = found.stage
+    return add(workspace, found, event, row["stage"], row["share"], {}, reason, actor, f"{found.name}:end")
+
+
+def end(
+    workspace: Workspace, router: Router, found: Experiment, event: str, reason: str, actor: str,
+    decision: Mapping[str, Any] | None = None,
+) -> list[str]:  # fmt: skip
+    """End an experiment, unless it has ended, and have the traffic follow."""
+    row = found.stage
+    told = add(
+        workspace, found, event, row["stage"], row["share"], decision or {}, reason, actor,
+        f"{found.name}:end",
+    )  # fmt: skip
+    return told + mend(workspace, router)
+
+
+def add(
+    workspace: Workspace, found: Experiment, event: str, stage: int, share: float, decision: Mapping[str, Any],
+    reason: str, actor: str, key: str,
+) -> list[str]:  # fmt: skip
+    """Add a row to an experiment; what it says as a sentence, nothing when its key is there already."""
+    added = ledger.add(
+        workspace, key, experiment=found.name, event=event, stage=stage, share=share, champion=found.champion,
+        challenger=found.challenger, partition=found.first["partition"], decision=decision, reason=reason, actor=actor,
+    )  # fmt: skip
+    words = f"stage {stage}" if event == ledger.STAGE else event.replace("_", " ")
+    return [f"{found.challenger}: {words} ({reason})"] if added else []
+
+
+def _given(workspace: Workspace, end: Row) -> bool:
+    """Whether the move of a promotion is in the ledger of what serves."""
+    return any(row["evidence"].get("rollout") == end["id"] for row in _served(workspace) if row["event"] != "published")
+
+
+def _mover(workspace: Workspace) -> str:
+    moves = [row for row in _served(workspace) if row["event"] in ("champion", "rollback")]
+    return (moves[-1]["actor"] if moves else "") or "unknown"
+
+
+def _served(workspace: Workspace) -> list[Row]:
+    from dl_pipelines.store.tables import served_ledger
+
+    with contextlib.closing(Database.of(workspace.home)) as database:
+        return database.rows(served_ledger, project=workspace.project)
+
+
+def _has_challenger(table: RoutingTable) -> bool:
+    return bool(table.shadow) or len(table.arms) > 1
