@@ -5,6 +5,7 @@ The same file loads in the embedded server (our Python-based backends) and in th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,23 @@ def router_config(base: str, signature: Signature, serving: Serving, parameters:
     config.dynamic_batching.max_queue_delay_microseconds = round(serving.queue_delay_ms * 1000)
     _parameters(config, parameters)
     return _text(config)
+
+
+def router_parameters(project: str, signature: Signature, serving: Serving) -> dict[str, str]:
+    """What a project's router is told of the brief. Places are relative to its folder, so that a home can be moved.
+
+    `finite`: inputs with NaN or infinity are refused, except in tables of times, where what is missing is NaN.
+    """
+    return {
+        "summary": signature.summary,
+        "finite": "no" if signature.summary == "series" else "yes",
+        "durability": serving.durability,
+        "sample": f"{serving.log.sample!r}",
+        "columns": json.dumps(list(serving.log.columns)),
+        "segment_bytes": str(round(serving.log.segment_mb * 2**20)),
+        "routing": f"../../server/routing/{project}.json",
+        "log_folder": f"../../predictions/{project}",
+    }
 
 
 def with_parameters(text: str, parameters: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,22 +127,20 @@ def read_table(path: Path) -> RoutingTable:
 
 
 class Watched:
-    """A routing table that is read again when its file was replaced; one `stat` a look."""
+    """A routing table that is read again when its file was replaced; one `stat` a look. Any thread may look."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._table: RoutingTable | None = None
+        self._path, self._name = path, str(path)
+        self._seen: tuple[tuple[int, int, int], RoutingTable] | None = None
 
     def table(self) -> RoutingTable:
         """The table as it is now. Raises RoutingError."""
         try:
-            stat = self._path.stat()
+            stat = os.stat(self._name)  # noqa: PTH116 - a third of the time, at every request
         except OSError:
-            self._seen = self._table = None
+            self._seen = None
             return read_table(self._path)
-        seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if self._table is None or seen != self._seen:
-            self._table = read_table(self._path)
-            self._seen = seen
-        return self._table
+        now, seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size), self._seen
+        if seen is None or seen[0] != now:
+            self._seen = seen = now, read_table(self._path)
+        return seen[1]
