@@ -136,10 +136,10 @@ def decide_rollout(evidence: Evidence, rules: Rollout, margin: float) -> Decisio
 
     Roll back when the primary metric or a guardrail is harmed (all of its interval is below -margin), or the router's
     breaker opened. Stop when more units came to one arm than its share explains, or more labels, or `max_units` are old
-    enough for a label and nothing is decided. Advance after `min_hours` and `min_units` with a label; from the last
-    stage then promote, when the primary metric's lower bound clears -margin and every guardrail is not worse. A lower
-    bound is wrong at any look of a stage with at most `alpha`; all tests that take a challenger out, in all stages
-    together, with at most `harm_alpha`. Raises RolloutError.
+    enough for a label and nothing is decided. Advance after `min_hours` and `min_units` with a label, unless a value
+    lies below -margin; from the last stage promote after them, when the primary metric's lower bound clears -margin and
+    every guardrail is not worse. A lower bound is wrong at any look of a stage with at most `alpha`; all tests that
+    take a challenger out, in all stages together, with at most `harm_alpha`. Raises RolloutError.
     """
     _check(evidence, rules, margin)
     shadow = rules.shares[evidence.stage] == 0
@@ -155,17 +155,21 @@ def decide_rollout(evidence: Evidence, rules: Rollout, margin: float) -> Decisio
     if harmed := [bound for bound in bounds if bound.state == "harmed"]:
         return decided("roll_back", reasons.harmed(harmed))
     labelled, matured = _units(evidence, shadow)
-    missing = reasons.missing(labelled, matured, evidence, rules)
     last = evidence.stage == len(rules.shares) - 1
-    open_bounds = [bound for bound in bounds if bound.state != "not_worse"] if last else []
-    if not missing and not open_bounds:
+    doubtful = [bound for bound in bounds if (bound.state != "not_worse" if last else _seems_worse(bound))]
+    missing = reasons.missing(labelled, matured, evidence, rules) or reasons.undecided(doubtful)
+    if not missing:
         return (
             decided("promote", reasons.clear(bounds)) if last else decided("advance", reasons.full(evidence, labelled))
         )
-    told = missing or reasons.undecided(open_bounds)
     if matured >= rules.max_units:
-        return decided("stop", reasons.through(matured, rules.max_units, told))
-    return decided("wait", told)
+        return decided("stop", reasons.through(matured, rules.max_units, missing))
+    return decided("wait", missing)
+
+
+def _seems_worse(bound: Bound) -> bool:
+    """Whether the challenger looks worse than it may be, if not beyond doubt: no reason to show it to more clients."""
+    return bound.value is not None and bound.value < -bound.margin
 
 
 def _check(evidence: Evidence, rules: Rollout, margin: float) -> None:

@@ -27,15 +27,13 @@ def broken(why: str) -> str:
 
 def mismatch(test: str, ours: int, of: int, share: float, evidence: float, alpha: float) -> str:
     """Units, or labels, did not split as they had to."""
-    what = "units" if test == "split" else "units with a label"
+    what, cause = {
+        "split": ("units", "lost log records or clients that are not assigned"),
+        "labels": ("units with a label", "labels that depend on the answer"),
+    }[test]
     return (
-        f"{ours} of {of} {what} are the challenger's ({ours / of:.2%}), where {share:.2%} were expected: chance "
-        f"explains it with at most {math.exp(-evidence):.1e}, allowed {alpha:.1e}; the arms can't be compared, look for "
-        + (
-            "lost log records or clients that are not assigned"
-            if test == "split"
-            else "labels that depend on the answer"
-        )
+        f"{ours} of {of} {what} are the challenger's ({ours / of:.2%}), expected were {share:.2%}: chance explains "
+        f"it with at most {math.exp(-evidence):.1e}, allowed {alpha:.1e}; the arms can't be compared, look for {cause}"
     )
 
 
@@ -70,8 +68,9 @@ def clear(bounds: Iterable[Bound]) -> str:
 
 
 def undecided(bounds: Iterable[Bound]) -> str:
-    """What keeps it from being promoted."""
-    return "undecided: " + "; ".join(map(told, bounds))
+    """What keeps it from being promoted, or from the next stage; empty when nothing."""
+    listed = "; ".join(map(told, bounds))
+    return listed and f"undecided: {listed}"
 
 
 def through(matured: int, most: int, last: str) -> str:

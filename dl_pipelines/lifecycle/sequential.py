@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -117,37 +117,52 @@ def log_evidence(hits: int, count: int, share: float) -> float:
     that of `share`. For a split in two arms it is the test of Lindon and Malek, "Anytime-valid inference for
     multinomial count data", NeurIPS 2022. Exact at every count; it needs no order of arrival.
     """
-    misses, weight = count - hits, 1 / min(share, 1 - share)
-    a, b = weight * share, weight * (1 - share)
-    mixture = _log_beta(a + hits, b + misses) - _log_beta(a, b)
-    return mixture - hits * math.log(share) - misses * math.log1p(-share)
+    a, b = _weights(share)
+    alike = hits * math.log(share) + (count - hits) * math.log1p(-share)
+    return _log_beta(a + hits, b + count - hits) - _log_beta(a, b) - alike
+
+
+def _weights(share: float) -> tuple[float, float]:
+    weight = 1 / min(share, 1 - share)
+    return weight * share, weight * (1 - share)
 
 
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-@lru_cache(maxsize=1 << 18)
-def quantile_ranks(count: int, quantile: float, alpha: float) -> tuple[int, int]:
-    """Ranks (1 to `count`) of the values between which the quantile lies; 0 and `count` + 1 stand for no bound.
+@lru_cache(maxsize=1 << 16)
+def quantile_rank(count: int, quantile: float, alpha: float, upper: bool) -> int:
+    """The rank (1 to `count`) of the value that bounds the quantile from below or above; 0 or `count` + 1: no bound.
 
-    Each side holds with `alpha` for every distribution, ties included: the values up to the quantile are hits with at
-    least its chance, those below it with at most its chance. Howard and Ramdas, "Sequential estimation of quantiles
-    with applications to A/B testing and best-arm identification", Bernoulli 2022, with the mixture of `log_evidence`.
+    It holds for every distribution, ties included: the values up to the quantile are hits with at least its chance,
+    those below it with at most its chance. Howard and Ramdas, "Sequential estimation of quantiles with applications to
+    A/B testing and best-arm identification", Bernoulli 2022, with the mixture of `log_evidence`.
     """
     needed, middle = -math.log(alpha), quantile * count
+    errors = math.sqrt(2 * needed + math.log1p(count * min(quantile, 1 - quantile)))
+    away = round(errors * math.sqrt(middle * (1 - quantile)))
+    if upper:
+        end = count + 1
+        return _first(
+            lambda rank: log_evidence(rank, count, quantile) >= needed, math.ceil(middle), end, round(middle) + away
+        )
+    return _first(
+        lambda rank: log_evidence(rank, count, quantile) < needed, 0, math.floor(middle) + 1, round(middle) - away
+    )
 
-    def first(start: int, end: int, falling: bool) -> int:
-        """The least rank in [start, end) where the evidence falls below (or rises to) what is needed; else `end`."""
-        while start < end:
-            at = (start + end) // 2
-            if (log_evidence(at, count, quantile) >= needed) != falling:
-                end = at
-            else:
-                start = at + 1
-        return start
 
-    return first(0, math.floor(middle) + 1, True), first(math.ceil(middle), count + 1, False)
+def _first(holds: Callable[[int], bool], start: int, end: int, guess: int) -> int:
+    """The least number in [start, end) for which it `holds`, as it then does for all above; `end` where for none."""
+    step, seen = 1, set[bool]()
+    while start < end:
+        at = (start + end) // 2 if len(seen) == 2 else min(max(guess, start), end - 1)
+        if found := holds(at):
+            end, guess = at, at - step
+        else:
+            start, guess = at + 1, at + step
+        step, seen = 2 * step, seen | {found}
+    return start
 
 
 def quantile_bins(
@@ -158,9 +173,9 @@ def quantile_bins(
     `histogram` counts one value or more by rising bins.
     """
     bins = sorted(place for place, number in histogram.items() if number)
-    totals = list(accumulate(histogram[place] for place in bins))
+    totals = list(accumulate([histogram[place] for place in bins]))
     count = totals[-1]
-    low, high = quantile_ranks(count, quantile, low_alpha)[0], quantile_ranks(count, quantile, high_alpha)[1]
+    low, high = quantile_rank(count, quantile, low_alpha, False), quantile_rank(count, quantile, high_alpha, True)
     at = bins[bisect_left(totals, max(1, math.ceil(quantile * count)))]
     return (
         bins[bisect_left(totals, low)] if low else None,

@@ -1,0 +1,161 @@
+"""Imagined traffic of a champion and a challenger, as the evidence that a live stage would have given so far.
+
+Every request is a unit of its own, requests are independent of each other, all labels come. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from dl_pipelines.brief.live import Rollout
+from dl_pipelines.lifecycle.rollout import STEP, TOO_SHORT, ArmEvidence, Evidence, latency_bin
+from dl_pipelines.lifecycle.sequential import Moments
+
+CHUNK = 2000
+"""Requests that are drawn at once."""
+COLUMNS = 12
+"""Per arm: requests, failed, judged, right; of pairs: how many, sum, squares; bad answers."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The champion, and what is different about the challenger. Accuracies and shares from 0 to 1, times in ms.
+
+    `disagreement` is the share of requests where exactly one of the two is right. Times are lognormal with the
+    `median_ms` and, of their logarithm, the standard deviation `spread`. Labels come `label_delay` requests later.
+    Raises ValueError.
+    """
+
+    accuracy: float = 0.97
+    effect: float = 0.0
+    disagreement: float = 0.04
+    failures: float = 0.001
+    more_failures: float = 0.0
+    median_ms: float = 20.0
+    spread: float = 0.4
+    added_ms: float = 0.0
+    batch: int = 50
+    label_delay: int = 0
+
+    def __post_init__(self) -> None:
+        other = self.accuracy + self.effect
+        if not (0 <= self.accuracy <= 1 and 0 <= other <= 1):
+            raise ValueError(f"found accuracies {self.accuracy:g} and {other:g}; expected both from 0 to 1")
+        least, most = abs(self.effect), min(self.accuracy + other, 2 - self.accuracy - other)
+        if not least - 1e-9 <= self.disagreement <= most + 1e-9:
+            raise ValueError(
+                f"found a disagreement of {self.disagreement:g}; expected {least:g} to {most:g} for accuracies "
+                f"{self.accuracy:g} and {other:g}"
+            )
+        if not (0 <= self.failures <= 1 and 0 <= self.failures + self.more_failures <= 1):
+            its = self.failures + self.more_failures
+            raise ValueError(f"found shares of failures {self.failures:g} and {its:g}; expected both from 0 to 1")
+        if not (self.median_ms > 0 and self.spread > 0 and self.added_ms >= 0):
+            raise ValueError("found times that can't be; expected a median and a spread above 0, and 0 or more added")
+        if self.batch < 1 or self.label_delay < 0:
+            raise ValueError(
+                f"found a batch of {self.batch} requests and labels after {self.label_delay}; expected 1 and 0 or more"
+            )
+
+    def quantile_ms(self, quantile: float) -> float:
+        """The champion's."""
+        return self.median_ms * math.exp(self.spread * NormalDist().inv_cdf(quantile))
+
+    def worse(self, rules: Rollout, margin: float) -> bool:
+        """Whether the challenger is worse by more than a margin."""
+        slower = self.added_ms / self.quantile_ms(rules.latency_quantile)
+        return self.effect < -margin or self.more_failures > rules.error_margin or slower > rules.latency_margin
+
+
+def looks(
+    scenario: Scenario, rules: Rollout, stage: int, random: np.random.Generator
+) -> Iterator[tuple[Evidence, int]]:
+    """The evidence of a stage after each batch, and the bad answers in it so far, without end."""
+    late, shadow = math.ceil(scenario.label_delay / scenario.batch), rules.shares[stage] == 0
+    ends = latency_bin(scenario.quantile_ms(1e-9)), latency_bin(2 * scenario.quantile_ms(1 - 1e-9) + scenario.added_ms)
+    bins = range(ends[0], ends[1] + 1)
+    carried, times = np.zeros(COLUMNS, np.int64), np.zeros((2, len(bins)), np.int64)
+    before: list[list[int]] = [[0] * COLUMNS] * late
+    while True:
+        drawn = _Drawn(scenario, rules, random)
+        counts = carried + (drawn.shadow() if shadow else drawn.split(rules.shares[stage])).cumsum(0)
+        histograms = times[:, None] + drawn.histograms(bins).cumsum(1)
+        carried, times = counts[-1], histograms[:, -1]
+        rows, (first, second) = before + counts.tolist(), histograms.tolist()
+        before = rows[len(rows) - late :]
+        for look, (old, now) in enumerate(zip(rows, rows[late:], strict=False)):
+            arms = [
+                ArmEvidence(
+                    now[at], now[at], now[at + 1], dict(zip(bins, slots, strict=True)),
+                    old[at + 2], old[at + 2], Moments(old[at + 2], old[at + 3], old[at + 3]),
+                )
+                for at, slots in ((0, first[look]), (4, second[look]))
+            ]  # fmt: skip
+            paired = Moments(old[8], old[9], old[10]) if shadow else None
+            yield Evidence(stage, rules.min_hours, arms[0], arms[1], paired), now[11]
+
+
+class _Drawn:
+    """Some batches of requests, and what either model would do with each [batches, batch]."""
+
+    def __init__(self, scenario: Scenario, rules: Rollout, random: np.random.Generator):
+        self.random, shape = random, (max(1, CHUNK // scenario.batch), scenario.batch)
+        alone = (scenario.disagreement - scenario.effect) / 2  # only the champion is right
+        of = random.random(shape)
+        self.right = of < scenario.accuracy
+        self.other = (of < scenario.accuracy - alone) | (
+            ~self.right & (of < scenario.accuracy + alone + scenario.effect)
+        )
+        self.failed = random.random(shape) < scenario.failures
+        self.its_failed = random.random(shape) < scenario.failures + scenario.more_failures
+        self.time, plain = scenario.median_ms * np.exp(scenario.spread * random.standard_normal((2, *shape)))
+        self.its_time = plain + scenario.added_ms
+        limit = scenario.quantile_ms(rules.latency_quantile) * (1 + rules.latency_margin)
+        self.slower = (plain <= limit) & (self.its_time > limit)
+        self.answered = self.its_answered = np.ones(shape, bool)
+
+    def shadow(self) -> np.ndarray:
+        """Counts [batches, COLUMNS] where both models see all; nobody is given the challenger's answer."""
+        every, none, both = self.answered, np.zeros_like(self.failed), ~self.failed & ~self.its_failed
+        self.answered, self.its_answered = ~self.failed, ~self.its_failed
+        pairs = np.where(both, self.other.astype(np.int64) - self.right, 0)
+        return _sums(
+            every, self.failed, ~self.failed, self.right & ~self.failed,
+            every, self.its_failed, both, self.other & both,
+            both, pairs, pairs * pairs, none,
+        )  # fmt: skip
+
+    def split(self, share: float) -> np.ndarray:
+        """The same where a share of the units is the challenger's; for one that it fails on, the champion answers."""
+        mine, none = self.random.random(self.right.shape) < share, np.zeros_like(self.failed)
+        given = np.where(self.its_failed, self.right, self.other)
+        bad = mine & (self.its_failed | (self.right & ~self.other) | self.slower)
+        self.answered, self.its_answered = ~mine & ~self.failed, mine
+        self.its_time = self.its_time + np.where(self.its_failed, self.time, 0)
+        return _sums(
+            ~mine, ~mine & self.failed, self.answered, self.answered & self.right,
+            mine, mine & self.its_failed, mine, mine & given,
+            none, none, none, bad,
+        )  # fmt: skip
+
+    def histograms(self, bins: range) -> np.ndarray:
+        """Answer times by arm [2, batches, bins]."""
+        found = []
+        for time, kept in ((self.time, self.answered), (self.its_time, self.its_answered)):
+            place = np.clip(_bins(time) - bins.start, 0, len(bins) - 1) + np.arange(len(time))[:, None] * len(bins)
+            found.append(np.bincount(place[kept], minlength=len(time) * len(bins)).reshape(len(time), len(bins)))
+        return np.stack(found)
+
+
+def _sums(*columns: np.ndarray) -> np.ndarray:
+    return np.stack([column.sum(1) for column in columns], 1)
+
+
+def _bins(milliseconds: np.ndarray) -> np.ndarray:
+    """`latency_bin` of many times."""
+    return np.floor(np.log(np.maximum(milliseconds, TOO_SHORT)) / STEP).astype(np.int64)
