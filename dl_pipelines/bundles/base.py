@@ -38,12 +38,15 @@ class Options:
     """What a user may choose; all of it concerns the cloud.
 
     `triton_image` is what the container is built from, `image` the name it gets ("" for `<project>:<digest>`),
-    `memory` what Kubernetes gives a pod, as a quantity.
+    `memory` what Kubernetes gives a pod, as a quantity, `max_pods` how many the autoscaler may start, `host` the name
+    that clients outside of the cluster use.
     """
 
     triton_image: str = TRITON_IMAGE
     image: str = ""
     memory: str = "2Gi"
+    max_pods: int = 1
+    host: str = ""
 
 
 @dataclass(frozen=True)

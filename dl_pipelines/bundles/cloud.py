@@ -13,8 +13,21 @@ from typing import Any
 import yaml
 
 from dl_pipelines.bundles.base import Built, BundleError, Source
+from dl_pipelines.bundles.compose import compose
 from dl_pipelines.bundles.edge import INPUTS, OUTPUTS, write_rows
-from dl_pipelines.bundles.kubernetes import GRPC, HOME, HTTP, METRICS, USER, Served, manifests, require_image
+from dl_pipelines.bundles.kserve import inference_service
+from dl_pipelines.bundles.kubernetes import (
+    ADMIN_KEY,
+    GRPC,
+    HOME,
+    HTTP,
+    METRICS,
+    USER,
+    Served,
+    manifests,
+    require_image,
+)
+from dl_pipelines.bundles.start import script
 from dl_pipelines.inference.model_files import check_model_folder
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.runtimes import MODEL_FILES, open_runtime
@@ -24,7 +37,8 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.wire.routing import only
 
-CONTAINERFILE, MANIFESTS = "Containerfile", "kubernetes.yaml"
+CONTAINERFILE, COMPOSE, START = "Containerfile", "compose.yaml", "start.sh"
+KUBERNETES, KSERVE = "kubernetes", "kserve"
 LABEL = "rendered, not run"
 
 
@@ -39,7 +53,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     _copy(folder / "repository", model, repository.model_files(made))
     _copy(folder / "repository", project, repository.router_files(made.read_text("router.pbtxt")))
     durable.put_text(folder / "server" / "routing" / f"{project}.json", json.dumps(only(project, model, 0).plain()))
-    _render(source, folder, model, made)
+    rendered = _render(source, folder, model, made)
     write_rows(source, folder)
     source.tell("answering the rows of the live parity with the copied files")
     opened = folder / "repository" / model / "1"
@@ -55,7 +69,7 @@ def build(source: Source, folder: Path, work: Path) -> Built:
     )  # fmt: skip
     facts = {
         "container": LABEL, "kubernetes": LABEL, "triton_image": source.options.triton_image, "image": _image(source),
-        "model": model, "triton_repository": made.digest,
+        "model": model, "triton_repository": made.digest, "manifests": rendered,
         "live_parity": next(gate.summary for gate in made.gates if gate.name == "live_parity"),
     }  # fmt: skip
     return Built((check,), facts, _readme(source, facts))
@@ -72,7 +86,7 @@ def _copy(folder: Path, model: str, files: dict[str, Any]) -> None:
             )
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(given if isinstance(given, bytes) else given.read_bytes())
+        path.write_bytes(given if isinstance(given, bytes) else given.path.read_bytes())
 
 
 def _image(source: Source) -> str:
@@ -88,33 +102,48 @@ def command(project: str, model: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _render(source: Source, folder: Path, model: str, made: Artifact) -> None:
-    """The Containerfile and the manifests. Raises ValueError for names that an image or Kubernetes can't have."""
+def _render(source: Source, folder: Path, model: str, made: Artifact) -> list[str]:
+    """The Containerfile and the manifests; names of those for Kustomize.
+
+    Raises ValueError for names that an image or Kubernetes can't have.
+    """
     options, given = source.options, source.serving
     require_image(options.triton_image, "--triton-image")
-    start = command(source.project, model)
-    durable.put_text(folder / CONTAINERFILE, _containerfile(source, start, made))
-    served = Served(source.project, _image(source), given.threads * given.instances, options.memory, start)
-    text = yaml.safe_dump_all(manifests(served), sort_keys=False, allow_unicode=True)
-    durable.put_text(folder / MANIFESTS, f"# {LABEL}: made by `dlp bundle`, applied to no cluster\n{text}")
+    durable.put_text(folder / START, script(command(source.project, model), ADMIN_KEY))
+    durable.put_text(folder / CONTAINERFILE, _containerfile(source, made))
+    served = Served(
+        source.project, _image(source), given.threads * given.instances, options.memory, [f"{HOME}/{START}"],
+        options.max_pods, options.host,
+    )  # fmt: skip
+    for name, manifest in (found := manifests(served)).items():
+        _put_yaml(folder / KUBERNETES / name, manifest)
+    _put_yaml(folder / KSERVE / "inferenceservice.yaml", inference_service(served))
+    _put_yaml(folder / COMPOSE, compose(served))
+    return list(found)
 
 
-def _containerfile(source: Source, start: list[str], made: Artifact) -> str:
+def _put_yaml(path: Path, value: dict[str, Any]) -> None:
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    durable.put_text(path, f"# {LABEL}: made by `dlp bundle`\n{text}")
+
+
+def _containerfile(source: Source, made: Artifact) -> str:
     return f"""# {LABEL}: made by `dlp bundle`, built by nobody yet
 FROM {source.options.triton_image}
 LABEL org.opencontainers.image.title="{source.project}" \\
       org.opencontainers.image.revision="{made.digest}"
 COPY --chown={USER}:{USER} repository {HOME}/repository
 COPY --chown={USER}:{USER} server {HOME}/server
+COPY --chmod=755 {START} {HOME}/{START}
 RUN mkdir -p {HOME}/predictions && chown {USER}:{USER} {HOME}/predictions
 USER {USER}
 EXPOSE {HTTP} {GRPC} {METRICS}
-CMD {json.dumps(start)}
+CMD {json.dumps([f"{HOME}/{START}"])}
 """
 
 
 def _readme(source: Source, facts: dict[str, Any]) -> str:
-    image = facts["image"]
+    image, name = facts["image"], source.project.replace("_", "-")
     return f"""
 **Container and manifests are {LABEL}**: no image was built and no cluster was asked. The model files were compared in
 this process, and with the embedded Triton server when they were published ({facts["live_parity"]}).
@@ -124,7 +153,9 @@ docker build -t {image} -f {CONTAINERFILE} .          # or podman
 docker run --rm --shm-size 1g -p {HTTP}:{HTTP} {image}
 curl localhost:{HTTP}/v2/models/{source.project}/ready
 docker push {image}
-kubectl apply -f {MANIFESTS}
+kubectl create secret generic {name}-users --from-file=users=htpasswd -n {name}   # htpasswd -nB NAME > htpasswd
+kubectl create secret generic {name}-admin --from-literal=key=... -n {name}
+kubectl apply -k {KUBERNETES}                        # TLS: the Secret {name}-tls, of cert-manager or by hand
 ```
 
 | file | what it is |
@@ -132,15 +163,19 @@ kubectl apply -f {MANIFESTS}
 | `repository/{facts["model"]}` | the model: `config.pbtxt`, its files |
 | `repository/{source.project}` | the router that clients ask: it logs each answer before it gives it |
 | `server/routing/{source.project}.json` | all traffic to this model |
-| `{CONTAINERFILE}` | the official image with these folders |
-| `{MANIFESTS}` | a Deployment of one pod, a Service for HTTP and gRPC inside the cluster, a volume for the log |
+| `{CONTAINERFILE}`, `{START}` | the official image with these folders; control requests ask for a key |
+| `{COMPOSE}` | the container on one machine, on loopback ports |
+| `{KUBERNETES}/` | for Kustomize: {", ".join(f"`{Path(file).stem}`" for file in facts["manifests"])} |
+| `{KSERVE}/` | an InferenceService in their place |
 | `{INPUTS}`, `{OUTPUTS}` | validation rows and what the served model answered: ask the server for them |
 
 Before you use it:
 
 - The image is `{source.options.triton_image}`. Look at NVIDIA's security bulletins for Triton, take the newest release
   that they ask for (`--triton-image`), and pin it by digest.
-- Triton has no users and no passwords: keep the Service inside the cluster, behind what authenticates.
+- Triton has no users and no passwords: the network policy lets only the ingress (namespace `traefik`) and monitoring
+  (namespace `monitoring`) reach it. KServe brings an ingress of its own: see to its users there.
 - A new model is a new image; traffic moves when the Deployment is updated.
-- The log of answers is on the volume `predictions`; nothing reads it in the cluster.
+- The log of answers is on the volume `predictions`; nothing reads it in the cluster. With `--max-pods` it has to be a
+  volume that many nodes may write.
 """

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dl_pipelines.cli import served
 from dl_pipelines.cli.frame import (
     MET,
     MISSED,
@@ -25,6 +26,7 @@ from dl_pipelines.cli.frame import (
     day_of,
     home_of,
     output,
+    say,
 )
 
 app = typer.Typer(
@@ -32,6 +34,13 @@ app = typer.Typer(
 )
 brief_app = typer.Typer(no_args_is_help=True, help="Check a brief, describe its fields, start a new one.")
 app.add_typer(brief_app, name="brief")
+ab_app = typer.Typer(no_args_is_help=True, help="Live experiments: what challengers have shown, what rules would do.")
+app.add_typer(ab_app, name="ab")
+demo_app = typer.Typer(no_args_is_help=True, help="Something to watch, in a home of its own.")
+app.add_typer(demo_app, name="demo")
+app.command("served")(served.served)
+app.command("promote")(served.promote)
+app.command("rollback")(served.rollback)
 
 
 def main() -> None:
@@ -302,6 +311,66 @@ def predict(project: Project, files: list[str], home: HomeOption = None, as_json
         put({"predictions": answers})
 
 
+@ab_app.command("status")
+@command
+def ab_status(
+    project: Project,
+    out: Annotated[Path | None, typer.Option(help="Draw it into FILE.svg (the newest) or FILE.html (all)")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The live experiments of a project: which stage, what was decided, and the evidence as it grew."""
+    with output(as_json) as put:
+        from dl_pipelines.cli import ab_status as shown
+        from dl_pipelines.cli.screen import console
+        from dl_pipelines.store.workspace import Workspace
+
+        place = home_of(home)
+        found = shown.status(Workspace(place, brief_of(place, project).project))
+        for item in [] if as_json else shown.shown(found):
+            console(False).print(item)
+        if out:
+            count = shown.write(found, out)
+            say(f"{out}: {count} drawn")
+        put(found)
+
+
+@ab_app.command("step")
+@command
+def ab_step(project: Project, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Do what the rollout sensor would now: look at the evidence, and carry out what it says. For a home without UI."""
+    import time
+
+    with output(as_json) as put:
+        from dl_pipelines import catalog
+        from dl_pipelines.lifecycle.experiment import Rules, due, step
+        from dl_pipelines.store.workspace import Workspace
+
+        place = home_of(home)
+        brief = brief_of(place, project)
+        workspace, rules = Workspace(place, project), Rules.of(brief, catalog.task_of(brief))
+        done = step(workspace, rules, time.time())
+        for told in done or [due(workspace, rules, time.time()).told]:
+            say(told)
+        put({"done": done})
+
+
+@demo_app.command("ab")
+@command
+def demo_ab(
+    home: Annotated[Path, typer.Option("--home", help="A home of its own; what is there is gone on with")] = Path(
+        ".dlp/demo-ab"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Digits with simulated traffic: a worse challenger is rolled back, a better one promoted, by a real server."""
+    with output(as_json) as put:
+        from dl_pipelines.cli.demo import run_demo
+        from dl_pipelines.cli.screen import console
+
+        put(run_demo(home_of(home).prepare(), console()))
+
+
 @app.command()
 @command
 def bundle(
@@ -314,6 +383,8 @@ def bundle(
     triton_image: Annotated[str | None, typer.Option(help="cloud: the official image, with its tag")] = None,
     image: Annotated[str, typer.Option(help="cloud: what the image will be called, with its tag")] = "",
     memory: Annotated[str, typer.Option(help="cloud: memory of a pod")] = "2Gi",
+    max_pods: Annotated[int, typer.Option("--max-pods", min=1, help="cloud: pods that an autoscaler may start")] = 1,
+    host: Annotated[str, typer.Option(help="cloud: the name that clients outside of the cluster use")] = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,7 +395,7 @@ def bundle(
         from dl_pipelines.cli.screen import console
 
         place = home_of(home)
-        options = Options(triton_image or TRITON_IMAGE, image, memory)
+        options = Options(triton_image or TRITON_IMAGE, image, memory, max_pods, host)
         asked = making.Asked(brief_of(place, project), target, out, day_of(day, "--date"), experiment, options, force)
         made = making.bundle(place, asked, console())
         put(making.answer(made))

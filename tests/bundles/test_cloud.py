@@ -87,11 +87,14 @@ def test_what_is_rendered_is_labelled_and_agrees(made):
     lines = text.replace("\\\n", "").splitlines()
     assert "FROM nvcr.invalid/tritonserver:26.10-py3" in lines
     sources = [shlex.split(line)[2] for line in lines if line.startswith("COPY")]
-    assert all((made.path / name).is_dir() for name in sources)
+    assert all((made.path / name).exists() for name in sources)
     start = json.loads(next(line for line in lines if line.startswith("CMD")).removeprefix("CMD "))
-    assert f"--load-model={facts['model']}" in start
-    claim, deployment, service = yaml.safe_load_all((made.path / "kubernetes.yaml").read_text())
-    assert [item["kind"] for item in (claim, deployment, service)] == ["PersistentVolumeClaim", "Deployment", "Service"]
+    assert start == ["/opt/dlp/start.sh"] and f'"--load-model={facts["model"]}"' in (made.path / "start.sh").read_text()
+    names = sorted(path.name for path in (made.path / "kubernetes").iterdir())
+    assert names == sorted(facts["manifests"])
+    for name in (*(f"kubernetes/{name}" for name in names), "kserve/inferenceservice.yaml", "compose.yaml"):
+        assert (made.path / name).read_text().startswith("# rendered, not run")
+    deployment = yaml.safe_load((made.path / "kubernetes" / "deployment.yaml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert (container["image"], container["command"]) == ("registry.invalid/tiny:7", start)
     assert container["resources"]["requests"] == {"cpu": "4", "memory": "900M"}
