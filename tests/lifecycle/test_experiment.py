@@ -1,0 +1,413 @@
+"""What is done on a decision, by rows of the ledger and the routing table; the moves of traffic are faked."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date
+from threading import Barrier
+
+import pytest
+
+from dl_pipelines.brief.live import Lifecycle, Rollout, Router
+from dl_pipelines.lifecycle import experiment, ledger, mend
+from dl_pipelines.lifecycle.experiment import Rules, accept, due, step
+from dl_pipelines.lifecycle.promotion import PromotionError
+from dl_pipelines.lifecycle.rollout import Decision
+from dl_pipelines.serving.champion import append, champion, routed
+from dl_pipelines.serving.parity import ParityError
+from dl_pipelines.serving.process import TritonError
+from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.store import durable
+from dl_pipelines.store.artifacts import Gate
+from dl_pipelines.store.database import Database
+from dl_pipelines.store.home import Home
+from dl_pipelines.store.tables import promotion_evidence
+from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm, only
+
+from .traffic import Table
+
+SHARES = (0, 0.1, 0.5)
+WAIT, ADVANCE, PROMOTE = Decision("wait", "too few"), Decision("advance", "enough"), Decision("promote", "better")
+HARMED, STOP = Decision("roll_back", "harmed"), Decision("stop", "no decision came")
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class World:
+    """A project with published models, fakes of what moves traffic, and the decision that comes next."""
+
+    def __init__(self, workspace, rules):
+        self.workspace, self.rules = workspace, rules
+        self.published, self.calls, self.decision, self.crash = {}, [], WAIT, ""
+
+    def publish(self, day, model):
+        def build(draft):
+            draft.write_json("model.json", {"model": f"tiny__{model}"})
+            draft.gate(Gate("live_parity", True, "by a test", blocking=True))
+
+        partition = Partition(date(2026, 1, day), "base")
+        made = self.workspace.make("triton_repository", partition, build, settings={"model": model}, parents={})
+        self.published[model] = made, partition
+        return made
+
+    def serve(self, model, actor="run", event="champion", evidence=None):
+        """What give_traffic comes to: the table and the ledger."""
+        made, partition = self.published[model]
+        row = {"model": f"tiny__{model}", "digest": made.digest, "partition": partition.key, "reason": "moved"}
+        version = append(self.workspace, event="published", evidence=evidence or {}, actor=actor, **row)
+        self.route(only("tiny", f"tiny__{model}", version))
+        append(
+            self.workspace, event=event, evidence={**(evidence or {}), "version": version}, actor=actor, **row
+        )  # fmt: skip
+
+    def route(self, table):
+        durable.write_json(TritonServer(self.workspace.home).routing("tiny"), table.plain())
+
+    def compared(self, challenger, champion, low=-0.01, high=0.02, rows=100):
+        values = {
+            "champion": f"tiny__{champion}", "challenger": f"tiny__{challenger}", "metric": "accuracy", "rows": rows,
+            "partition": self.published[challenger][1].key, "difference": 0.0, "low": low, "high": high,
+            "decision": "", "reason": "measured",
+        }  # fmt: skip
+        with contextlib.closing(Database.of(self.workspace.home)) as database:
+            return database.append(promotion_evidence, project="tiny", **values)
+
+    # what mend.py calls
+
+    def put_challenger(self, workspace, artifact, *, share, salt, revision, router):
+        self.at("put")
+        model, table = artifact.read_json("model.json")["model"], routed(workspace)
+        arms = (Arm(CHAMPION, table.champion, 1 - share), *([Arm(CHALLENGER, model, share)] if share else []))
+        self.route(replace(table, arms=arms, shadow="" if share else model, salt=salt, revision=revision))
+        self.at("put after")
+
+    def end_trial(self, workspace, revision):
+        self.at("end")
+        table = routed(workspace)
+        self.route(replace(only("tiny", table.champion, table.version), revision=revision))
+        self.at("end after")
+
+    def give_traffic(self, workspace, artifact, partition, reason, evidence=None, actor="run"):
+        self.at("give")
+        self.serve(artifact.read_json("model.json")["model"].removeprefix("tiny__"), actor, evidence=evidence)
+        self.at("give after")
+
+    def at(self, place):
+        self.calls.append(place)
+        if place == self.crash:
+            self.crash = ""
+            raise Crash
+
+    # what tests ask
+
+    def step(self, decision=WAIT, **changed):
+        self.decision = decision
+        return step(self.workspace, self.ruled(**changed), 1e10)
+
+    def due(self, decision=WAIT, seen="", **changed):
+        self.decision = decision
+        return due(self.workspace, self.ruled(**changed), 1e10, seen)
+
+    def ruled(self, **changed):
+        return replace(self.rules, lifecycle=self.rules.lifecycle.model_copy(update=changed))
+
+    @property
+    def events(self):
+        return [
+            (row["event"], row["stage"], row["challenger"].removeprefix("tiny__"))
+            for item in ledger.experiments(self.workspace)
+            for row in item.rows
+        ]
+
+    @property
+    def shares(self):
+        table = routed(self.workspace)
+        arms = {arm.name: arm.weight for arm in table.arms}
+        return table.champion, table.shadow, arms.get(CHALLENGER, 0)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, task, data, evaluation):
+    """`old` serves; `new` is published and not worse on held-out rows."""
+    monkeypatch.delenv("DLP_DATABASE_URL", raising=False)
+    given = Lifecycle(evidence="live", rollout=Rollout(shares=SHARES))
+    workspace = Workspace(Home(tmp_path / "home").prepare(), "tiny")
+    made = World(workspace, Rules(task, data, evaluation, given, Router()))
+    for name in ("put_challenger", "end_trial", "give_traffic"):
+        monkeypatch.setattr(mend, name, getattr(made, name))
+    monkeypatch.setattr(experiment, "decide_rollout", lambda evidence, rules, margin: made.decision)
+    made.publish(1, "old")
+    made.publish(2, "new")
+    made.serve("old")
+    made.compared("new", "old")
+    return made
+
+
+def test_from_shadow_over_every_share_to_all(world):
+    assert world.step() == [
+        "tiny__new begins its experiment against tiny__old", "tiny__new sees all and answers nobody",
+    ]  # fmt: skip
+    assert world.shares == ("tiny__old", "tiny__new", 0)
+    first = ledger.running(world.workspace)
+    table = routed(world.workspace)
+    assert (table.revision, table.salt) == (first.stage["id"], first.name) and first.name == "new-vs-old-1"
+    assert world.step() == [], "too few"
+    assert world.step(ADVANCE) == ["tiny__new: stage 1 (enough)", "tiny__new answers 10.0% of the units"]
+    assert world.shares == ("tiny__old", "", 0.1)
+    world.step(ADVANCE)
+    assert world.shares == ("tiny__old", "", 0.5)
+    assert routed(world.workspace).salt == first.name, "a share that grows takes units from the champion only"
+    assert world.step(PROMOTE) == ["tiny__new: promoted (better)", "tiny__new has the traffic"]
+    assert world.shares == ("tiny__new", "", 0)
+    assert world.events == [("stage", 0, "new"), ("stage", 1, "new"), ("stage", 2, "new"), ("promoted", 2, "new")]
+    now = champion(world.workspace)
+    assert (now.model, now.actor, now.reason) == ("tiny__new", "sensor", "moved")
+    for decision in (PROMOTE, HARMED, ADVANCE):
+        assert world.step(decision) == [], "nothing runs"
+
+
+@pytest.mark.parametrize(("decision", "event"), [(HARMED, "rolled_back"), (STOP, "stopped")])
+@pytest.mark.parametrize("mode", ["automatic", "manual"])
+def test_harm_takes_the_challenger_out_in_every_stage_and_mode(world, decision, event, mode):
+    world.step()
+    world.step(ADVANCE)
+    done = world.step(decision, promotion=mode)
+    assert done[0] == f"tiny__new: {event.replace('_', ' ')} ({decision.reason})"
+    assert done[1:] == ["tiny__new is taken out; tiny__old has the traffic"]
+    assert world.shares == ("tiny__old", "", 0)
+    assert world.events[-1] == (event, 1, "new")
+    assert world.step() == [] and not world.due().needed, "it does not begin again"
+
+
+def test_in_manual_mode_a_person_decides_once(world):
+    world.step()
+    with pytest.raises(
+        PromotionError, match="found no promotion of tiny that was proposed; expected an experiment that"
+    ):
+        accept(world.workspace, world.rules, "ann")
+    world.step(ADVANCE)
+    world.step(ADVANCE)
+    assert world.step(PROMOTE, promotion="manual") == ["tiny__new: proposed (better)"]
+    assert world.shares == ("tiny__old", "", 0.5), "nothing moved"
+    assert world.step(PROMOTE, promotion="manual") == []
+    found = world.due(PROMOTE, promotion="manual")
+    assert not found.needed and found.told == (
+        "tiny__new, stage 2: promote (better); lifecycle.promotion is manual: a person decides (`dlp promote`)"
+    )
+    proposed = ledger.running(world.workspace).proposed["id"]
+    with pytest.raises(PromotionError, match=f"that was proposed by the row {proposed + 9}; expected"):
+        accept(world.workspace, world.rules, "ann", proposal=proposed + 9)
+    for _ in range(2):
+        row = accept(world.workspace, world.rules, "ann", proposal=proposed)
+        assert (row["event"], row["actor"], row["reason"]) == ("promoted", "ann", "proposed: better")
+    assert world.shares == ("tiny__new", "", 0) and world.calls.count("give") == 1
+    assert champion(world.workspace).actor == "ann"
+
+
+def test_what_was_proposed_and_then_harmed_can_not_be_accepted(world):
+    world.step()
+    world.step(PROMOTE, promotion="manual")
+    assert world.due(HARMED, promotion="manual").needed
+    world.step(HARMED, promotion="manual")
+    with pytest.raises(PromotionError, match=r"found that the experiment of tiny__new was rolled_back \(harmed\)"):
+        accept(world.workspace, world.rules, "ann")
+    assert world.shares == ("tiny__old", "", 0)
+
+
+@pytest.mark.parametrize(("decisions", "place"), [
+    ([], "put"), ([], "put after"), ([ADVANCE], "put"), ([ADVANCE], "put after"), ([ADVANCE, HARMED], "end"),
+    ([ADVANCE, HARMED], "end after"), ([ADVANCE, ADVANCE, PROMOTE], "give"),
+    ([ADVANCE, ADVANCE, PROMOTE], "give after"),
+])  # fmt: skip
+def test_what_a_crash_left_is_finished_by_the_next_step(world, decisions, place):
+    if decisions:
+        world.step()
+    for decision in decisions[:-1]:
+        world.step(decision)
+    world.crash = place
+    with pytest.raises(Crash):
+        world.step(decisions[-1] if decisions else WAIT)
+    half = place.endswith("after")
+    assert world.due().needed != half, "the row is there; the table may be"
+    before = world.events
+    world.step()
+    assert world.events == before, "no row a second time"
+    last = decisions[-1] if decisions else None
+    wanted = {
+        None: ("tiny__old", "tiny__new", 0), ADVANCE: ("tiny__old", "", 0.1), HARMED: ("tiny__old", "", 0),
+        PROMOTE: ("tiny__new", "", 0),
+    }  # fmt: skip
+    assert world.shares == wanted[last]
+    assert not world.due().needed
+    assert world.calls.count(place.removesuffix(" after")) <= len(decisions) + 2
+    assert world.calls.count("give after") <= 1
+
+
+def test_a_promotion_that_a_person_rolled_back_stays_so(world):
+    world.step()
+    world.step(ADVANCE)
+    world.step(ADVANCE)
+    world.step(PROMOTE)
+    world.serve("old", "ann", "rollback")
+    assert world.step(PROMOTE) == []
+    assert world.shares == ("tiny__old", "", 0)
+
+
+def test_a_person_who_moves_the_champion_ends_the_experiment(world):
+    world.publish(3, "other")
+    world.step()
+    world.step(ADVANCE)
+    world.serve("other", "ann")
+    assert world.due(PROMOTE).told == "tiny__other serves now, not tiny__old"
+    assert world.step(PROMOTE) == ["tiny__new: stopped (tiny__other was given the traffic: moved)"]
+    assert ledger.experiments(world.workspace)[0].end["actor"] == "ann"
+    assert world.shares == ("tiny__other", "", 0)
+
+
+def test_a_person_who_promotes_the_challenger_itself_has_promoted_it(world):
+    world.step()
+    world.serve("new", "ann")
+    assert world.step(HARMED) == ["tiny__new: promoted (tiny__new was given the traffic: moved)"]
+    assert world.shares == ("tiny__new", "", 0)
+
+
+def test_the_newest_challenger_waits_and_takes_the_place_of_one_that_waits(world):
+    world.step()
+    for day, model in ((3, "third"), (4, "fourth")):
+        world.publish(day, model)
+        world.compared(model, "old")
+        assert world.step() == [], "the one that runs goes on"
+    done = world.step(HARMED)
+    assert done[2:] == [
+        "tiny__fourth begins its experiment against tiny__old", "tiny__fourth sees all and answers nobody",
+    ]  # fmt: skip
+    world.step(HARMED)
+    assert world.events[-1] == ("rolled_back", 0, "fourth") and not world.due().needed, "third was passed over"
+
+
+def test_one_that_waited_is_compared_with_the_new_champion_first(world, monkeypatch):
+    asked = []
+
+    def compare(workspace, partition, *given):
+        asked.append(partition.key)
+        world.compared("third", "new", *bounds)
+        return experiment.evidence_after(workspace, 0)[-1]
+
+    monkeypatch.setattr(experiment, "compare_with_champion", compare)
+    world.step()
+    world.publish(3, "third")
+    world.compared("third", "old")
+    world.step(ADVANCE)
+    world.step(ADVANCE)
+    bounds = (-0.3, -0.2)
+    world.step(PROMOTE)
+    assert asked == ["2026-01-03|base"] and ledger.running(world.workspace) is None, "worse than what serves now"
+    assert not world.due().needed
+    world.publish(4, "fourth")
+    world.compared("fourth", "new")
+    world.step()
+    assert world.events[-1] == ("stage", 0, "fourth")
+
+
+@pytest.mark.parametrize("low_high_rows", [(-0.3, -0.2, 100), (0.1, 0.2, 0)])
+def test_a_model_that_is_worse_on_held_out_rows_or_was_not_compared_has_no_experiment(world, low_high_rows):
+    world.publish(3, "worse")
+    world.compared("worse", "old", *low_high_rows)
+    assert world.due().told == "no challenger waits"
+    assert world.step() == [] and world.events == []
+
+
+def test_a_model_that_is_older_or_published_otherwise_by_now_has_none(world):
+    world.publish(2, "again")
+    assert world.step() == [] and world.due().told == "no challenger waits"
+    world.serve("again")
+    world.publish(1, "earlier")
+    world.compared("earlier", "again")
+    assert world.step() == [] and world.events == []
+
+
+def test_a_challenger_that_can_not_be_served_ends_its_experiment(world, monkeypatch):
+    def refuse(*given, **named):
+        raise ParityError("found a largest difference of 3")
+
+    monkeypatch.setattr(mend, "put_challenger", refuse)
+    done = world.step()
+    assert done[1] == "tiny__new: stopped (the challenger can't be served: found a largest difference of 3)"
+    assert world.shares == ("tiny__old", "", 0) and not world.due().needed
+
+
+def test_a_server_that_is_away_ends_nothing(world, monkeypatch):
+    def away(*given, **named):
+        raise TritonError("found no server")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mend, "put_challenger", away)
+        for _ in range(2):
+            with pytest.raises(TritonError):
+                world.step()
+    assert world.events == [("stage", 0, "new")]
+    assert world.due().told == "the challenger has not its share"
+    world.step()
+    assert world.shares == ("tiny__old", "tiny__new", 0)
+
+
+def test_another_brief_in_the_middle(world):
+    world.step()
+    world.step(ADVANCE)
+    other = Rollout(shares=(0, 0.2, 0.5))
+    done = world.step(PROMOTE, rollout=other)
+    assert "the brief's shares are (0.0, 0.2, 0.5) now, this experiment has had (0.0, 0.1)" in done[0]
+    assert world.events[-1] == ("stopped", 1, "new") and world.shares == ("tiny__old", "", 0)
+
+
+def test_held_out_evidence_begins_nothing_and_ends_what_runs(world):
+    assert world.due(evidence="held_out") == experiment.Due(
+        False, "lifecycle.evidence is held_out: no experiment is run"
+    )
+    assert world.step(evidence="held_out") == []
+    world.step()
+    assert world.due(evidence="held_out").needed
+    world.step(PROMOTE, evidence="held_out")
+    assert world.events[-1] == ("stopped", 0, "new") and world.shares == ("tiny__old", "", 0)
+
+
+def test_the_same_evidence_is_looked_at_and_kept_once(world):
+    world.step()
+    table = Table(world.workspace)
+    found = world.due(WAIT)
+    assert (found.needed, found.told) == (False, "tiny__new, stage 0: wait (too few)")
+    assert world.due(PROMOTE, found.seen).told == "nothing new of tiny__new, stage 0"
+    assert len(ledger.looks(world.workspace)) == 1
+    world.due(WAIT)
+    assert len(ledger.looks(world.workspace)) == 1
+    world.due(ADVANCE)
+    assert len(ledger.looks(world.workspace)) == 2, "another decision"
+    revision = routed(world.workspace).revision
+    table.answers(revision, [{"request_id": "a", "arm": "champion"}])
+    assert world.due(ADVANCE, found.seen).needed
+    last = ledger.looks(world.workspace, "new-vs-old-1")[-1]
+    assert (last["stage"], last["decision"]["action"], last["evidence"]["champion"]["units"]) == (0, "advance", 1)
+
+
+def test_what_json_can_not_hold_is_none():
+    assert ledger.finite({"a": (1.5, float("inf")), 3: float("nan")}) == {"a": [1.5, None], "3": None}
+
+
+def test_many_at_once_move_once_even_without_the_lock(world, monkeypatch):
+    world.step()
+    monkeypatch.setattr(experiment, "alone", lambda workspace: contextlib.nullcontext())
+    world.decision, count = HARMED, 6
+    barrier = Barrier(count)
+
+    def race(_):
+        barrier.wait(10)
+        return step(world.workspace, world.rules, 1e10)
+
+    with ThreadPoolExecutor(count) as pool:
+        told = [line for done in pool.map(race, range(count)) for line in done]
+    assert world.events == [("stage", 0, "new"), ("rolled_back", 0, "new")]
+    assert told.count("tiny__new: rolled back (harmed)") == 1
+    assert world.shares == ("tiny__old", "", 0)
