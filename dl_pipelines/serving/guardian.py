@@ -62,14 +62,19 @@ class Server:
         return f"it ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
     def end(self, patience: float) -> None:
-        """End it, and what is left of its process group: its backends' processes wait for it for ever."""
+        """End it, and what is left of its process group: its backends' processes wait for it for ever.
+
+        Once these have ended their models nothing is left to wait for; the server itself would take a second more.
+        """
         for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
             deadline = time.monotonic() + seconds
             if seconds and not self.gone():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, sign)  # the number is not given to another process: our child has it, or it lives
             while not self.gone() and time.monotonic() < deadline:
-                time.sleep(0.02)
+                if sign == signal.SIGTERM and set(group_of(self.pid)) <= {self.pid}:
+                    break
+                time.sleep(STEP_SECONDS)
         process.end_orphans(self.pid)
 
 
@@ -96,7 +101,7 @@ class Guardian:
             self.server = Server.start([*self.orders.command, *load], self.log.path)
         self._limit = time.monotonic() + start_limit(self.home)
         self._answered, self._failed = time.monotonic(), 0
-        self.stubs = Stubs(self.server.pid, self.home, self.control, self.log.say, lambda: wanted_models(self.home))
+        self.stubs = Stubs(self.server.pid, self.home, self.control, self.log.say, self.orders.hang_seconds)
         self._write(ServerState(
             self.server.pid, self.server.born, self.orders.http, self.orders.grpc, self.orders.metrics, False,
             not self.orders.users, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), os.getpid(),
@@ -127,7 +132,7 @@ class Guardian:
     def _trouble(self) -> str:
         """What is wrong with a server that lives."""
         now = time.monotonic()
-        if self.control.ready():
+        if self.control.ready(min(2, self.orders.hang_seconds / FAILED_PROBES)):
             self._look_after(now)
             return ""
         if self.server.gone():

@@ -88,7 +88,7 @@ def await_ready(home: Home) -> ServerState | None:
 def end(home: Home) -> None:
     """End the server and its guardian, whatever they are doing, and remove what they left."""
     last = read_state(home)
-    if last and process.this_boot(last.born):
+    if last:
         process.end(last.guardian, last.guardian_born, STOP_SECONDS)  # first: it would start the server again
         last = read_state(home) or last
         process.end(last.pid, last.born, STOP_SECONDS)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dl_pipelines.serving import launch, process, users
+from dl_pipelines.serving import launch, users
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import TritonError, birth
 from dl_pipelines.serving.state import ServerState, projects, read_state, routing_file
@@ -38,8 +38,7 @@ class TritonServer:
 
     def last(self) -> ServerState | None:
         """What was last written of the server of this home, whether it lives or not, since the machine was started."""
-        last = read_state(self.home)
-        return last if last and process.this_boot(last.born) else None
+        return read_state(self.home)
 
     @property
     def control(self) -> Control:

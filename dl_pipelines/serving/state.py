@@ -9,6 +9,7 @@ import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dl_pipelines.serving.process import this_boot
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.wire.routing import RoutingError, read_table
@@ -71,10 +72,14 @@ def state_file(home: Home) -> Path:
 
 
 def read_state(home: Home) -> ServerState | None:
-    """What the state file says, also of a server that is gone; None when there is none or it makes no sense."""
+    """What the state file says, also of a server that is gone.
+
+    None when there is none, when it makes no sense, or when the machine was started since.
+    """
     try:
-        return ServerState(**durable.read_json(state_file(home)))
-    except (FileNotFoundError, ValueError, TypeError):
+        state = ServerState(**durable.read_json(state_file(home)))
+        return state if this_boot(state.guardian_born or state.born) else None
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
-from dl_pipelines.serving.process import SHARED_MEMORY, TritonError, birth, region_prefix
+from dl_pipelines.serving.process import SHARED_MEMORY, TritonError, region_prefix
+from dl_pipelines.serving.state import wanted_models
 from dl_pipelines.store.home import Home
 
 EVERY_SECONDS = 5.0
 CONFIRM_SECONDS = 0.3
 """What seems dead may be a model that is just being unloaded or loaded anew."""
-STOPPED_SECONDS = 3.0
 SWEEP_SECONDS = 60.0
 LOADS = 5
 _STUB = "triton_python_backend_stub"
@@ -33,24 +33,34 @@ _STUB = "triton_python_backend_stub"
 def group_of(server: int) -> dict[int, str]:
     """The living processes of a server's group and their state (`S`, `R`, `T` stopped, ...), the server's own too."""
     found: dict[int, str] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == server and fields[0] not in "ZX":
-                found[int(path.parent.name)] = fields[0]
+    for path in Path("/proc").glob("[0-9]*"):
+        fields = _fields(int(path.name))
+        if fields and int(fields[2]) == server:
+            found[int(path.name)] = fields[0]
     return found
+
+
+def _fields(pid: int) -> list[str]:
+    """State, parent, group, ... of a living process (proc(5), `stat`); empty for one that is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return fields
+    return []
+
+
+def _state(pid: int) -> str:
+    return (_fields(pid) or [""])[0]
 
 
 class Stubs:
     """Watches the backends' processes of one server; `look` is called twice a second or so."""
 
-    def __init__(
-        self, server: int, home: Home, control: Control, say: Callable[[str], None], wanted: Callable[[], list[str]]
-    ):
-        self._server, self._repository, self._control = server, home.repository, control
-        self._say, self._wanted = say, wanted
+    def __init__(self, server: int, home: Home, control: Control, say: Callable[[str], None], patience: float):
+        self._server, self._home, self._control, self._say = server, home, control, say
+        self._patience = patience
         self._region = re.compile(re.escape(region_prefix(home)) + r"[0-9a-f-]{36}")
-        self._absent: set[str] = set()
+        self._absent: dict[str, float] = {}
         self._known: set[int] = set()
         self._next = 0.0
         self._stopped: dict[int, float] = {}
@@ -62,8 +72,8 @@ class Stubs:
         """Look after what is known; after a loss, and every few seconds, at everything."""
         if self._work and self._work.is_alive():
             return
-        lost = any(birth(pid) is None for pid in self._known)
-        if not lost and now < self._next:
+        states = {pid: _state(pid) for pid in self._known}
+        if now < self._next and not any(state in ("", "T") for state in states.values()):
             return
         self._next = now + EVERY_SECONDS
         self._known = set(self._of_models(now))
@@ -79,12 +89,10 @@ class Stubs:
             if model is None:
                 continue
             since = self._stopped.setdefault(pid, now) if state == "T" else self._stopped.pop(pid, now)
-            if state == "T" and group.get(self._server) != "T":
-                self._next = min(self._next, now + STOPPED_SECONDS)
-                if now - since >= STOPPED_SECONDS:
-                    self._say(f"ended process {pid} of {model}: it stood still")
-                    os.kill(pid, signal.SIGKILL)
-                    continue
+            if state == "T" and group.get(self._server) != "T" and now - since >= self._patience:
+                self._say(f"ended process {pid} of {model}: it stood still for {now - since:.0f} s")
+                os.kill(pid, signal.SIGKILL)
+                continue
             found[pid] = model
         return found
 
@@ -93,8 +101,8 @@ class Stubs:
         words = _command(pid).decode(errors="replace").split("\0")
         if words[0].endswith(_STUB):
             for word in words[1:]:
-                if Path(word).is_relative_to(self._repository):
-                    return Path(word).relative_to(self._repository).parts[0]
+                if Path(word).is_relative_to(self._home.repository):
+                    return Path(word).relative_to(self._home.repository).parts[0]
         return None
 
     def _mend(self, now: float) -> None:
@@ -105,9 +113,10 @@ class Stubs:
                 short &= self._lacking(now)[0]
             for model in sorted(short):
                 self._load(model, now, "a process of it is gone")
-            for model in sorted(absent & self._absent):
-                self._load(model, now, "it is not loaded")
-            self._absent = absent
+            self._absent = {model: self._absent.get(model, now) for model in absent}
+            for model, since in sorted(self._absent.items()):
+                if now - since >= EVERY_SECONDS:  # publishing may be about to load it
+                    self._load(model, now, "it is not loaded")
             if self.failing:
                 lacking = set[str]().union(*self._lacking(now))
                 self.failing = {model: why for model, why in self.failing.items() if model in lacking}
@@ -119,7 +128,7 @@ class Stubs:
         states = self._control.index()
         ready = [model for model, state in states.items() if state == "READY"]
         short = {model for model in ready if alive[model] < self._control.instances(model)}
-        return short, {model for model in self._wanted() if states.get(model) in ("", "UNAVAILABLE")}
+        return short, {model for model in wanted_models(self._home) if states.get(model) in ("", "UNAVAILABLE")}
 
     def _load(self, model: str, now: float, why: str) -> None:
         failures = self._failures[model]
@@ -130,7 +139,7 @@ class Stubs:
         self._next = now  # its new processes are to be known
         self._say(f"loads {model} again: {why}")
         try:
-            for version in (self._repository / model).iterdir():
+            for version in (self._home.repository / model).iterdir():
                 if version.name.isdecimal():
                     os.utime(version)
             self._control.load(model)

@@ -63,11 +63,11 @@ def test_a_killed_server_is_noticed_and_started_again(tmp_path):
         left.write_bytes(b"x")
         os.kill(first.pid, signal.SIGKILL)
         assert gone(first.pid)
-        assert server.state() is None, "the stale state file counts as no server"
-        with pytest.raises(TritonError, match="found no living server of"):
-            _ = server.grpc
         second = server.start()
         assert second.pid != first.pid
+        assert (second.http, second.grpc, second.metrics) == (first.http, first.grpc, first.metrics)
+        assert (first.restarts, second.restarts) == (0, 1)
+        assert second.last_exit.startswith("it ended by SIGKILL at 20")
         assert not left.exists(), "what the killed one left in shared memory is removed"
     assert gone(second.pid, 0.1)
 
@@ -75,6 +75,8 @@ def test_a_killed_server_is_noticed_and_started_again(tmp_path):
 def test_a_state_file_of_another_process_or_of_nonsense_is_not_believed(tmp_path):
     server = TritonServer(Home(tmp_path).prepare())
     server.home.server.mkdir()
+    with pytest.raises(TritonError, match=r"found no living server of .*; expected one; run `dlp serve PROJECT`"):
+        _ = server.grpc
     for text in ("", "{}", "[1]", f'{{"pid": {os.getpid()}, "born": "x:1", "http": 1}}'):
         state_file(server.home).write_text(text)
         assert server.state() is None

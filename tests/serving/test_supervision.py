@@ -1,0 +1,224 @@
+"""What the guardian does about servers and backends' processes that die, hang, or can't be started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dl_pipelines.serving import launch, process
+from dl_pipelines.serving.process import TritonError, birth, region_prefix
+from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.state import ServerState, read_state, state_file, wanted_models
+from dl_pipelines.store import durable
+from tests.serving.echo import MODELS, answers, echo_home, stubs_of, until
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home of its own, whose server is ended with the test."""
+    monkeypatch.setenv(launch.HANG, "1.5")
+    made = echo_home(tmp_path / "home")
+    yield made
+    TritonServer(made).stop()
+
+
+@pytest.fixture
+def loop(home, monkeypatch) -> Path:
+    """While this file exists, a server that is started ends at once."""
+    flag, binary = home.root / "crash", home.root / "tritonserver"
+    real = process.Installation.find().binary
+    binary.write_text(f'#!/bin/sh\nif [ -e "{flag}" ]; then echo "no luck"; exit 7; fi\nexec {real} "$@"\n')
+    binary.chmod(0o755)
+    monkeypatch.setattr(process.Installation, "binary", property(lambda _: binary))
+    return flag
+
+
+def ready(server: TritonServer) -> ServerState:
+    """Its state, once the guardian has seen that it answers."""
+    until(lambda: (state := server.state()) and state.ready)
+    state = server.state()
+    assert state
+    return state
+
+
+def regions(home) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{region_prefix(home)}*"))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_killed_server_comes_back_with_its_models(home, keep):
+    with running(home, keep=keep) as server:
+        first = server.state()
+        assert first and all(answers(first.http, model) for model in MODELS)
+        orphans = [pid for model in MODELS for pid in stubs_of(first.pid, model)]
+        left = Path("/dev/shm") / f"{region_prefix(home)}left"
+        left.write_bytes(b"x")
+        os.kill(first.pid, signal.SIGKILL)
+        assert until(lambda: answers(first.http)) < 10
+        second = ready(server)
+        assert second.pid != first.pid and second.kept is keep
+        assert (second.http, second.grpc, second.metrics) == (first.http, first.grpc, first.metrics)
+        assert (second.restarts, second.guardian) == (1, first.guardian)
+        assert second.last_exit.startswith("it ended by SIGKILL at ")
+        assert all(answers(first.http, model) for model in MODELS)
+        assert len(orphans) == 3 and not any(birth(pid) for pid in orphans)
+        assert not left.exists() and len(regions(home)) == 3, "a region for each backend's process, none of the dead"
+        assert server.start() == second, "a command finds the new one"
+    assert (server.state() == second) is keep
+    assert server.stop() is keep
+    assert birth(second.pid) is None and birth(second.guardian) is None and not regions(home)
+
+
+def test_a_dead_process_of_a_model_is_replaced_and_the_others_stay(home):
+    with running(home) as server:
+        state = server.state()
+        assert state
+        for model in ("echo", "echo__champion"):
+            (dead,), others = stubs_of(state.pid, model), stubs_of(state.pid, "echo__challenger")
+            os.kill(dead, signal.SIGKILL)
+            assert until(lambda model=model: answers(state.http, model)) < 10
+            assert server.state() == state and stubs_of(state.pid, "echo__challenger") == others
+            assert dead not in stubs_of(state.pid, model)
+        told = [line.partition("supervisor: ")[2] for line in server.log.read_text().splitlines()]
+        assert [line for line in told if line] == [
+            "loads echo again: a process of it is gone",
+            "loads echo__champion again: a process of it is gone",
+        ]
+
+
+def test_a_model_that_is_unloaded_is_not_called_dead(home):
+    with running(home) as server:
+        state = server.state()
+        assert state
+        server.control.unload("echo__challenger")
+        durable.write_text(
+            home.repository / "other" / "config.pbtxt", (home.repository / "echo/config.pbtxt").read_text()
+        )
+        durable.write_text(home.repository / "other" / "1" / "model.py", "raise ValueError('bad')")
+        with pytest.raises(TritonError, match="could not load other"):
+            server.control.load("other")
+        time.sleep(1.5)
+        assert "supervisor" not in server.log.read_text()
+        assert server.control.ready(), "a model that can't be loaded does not make the server look dead"
+
+
+def test_what_hangs_is_ended_and_started_again(home):
+    with running(home) as server:
+        first = server.state()
+        assert first
+        os.kill(first.pid, signal.SIGSTOP)
+        until(lambda: birth(first.pid) is None)
+        assert until(lambda: answers(first.http)) < 10
+        second = ready(server)
+        assert second.last_exit.startswith("it did not answer for ")
+        (stub,) = stubs_of(second.pid, "echo")
+        os.kill(stub, signal.SIGSTOP)
+        until(lambda: birth(stub) is None)
+        assert until(lambda: answers(first.http)) < 10
+        assert server.state() == second, "one process of a model, not the server"
+
+
+def test_one_that_crashes_again_and_again_is_given_up_and_told(home, loop, monkeypatch):
+    monkeypatch.setenv(launch.CRASHES, "3")
+    server = TritonServer(home)
+    first = server.start(keep=True)
+    loop.touch()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: birth(first.guardian) is None)
+    last = server.last()
+    assert last and server.state() is None
+    assert last.gave_up == "3 crashes within 60 s, the last: it ended with exit code 7"
+    assert (
+        "supervisor: gives up: 3 crashes within 60 s, the last: it ended with exit code 7\n" in server.log.read_text()
+    )
+    assert server.log.read_text().count("no luck") == 2 and not regions(home)
+    told = r"the server of this home was given up \(3 crashes within 60 s, the last: it ended with exit code 7\).*serve"
+    with pytest.raises(TritonError, match=told), running(home):
+        pass
+    with pytest.raises(TritonError, match=r"did not become ready \(no luck\)"):
+        server.start(keep=True)
+    loop.unlink()
+    again = server.start(keep=True)
+    assert again.ready and not again.gave_up and answers(again.http)
+
+
+def test_a_server_that_commands_share_is_given_up_until_they_end(home, loop, monkeypatch):
+    monkeypatch.setenv(launch.CRASHES, "2")
+    with running(home) as server:
+        first = server.state()
+        assert first
+        loop.touch()
+        os.kill(first.pid, signal.SIGKILL)
+        until(lambda: (last := server.last()) and last.gave_up)
+        with pytest.raises(TritonError, match="was given up"):
+            server.start()
+        loop.unlink()
+    assert birth(first.guardian) is None and not state_file(home).exists()
+    with running(home) as server:
+        assert server.state() is not None, "the next command tries anew"
+
+
+def test_a_stop_while_it_is_started_again_is_final(home, loop, monkeypatch):
+    monkeypatch.setenv(launch.CRASHES, "9")
+    server = TritonServer(home)
+    first = server.start(keep=True)
+    loop.touch()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: server.log.read_text().count("starting it again in 0.8 s"))
+    loop.unlink()
+    assert server.stop() is True, "there was one, if not at this moment"
+    assert birth(first.guardian) is None and not state_file(home).exists()
+    time.sleep(1)
+    assert process.in_use(first.http) is None and server.state() is None
+    assert server.stop() is False
+
+
+def test_stops_and_kills_at_any_moment_leave_nothing(home):
+    for pause in (0.0, 0.2, 0.4):
+        server = TritonServer(home)
+        state = server.start(keep=True)
+        os.kill(state.pid, signal.SIGKILL)
+        time.sleep(pause)
+        assert server.stop() is True
+        assert process.in_use(state.http) is None and not regions(home) and birth(state.guardian) is None
+
+
+def test_a_kept_server_survives_its_guardian_and_gets_another(home):
+    server = TritonServer(home)
+    first = server.start(keep=True)
+    os.kill(first.guardian, signal.SIGKILL)
+    until(lambda: birth(first.guardian) is None)
+    assert answers(first.http), "it serves on"
+    second = server.start()
+    assert second.pid == first.pid and second.guardian != first.guardian
+    os.kill(first.pid, signal.SIGKILL)
+    assert until(lambda: answers(first.http)) < 10
+    third = read_state(home)
+    assert third and third.guardian == second.guardian and third.restarts == 1
+
+
+def test_a_shared_server_ends_with_its_guardian(home):
+    with running(home) as server:
+        first = server.state()
+        assert first
+        os.kill(first.guardian, signal.SIGKILL)
+        until(lambda: birth(first.pid) is None)
+        second = server.start()
+        assert second.pid != first.pid and answers(second.http)
+
+
+def test_wanted_are_the_models_of_the_tables_not_those_of_measurements(home):
+    durable.write_json(TritonServer(home).routing("echo__probe"), {"project": "x"})
+    durable.write_text(TritonServer(home).routing("damaged"), "{")
+    assert wanted_models(home) == ["echo__champion", "echo__challenger", "echo"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "inf"])
+def test_settings_that_are_no_numbers_are_refused(home, monkeypatch, value):
+    monkeypatch.setenv(launch.CRASHES, value)
+    with pytest.raises(TritonError, match=f"found DLP_SERVER_CRASHES={value}; expected a number above zero; unset it"):
+        TritonServer(home).start()
