@@ -106,7 +106,7 @@ def summary(runs: Sequence[Run], scenario: Scenario, rules: Rollout, margin: flo
     distrusted = sum(run.action == "stop" and "can't be compared" in run.reason for run in runs)
     return {
         "runs": len(runs),
-        "scenario": asdict(scenario),
+        "scenario": {**asdict(scenario), "disagreement": scenario.disagreement},
         "rules": rules.model_dump(),
         "margin": margin,
         "actions": {action: actions[action] for action in ("promote", "roll_back", "stop")},
