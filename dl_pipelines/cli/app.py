@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dl_pipelines.cli import served
+from dl_pipelines.cli import ab, ab_simulate, labels, predict, served
 from dl_pipelines.cli.frame import (
     MET,
     MISSED,
@@ -26,7 +26,6 @@ from dl_pipelines.cli.frame import (
     day_of,
     home_of,
     output,
-    say,
 )
 
 app = typer.Typer(
@@ -36,8 +35,14 @@ brief_app = typer.Typer(no_args_is_help=True, help="Check a brief, describe its 
 app.add_typer(brief_app, name="brief")
 ab_app = typer.Typer(no_args_is_help=True, help="Live experiments: what challengers have shown, what rules would do.")
 app.add_typer(ab_app, name="ab")
+ab_app.command("simulate")(ab_simulate.simulate)
+ab_app.command("status")(ab.status)
+ab_app.command("step")(ab.step)
 demo_app = typer.Typer(no_args_is_help=True, help="Something to watch, in a home of its own.")
 app.add_typer(demo_app, name="demo")
+demo_app.command("ab")(ab.demo)
+app.command("predict")(predict.predict)
+app.command("labels")(labels.labels)
 app.command("served")(served.served)
 app.command("promote")(served.promote)
 app.command("rollback")(served.rollback)
@@ -272,103 +277,6 @@ def serve(
     assert serving is not None
     typer.echo(f"{project} serves {serving.model}: http://127.0.0.1:{state.http}/v2/models/{project}/infer, "
                f"gRPC 127.0.0.1:{state.grpc} (model {project})")  # fmt: skip
-
-
-def _shortened(value: Any) -> Any:
-    """A long list by its first values and its last one."""
-    if not isinstance(value, list) or len(value) <= 5:
-        return value
-    return f"[{', '.join(map(str, value[:3]))}, ..., {value[-1]}] ({len(value)} values)"
-
-
-@app.command()
-@command
-def predict(project: Project, files: list[str], home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Ask the champion for each file; a server that isn't there is started for this command."""
-    import time
-
-    with output(as_json) as put:
-        import numpy as np
-
-        from dl_pipelines import catalog
-        from dl_pipelines.cli.screen import console
-        from dl_pipelines.serving.client import predict as ask
-        from dl_pipelines.store.workspace import Workspace
-
-        place = home_of(home)
-        brief = brief_of(place, project)
-        task = catalog.task_of(brief)
-        inputs = np.stack([task.read_input(path) for path in files])
-        ids = [f"predict-{time.time_ns()}-{number}" for number in range(len(files))]
-        outputs = ask(Workspace(place, project), task, inputs, ids)
-        answers = [
-            {"file": path, "request_id": name, **task.answer(output)}
-            for path, name, output in zip(files, ids, outputs, strict=True)
-        ]
-        for item in [] if as_json else answers:
-            facts = ", ".join(f"{key} {_shortened(value)}" for key, value in item.items() if key != "file")
-            console(False).print(f"{item['file']}: {facts}", markup=False)
-        put({"predictions": answers})
-
-
-@ab_app.command("status")
-@command
-def ab_status(
-    project: Project,
-    out: Annotated[Path | None, typer.Option(help="Draw it into FILE.svg (the newest) or FILE.html (all)")] = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The live experiments of a project: which stage, what was decided, and the evidence as it grew."""
-    with output(as_json) as put:
-        from dl_pipelines.cli import ab_status as shown
-        from dl_pipelines.cli.screen import console
-        from dl_pipelines.store.workspace import Workspace
-
-        place = home_of(home)
-        found = shown.status(Workspace(place, brief_of(place, project).project))
-        for item in [] if as_json else shown.shown(found):
-            console(False).print(item)
-        if out:
-            count = shown.write(found, out)
-            say(f"{out}: {count} drawn")
-        put(found)
-
-
-@ab_app.command("step")
-@command
-def ab_step(project: Project, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Do what the rollout sensor would now: look at the evidence, and carry out what it says. For a home without UI."""
-    import time
-
-    with output(as_json) as put:
-        from dl_pipelines import catalog
-        from dl_pipelines.lifecycle.experiment import Rules, due, step
-        from dl_pipelines.store.workspace import Workspace
-
-        place = home_of(home)
-        brief = brief_of(place, project)
-        workspace, rules = Workspace(place, project), Rules.of(brief, catalog.task_of(brief))
-        done = step(workspace, rules, time.time())
-        for told in done or [due(workspace, rules, time.time()).told]:
-            say(told)
-        put({"done": done})
-
-
-@demo_app.command("ab")
-@command
-def demo_ab(
-    home: Annotated[Path, typer.Option("--home", help="A home of its own; what is there is gone on with")] = Path(
-        ".dlp/demo-ab"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Digits with simulated traffic: a worse challenger is rolled back, a better one promoted, by a real server."""
-    with output(as_json) as put:
-        from dl_pipelines.cli.demo import run_demo
-        from dl_pipelines.cli.screen import console
-
-        put(run_demo(home_of(home).prepare(), console()))
 
 
 @app.command()

@@ -66,8 +66,9 @@ def _of_input(error: Exception) -> bool:
     """A brief, an argument or the user's data; what a stage refuses or a server lacks is not."""
     from dl_pipelines.data.sources.base import SourceError
     from dl_pipelines.serving.client import PredictError
+    from dl_pipelines.serving.labels import LabelError
 
-    return isinstance(error, BriefError | SourceError | PredictError) or type(error) is ValueError
+    return isinstance(error, BriefError | SourceError | PredictError | LabelError) or type(error) is ValueError
 
 
 def say(text: str) -> None:

@@ -125,7 +125,7 @@ def predict(workspace: Workspace, task: Task, inputs: np.ndarray, request_ids: S
             failures = _ask(call, inputs, request_ids, left, answers)
             if not failures:
                 break
-    _acknowledge(workspace.home, workspace.project, [request_ids[row] for row in sorted(answers)])
+    acknowledge(workspace.home, workspace.project, [request_ids[row] for row in sorted(answers)])
     if failures:
         raise PredictError(
             f"found {len(failures)} of {len(inputs)} requests without an answer ({next(iter(failures.values()))}); "
@@ -164,7 +164,8 @@ def acknowledged_folder(home: Home, project: str) -> Path:
     return home.predictions / project / "acknowledged"
 
 
-def _acknowledge(home: Home, project: str, ids: list[str]) -> None:
+def acknowledge(home: Home, project: str, ids: list[str]) -> None:
+    """Note that these requests were answered. Raises LogError."""
     if ids:
         writer = LogWriter(acknowledged_folder(home, project))
         writer.append({"id": name} for name in ids)

@@ -306,8 +306,8 @@ def test_a_day_before_the_start_has_no_records(dlp, tmp_path):
 
 
 def test_long_lists_of_an_answer_are_shortened():
-    from dl_pipelines.cli.app import _shortened
+    from dl_pipelines.cli.predict import shortened
 
-    assert _shortened([1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
-    assert _shortened([1.5, 2, 3, 4, 5, 6]) == "[1.5, 2, 3, ..., 6] (6 values)"
-    assert _shortened("a class") == "a class"
+    assert shortened([1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+    assert shortened([1.5, 2, 3, 4, 5, 6]) == "[1.5, 2, 3, ..., 6] (6 values)"
+    assert shortened("a class") == "a class"

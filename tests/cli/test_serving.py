@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -57,6 +60,7 @@ def test_serve_predict_a_killed_server_and_stop(copy, dlp, real, pictures):
     assert right >= 10, "scikit-learn's first digits are 0 to 9, twice"
     told = dlp("predict", "small", pictures[0], "--home", copy)
     assert told.out.startswith(f"{pictures[0]}: request_id predict-")
+    bulk(dlp, copy, pictures, [item["label"] for item in predictions])
     assert TritonServer(Home(copy)).state() == state, "predict leaves the kept server"
 
     killer = threading.Thread(target=lambda: (time.sleep(0.4), os.kill(state.pid, signal.SIGKILL)))
@@ -73,6 +77,26 @@ def test_serve_predict_a_killed_server_and_stop(copy, dlp, real, pictures):
     assert dlp("stop", "--home", copy).out == "the server has ended\n"
     assert not psutil.pid_exists(anew.pid) or psutil.Process(anew.pid).status() == psutil.STATUS_ZOMBIE
     assert dlp("status", "--home", copy, "--json").json["server"] is None
+
+
+def bulk(dlp, copy, pictures, labels):
+    """The same pictures into a file: by a list of them, one of which is no picture."""
+    folder = Path(pictures[0]).parent
+    broken = folder / "broken.txt"
+    broken.write_text("no image")
+    listed, out = copy / "list.csv", copy / "out.parquet"
+    listed.write_text("path\n" + "\n".join([*pictures, str(broken)]) + "\n")
+    said = dlp("predict", "small", listed, "--out", out, "--home", copy, "--json")
+    assert said.code == 1, said.err
+    assert said.json | {"failed": None} == {"out": str(out), "rows": len(pictures), "before": 0, "failed": None}
+    assert list(said.json["failed"]) == [str(broken)]
+    assert f"{broken}: found {broken}: not a readable PNG" in said.err
+    assert f"{out}: {len(pictures)} answers; 1 inputs without one" in said.err
+    rows = pq.read_table(out).to_pylist()
+    assert [row["input"] for row in rows] == [*pictures, str(broken)]
+    assert [json.loads(row["answer_json"])["label"] for row in rows[:-1]] == labels
+    again = dlp("predict", "small", *pictures, "--out", out, "--home", copy)
+    assert (again.code, again.out) == (0, "")
 
 
 def test_a_port_in_use(copy, dlp):

@@ -1,0 +1,105 @@
+"""The answers of a bulk prediction beside its output, piece by piece: what a second run goes on with.
+
+A piece is written durably under its final name; the output itself is one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dl_pipelines.serving.client import PredictError
+from dl_pipelines.store import durable
+from dl_pipelines.store.digest import digest_bytes
+from dl_pipelines.store.home import Home
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ABOUT = "inputs.json"
+DIGEST = b"dlp.digest"
+
+
+class Pieces:
+    """Pieces of one list of inputs (`digest`) and the file `out` that they become."""
+
+    def __init__(self, out: Path, digest: str):
+        self._out, self._digest = out, digest
+        self._folder = out.with_name(f".{out.name}.pieces")
+
+    def begin(self) -> bool:
+        """Make room for pieces; True when there were some of other inputs, which are gone now."""
+        about = self._folder / ABOUT
+        other = self._folder.exists() and not (about.exists() and durable.read_json(about) == {"digest": self._digest})
+        if other:
+            durable.remove_tree(self._folder)
+        if not about.exists():
+            durable.write_json(about, {"digest": self._digest})
+        return other
+
+    def is_done(self) -> bool:
+        """Whether the output is there already, of these very inputs."""
+        import pyarrow.parquet as pq
+
+        with contextlib.suppress(OSError, ValueError):
+            return (pq.read_schema(self._out).metadata or {}).get(DIGEST) == self._digest.encode()
+        return False
+
+    def has(self, start: int) -> bool:
+        """Whether the piece that starts with this input is there."""
+        return self._path(start).exists()
+
+    def put(self, start: int, table: pa.Table) -> None:
+        """Store a piece. Raises OSError (no space)."""
+        import pyarrow.parquet as pq
+
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        durable.write_bytes(self._path(start), sink.getvalue())
+
+    def failed(self, starts: Sequence[int]) -> Iterator[tuple[str, str]]:
+        """Inputs without an answer and why, in order."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        for start in starts:
+            rows = pq.read_table(self._path(start), columns=["input", "error"])
+            for row in rows.filter(pc.field("error").is_valid()).to_pylist():
+                yield row["input"], row["error"]
+
+    def finish(self, starts: Sequence[int], schema: pa.Schema, facts: Mapping[str, Any]) -> None:
+        """Put all pieces into the output, by a rename; they are gone then. Raises OSError (no space)."""
+        import pyarrow.parquet as pq
+
+        named = {DIGEST: self._digest.encode()} | {
+            f"dlp.{key}".encode(): str(value).encode() for key, value in facts.items()
+        }
+        whole = schema.with_metadata(named)
+        unborn = self._folder / "whole"
+        with pq.ParquetWriter(unborn, whole) as writer:
+            for start in starts:
+                writer.write_table(pq.read_table(self._path(start)).cast(whole))
+        with unborn.open("rb") as file:
+            os.fsync(file.fileno())
+        durable.rename(unborn, self._out)
+        durable.remove_tree(self._folder)
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"{start:012d}.parquet"
+
+
+@contextlib.contextmanager
+def alone(home: Home, out: Path) -> Iterator[None]:
+    """Nobody else of this home writes this output. Raises PredictError."""
+    from filelock import FileLock, Timeout
+
+    home.locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home.locks / f"predict-{digest_bytes(str(out.absolute()).encode())[:16]}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise PredictError(f"found another `dlp predict` writing {out}; expected none; wait for it to end") from None
