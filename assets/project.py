@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 from dagster._utils.warnings import disable_dagster_warnings
 
+from assets.ab_experiment import ab_experiment
 from assets.architecture_comparison import architecture_comparison
 from assets.augmentation_ablation import augmentation_ablation
 from assets.augmented_dataset import augmented_dataset
@@ -18,6 +19,7 @@ from assets.partitions import Partitions
 from assets.prediction_log import prediction_log
 from assets.raw_data import raw_data
 from assets.scaling_report import scaling_report
+from assets.serving_benchmark import serving_benchmark
 from assets.trained_model import trained_model
 from assets.training_window import training_window
 from assets.triton_repository import triton_repository
@@ -38,8 +40,10 @@ MODEL = (
     evaluation,
     augmentation_ablation,
     compressed_model,
+    serving_benchmark,
     triton_repository,
     prediction_log,
+    ab_experiment,
     drift_report,
     implementation_report,
 )

@@ -27,7 +27,7 @@ def triton_repository(brief: Brief, partitions: Partitions) -> dg.AssetsDefiniti
         "triton_repository",
         make,
         partitions=partitions.models,
-        deps=("compressed_model", "training_window"),
+        deps=("compressed_model", "serving_benchmark", "training_window"),
         blocking={"live_parity": "the live server answers as the compressed model does, on validation rows"},
         warning={"no_failures": "no request of the load test failed"},
         kinds={"triton"},

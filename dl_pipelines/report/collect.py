@@ -25,9 +25,9 @@ MODEL = (
     "trained_model", "baselines", "evaluation", "compressed_model", "triton_repository", "prediction_log",
     "drift_report",
 )  # fmt: skip
-ON_DEMAND = (*CHOOSING, "augmentation_ablation", "scaling_report")
+ON_DEMAND = (*CHOOSING, "augmentation_ablation", "scaling_report", "serving_benchmark", "ab_experiment")
 """Stages that nobody misses when they have not run."""
-KEPT = (*CHOOSING, "scaling_report")
+KEPT = (*CHOOSING, "scaling_report", "serving_benchmark")
 """Those that hold for days: one of an earlier day is about the window and the choices of that day."""
 STAGES = (*DAILY, "training_window", *MODEL)
 OF_EVERY_DAY = ("quality.json", OUTCOME)

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dl_pipelines.evaluation.wording import in_unit, number, plural
-from dl_pipelines.report import charts, compression_figures, evaluated, selection_figures, study_figures
+from dl_pipelines.report import (
+    charts,
+    compression_figures,
+    evaluated,
+    selection_figures,
+    serving_figures,
+    study_figures,
+)
 from dl_pipelines.report.assemble import FilledReport, FilledRow
 from dl_pipelines.report.cells import NOT_MEASURED, Cell, Found, interval
 from dl_pipelines.report.collect import MODEL, ON_DEMAND
@@ -36,7 +43,9 @@ def to_html(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str
         4: [charts.training_curves(facts), study_figures.plots(facts)],
         5: [selection_figures.scaling(facts)],
         6: [evaluated.confusion(facts), *evaluated.pictured(facts)],
-        7: [compression_figures.steps(facts), compression_figures.pareto(facts)], 9: [charts.drift(facts)],
+        7: [compression_figures.steps(facts), compression_figures.pareto(facts)],
+        8: [serving_figures.rates(facts)], 9: [charts.drift(facts)],
+        10: [charts.experiment(facts)],
     }  # fmt: skip
     context["charts"] = {number_: [chart for chart in found if chart] for number_, found in drawn.items()}
     return _environment(escape=True).get_template("report.html.j2").render(**context)

@@ -1,30 +1,27 @@
 """The stage `triton_repository`: a compressed model as a Triton model, loaded into the live server and measured there.
 
-It is measured behind a router of its own, the same code as the one that clients call, so the figures are what a client
-would see. It gets no traffic here: that is a promotion (traffic.py).
+It is run as the serving benchmark chose, where one was asked for. It gets no traffic here: that is a promotion
+(traffic.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.brief.sections import Data, Evaluation
-from dl_pipelines.serving import champion, config, parity, repair, repository
+from dl_pipelines.serving import parity, repository
 from dl_pipelines.serving.champion import STAGE
 from dl_pipelines.serving.client import Caller, batched
 from dl_pipelines.serving.load_test import LoadResult, load_test
-from dl_pipelines.serving.server import TritonServer, running
-from dl_pipelines.store import durable
+from dl_pipelines.serving.probe import Live, probed, router_pbtxt
+from dl_pipelines.serving.settings import STAGE as BENCHMARK
+from dl_pipelines.serving.settings import Settings, chosen
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Rows, Task
-from dl_pipelines.wire.routing import only
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,24 +37,18 @@ def make_triton_repository(
     """
     compressed = workspace.get("compressed_model", partition).require_gates()
     window = workspace.get("training_window", partition.daily).require_gates()
-    stage = _Stage(workspace, partition, serving, data, task, evaluation, compressed, window)
+    benchmark = workspace.get("serving_benchmark", partition) if serving.benchmark.seconds else None
+    serving = chosen(serving, benchmark)
+    stage = _Stage(workspace, partition, serving, data, task, evaluation, compressed, window, benchmark)
     settings = {
-        "serving": serving.model_dump(mode="json"),
+        "serving": serving.model_dump(mode="json", exclude={"benchmark"}),
         "evaluation": evaluation.model_dump(mode="json", include={"resamples", "confidence", "seed"}),
         "split": data.split.model_dump(mode="json"),
     }
     parents = {"compressed_model": compressed, "training_window": window}
-    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=1)
-
-
-@dataclass(frozen=True)
-class Live:
-    """A model while it is measured: the server, its name, the router in front of it, how long loading took."""
-
-    server: TritonServer
-    model: str
-    router: str
-    load_seconds: float
+    if benchmark:
+        parents[BENCHMARK] = benchmark
+    return workspace.make(STAGE, partition, stage.build, settings=settings, parents=parents, version=2)
 
 
 @dataclass(frozen=True)
@@ -72,6 +63,7 @@ class _Stage:
     evaluation: Evaluation
     compressed: Artifact
     window: Artifact
+    benchmark: Artifact | None = None
 
     def build(self, draft: Draft) -> None:
         """Write the model folder, have it loaded, compare and measure through the server."""
@@ -84,8 +76,9 @@ class _Stage:
             split: window_rows(self.workspace, self.window, split, self.data, self.task)
             for split in ("validation", "test")
         }
-        model = self._write(draft, rows["validation"], reference)
-        with probed(self.workspace, draft, model) as live:
+        self._write(draft, rows["validation"], reference)
+        router = draft.file("router.pbtxt").read_text(encoding="utf-8")
+        with probed(self.workspace, draft.path / "model", router) as live:
             outputs = {split: self._outputs(live, found) for split, found in rows.items()}
             load = self._load_test(live, rows["validation"])
         self._record(draft, live, rows, outputs, reference, load)
@@ -93,20 +86,13 @@ class _Stage:
     def _say(self, message: str, done: int) -> None:
         self.workspace.progress(STAGE, message, done, 3)
 
-    def _write(self, draft: Draft, validation: Rows, reference: np.ndarray) -> str:
+    def _write(self, draft: Draft, validation: Rows, reference: np.ndarray) -> None:
         import numpy as np
 
         signature, serving = self.task.signature(), self.serving
         runtime = repository.write_model(draft.path / "model", self.compressed, signature, serving)
         model = repository.model_name(self.workspace.project, draft.path / "model")
-        base = (repository.ROUTER / "config.pbtxt").read_text(encoding="utf-8")
-        parameters = {
-            "summary": signature.summary,
-            "durability": serving.durability,
-            "routing": f"../../server/routing/{self.workspace.project}.json",
-            "log_folder": f"../../predictions/{self.workspace.project}",
-        }
-        draft.write_text("router.pbtxt", config.router_config(base, signature, serving, parameters))
+        draft.write_text("router.pbtxt", router_pbtxt(self.workspace.project, signature, serving))
         kept = parity.kept_rows(len(validation), serving)
         np.save(draft.file(parity.INPUTS), validation.inputs[:kept], allow_pickle=False)
         np.save(draft.file(parity.OUTPUTS), reference[:kept], allow_pickle=False)
@@ -118,11 +104,11 @@ class _Stage:
             "max_batch": serving.max_batch,
             "tolerance": serving.parity_tolerance,
             "timeout_ms": serving.timeout_ms,
+            "settings": {**asdict(Settings.of(serving)), "from": BENCHMARK if self.benchmark else "brief"},
         }
         if signature.columns:  # what a table's columns mean is not in its shape
             about["columns"] = list(signature.columns)
         draft.write_json("model.json", about)
-        return model
 
     def _outputs(self, live: Live, rows: Rows) -> np.ndarray:
         import numpy as np
@@ -180,35 +166,3 @@ def _tell(draft: Draft, live: Live, load: LoadResult, metrics: dict[str, Any], t
     if found:
         shown[f"validation_{task.primary}"] = found["value"]
     draft.show(**shown, load_seconds=round(live.load_seconds, 2))
-
-
-@contextlib.contextmanager
-def probed(workspace: Workspace, draft: Draft, model: str) -> Iterator[Live]:
-    """The model in the live repository, loaded, behind a router of its own whose log is thrown away.
-
-    At the end the router goes, and the model too unless it serves or served last. Raises TritonError.
-    """
-    home, router = workspace.home, f"{model}{repository.PROBE}"
-    folder = draft.path / "model"
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    with champion.exclusive(workspace), running(home) as server:
-        repair.reconcile(workspace)
-        repository.install(home, model, files)
-        started = time.perf_counter()
-        try:
-            server.control.load(model)
-            seconds = time.perf_counter() - started
-            _install_probe(workspace, server, draft, model, router)
-            yield Live(server, model, router, seconds)
-        finally:
-            stays = model in champion.kept_models(workspace)
-            repair.drop(workspace, server, router, *([] if stays else [model]))
-
-
-def _install_probe(workspace: Workspace, server: TritonServer, draft: Draft, model: str, router: str) -> None:
-    home = workspace.home
-    durable.write_json(server.routing(router), only(workspace.project, model, 0).plain())
-    text = (draft.path / "router.pbtxt").read_text(encoding="utf-8")
-    places = {"routing": f"../../server/routing/{router}.json", "log_folder": f"../../server/probes/{router}"}
-    repository.install(home, router, repository.router_files(config.with_parameters(text, places)))
-    server.control.load(router)

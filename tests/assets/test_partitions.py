@@ -119,7 +119,7 @@ def test_experiments_are_made_by_users(little):
 def test_a_source_is_looked_at_once_for_all_assets(little, monkeypatch):
     looks = []
     monkeypatch.setattr(partitions, "source_days", lambda brief: looks.append(brief) or [date(2026, 1, 1)])
-    assert len(project_assets(little())) == 15
+    assert len(project_assets(little())) == 17
     assert len(looks) == 1
 
 

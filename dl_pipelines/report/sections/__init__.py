@@ -16,6 +16,7 @@ from dl_pipelines.report.sections import (
     monitoring,
     opening,
     problem,
+    rates,
     serving,
     study,
     training,
@@ -45,5 +46,5 @@ def all_extras(facts: Facts) -> dict[int, list[Extra]]:
     return {
         1: problem.extras(facts), 2: data.extras(facts), 3: architecture.extras(facts), 4: study.extras(facts),
         5: distributed.extras(facts),
-        6: evaluation.extras(facts), 7: compression.extras(facts),
+        6: evaluation.extras(facts), 7: compression.extras(facts), 8: rates.extras(facts), 10: lifecycle.extras(facts),
     }  # fmt: skip

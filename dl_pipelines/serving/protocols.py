@@ -1,0 +1,228 @@
+"""Callers of one model with one interface: gRPC (client.Caller), HTTP with binary tensors, and shared memory over gRPC.
+
+One thread at a time each. A request that is refused or not answered raises tritonclient's InferenceServerException.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dl_pipelines.serving import process
+from dl_pipelines.serving.client import PATIENCE_MS, Caller, open_client
+from dl_pipelines.serving.config import triton_type
+from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.serving.settings import PROTOCOLS
+from dl_pipelines.store.home import Home
+from dl_pipelines.tasks.base import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_HEADER = "Inference-Header-Content-Length"
+_numbers = itertools.count()
+
+
+class Calls(Protocol):
+    """What calls one model."""
+
+    def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
+        """`inputs` [N, ...] in, [N, ...] out. Raises tritonclient's InferenceServerException."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection and of what it holds."""
+        ...
+
+
+def connecting(
+    protocol: str, server: TritonServer, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS
+) -> Callable[[], Calls]:
+    """A function that connects a caller of a model; `protocol` is one of PROTOCOLS. Raises TritonError."""
+    assert protocol in PROTOCOLS, protocol
+    state = server.state()
+    address = server.grpc  # raises when none lives
+    assert state is not None
+    if protocol == "http":
+        return lambda: HttpCaller(state.http, model, signature, timeout_ms)
+    if protocol == "shared_memory":
+        remove_left(server.home)
+        return lambda: SharedMemoryCaller(address, model, signature, server.home, timeout_ms)
+    return lambda: Caller.of(address, model, signature, timeout_ms)
+
+
+class HttpCaller:
+    """KServe v2 over one HTTP connection to 127.0.0.1, tensors as bytes behind the JSON (the binary extension)."""
+
+    def __init__(self, port: int, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS):
+        self._port, self._path, self._timeout = port, f"/v2/models/{model}/infer", timeout_ms / 1000
+        self._given, self._gives = signature.inputs[0].name, signature.outputs[0].name
+        self._connection: http.client.HTTPConnection | None = None
+
+    def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
+        """Raises tritonclient's InferenceServerException."""
+        import numpy as np
+
+        data = np.ascontiguousarray(inputs).tobytes()
+        tensor = {"name": self._given, "shape": list(inputs.shape), "datatype": triton_type(inputs.dtype),
+                  "parameters": {"binary_data_size": len(data)}}  # fmt: skip
+        wanted = {"name": self._gives, "parameters": {"binary_data": True}}
+        head = json.dumps({"id": request_id, "inputs": [tensor], "outputs": [wanted]}).encode()
+        status, size, body = self._ask(head + data, {_HEADER: str(len(head))})
+        if status != 200:
+            self._refuse(_reason(body), str(status))
+        told = json.loads(body[:size])["outputs"][0]
+        from tritonclient.utils import triton_to_np_dtype
+
+        kind = triton_to_np_dtype(told["datatype"])
+        return np.frombuffer(body, kind, offset=size).reshape(told["shape"])
+
+    def _ask(self, body: bytes, headers: dict[str, str]) -> tuple[int, int, bytes]:
+        """Status, bytes of the JSON and the whole answer; a connection that failed is not used again."""
+        connection = self._connection or self._connect()
+        try:
+            connection.request("POST", self._path, body, headers)
+            reply = connection.getresponse()
+            return reply.status, int(reply.headers.get(_HEADER, 0)), reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            self._refuse(str(error) or type(error).__name__, type(error).__name__)
+            raise AssertionError from error
+
+    def _connect(self) -> http.client.HTTPConnection:
+        self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
+        try:
+            self._connection.connect()
+        except OSError as error:
+            self.close()
+            self._refuse(str(error), "UNAVAILABLE")
+        else:
+            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._connection
+        raise AssertionError
+
+    def _refuse(self, reason: str, status: str) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        raise InferenceServerException(reason, status)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:300]
+
+
+class SharedMemoryCaller:
+    """gRPC whose tensors lie in one region of system shared memory: inputs first, outputs behind them.
+
+    The region grows with the largest request. Its name starts with the home's prefix and names this process, so that
+    it is found and removed when the process was killed (`remove_left`) and when the server has ended.
+    """
+
+    def __init__(self, address: str, model: str, signature: Signature, home: Home, timeout_ms: float = PATIENCE_MS):
+        self._client, self._model, self._timeout = open_client(address), model, timeout_ms / 1000
+        (self._given,), (self._gives,) = signature.inputs, signature.outputs
+        self._prefix, self._region = _prefix(home), _Region(self._client, self._timeout)
+        self._shape: tuple[int, ...] = ()
+        self._tensors: tuple[list[Any], list[Any]] = ([], [])
+
+    def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
+        """Raises tritonclient's InferenceServerException."""
+        import numpy as np
+        from tritonclient.utils import shared_memory
+
+        if inputs.shape != self._shape:
+            self._place(inputs)
+        shared_memory.set_shared_memory_region(self._region.handle, [inputs])
+        given, wanted = self._tensors
+        result = self._client.infer(
+            self._model, given, outputs=wanted, request_id=request_id, client_timeout=self._timeout
+        )
+        told = result.get_output(self._gives.name) if result else None
+        assert told is not None
+        shape: list[int] = list(told.shape)  # type: ignore[union-attr]
+        found = shared_memory.get_contents_as_numpy(
+            self._region.handle, np.dtype(self._gives.dtype), shape, inputs.nbytes
+        )
+        return found.copy()
+
+    def _place(self, inputs: np.ndarray) -> None:
+        """Room for a request of this shape, and its tensors, which stay the same until the shape changes."""
+        import numpy as np
+        from tritonclient.grpc import InferInput, InferRequestedOutput
+
+        assert min(self._gives.shape) > 0, "the room for an answer must be known before"
+        row = int(np.prod(self._gives.shape, dtype=np.int64)) * np.dtype(self._gives.dtype).itemsize
+        answer = len(inputs) * row
+        if inputs.nbytes + answer > self._region.size:
+            self._region.open(f"{self._prefix}{next(_numbers)}", inputs.nbytes + answer)
+        given = InferInput(self._given.name, list(inputs.shape), triton_type(inputs.dtype))
+        given.set_shared_memory(self._region.name, inputs.nbytes)
+        wanted = InferRequestedOutput(self._gives.name)
+        wanted.set_shared_memory(self._region.name, answer, inputs.nbytes)
+        self._shape, self._tensors = inputs.shape, ([given], [wanted])
+
+    def close(self) -> None:
+        """Remove the region and close the connection."""
+        self._region.close()
+        self._client.close()
+
+
+class _Region:
+    """One region that the server knows, or none yet."""
+
+    def __init__(self, client: Any, timeout: float):
+        self._client, self._timeout = client, timeout
+        self.name, self.size, self.handle = "", 0, None
+
+    def open(self, name: str, size: int) -> None:
+        from tritonclient.utils import shared_memory
+
+        self.close()
+        self.handle = shared_memory.create_shared_memory_region(name, name, size, create_only=True)
+        self.name, self.size = name, size
+        self._client.register_system_shared_memory(name, name, size, client_timeout=self._timeout)
+
+    def close(self) -> None:
+        from tritonclient.utils import InferenceServerException, shared_memory
+
+        if self.handle is None:
+            return
+        try:
+            self._client.unregister_system_shared_memory(self.name, client_timeout=self._timeout)
+        except InferenceServerException:
+            pass  # a server that is gone knows no region
+        finally:
+            shared_memory.destroy_shared_memory_region(self.handle)
+            self.handle, self.size = None, 0
+
+
+def _prefix(home: Home) -> str:
+    """What the names of this process's regions start with: the pid alone may be another's one day."""
+    born = process.birth(os.getpid())
+    assert born is not None
+    return f"{process.region_prefix(home)}client_{os.getpid()}_{born.rpartition(':')[2]}_"
+
+
+def remove_left(home: Home) -> int:
+    """Remove the regions of this home's clients that were killed; returns how many."""
+    removed = 0
+    for path in process.SHARED_MEMORY.glob(f"{process.region_prefix(home)}client_*"):
+        pid, born = path.name.rpartition("client_")[2].split("_")[:2]
+        if (process.birth(int(pid)) or "").rpartition(":")[2] != born:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
