@@ -1,0 +1,155 @@
+import resource
+import time
+
+import numpy as np
+import pytest
+
+from dl_pipelines.serving.server import running
+from tests.serving.requests import Mutated
+from tests.serving.routers import Client, Routed, asked, post, until
+
+ONE = [1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def routed(line):
+    """A router with a champion of factor 2."""
+    with running(line.home) as server:
+        routed = Routed(server, "checked")
+        routed.add("plain", 2)
+        routed.route("plain")
+        routed.load()
+        yield routed
+
+
+@pytest.fixture
+def client(routed):
+    client = Client(routed)
+    yield client
+    client.close()
+
+
+def infer(routed, code_of_error, shape, datatype, content, name="x", request_id="", inputs=1, **parameters):
+    """One gRPC request as bytes; the status code and text it got."""
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    request = service_pb2.ModelInferRequest(model_name="checked", id=request_id)
+    for _ in range(inputs):
+        tensor = request.inputs.add(name=name, datatype=datatype)
+        tensor.shape.extend(shape)
+        request.raw_input_contents.append(content)
+    for key, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}[type(value)]
+        setattr(request.parameters[key], kind, value)
+    channel = grpc.insecure_channel(routed.server.grpc, options=[("grpc.enable_http_proxy", 0)])
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    assert caught.value.code().name == code_of_error
+    return caught.value.details()
+
+
+FLOATS = np.array([ONE], np.float32).tobytes()
+
+
+def test_what_is_wrong_with_a_request_is_said_over_grpc(routed):
+    def told(*given, **more):
+        return infer(routed, "INVALID_ARGUMENT", *given, **more)
+
+    assert "unexpected inference input 'z' for model 'checked'" in told([1, 4], "FP32", FLOATS, name="z")
+    assert "expected 1 inputs but got 0 inputs for model 'checked'" in told([1, 4], "FP32", FLOATS, inputs=0)
+    assert "data-type is 'FP64', but model 'checked' expects 'FP32'" in told([1, 4], "FP64", FLOATS * 2)
+    assert "unexpected shape for input 'x' for model 'checked'. Expected [-1,4], got [1,3]" in told(
+        [1, 3], "FP32", FLOATS[:12]
+    )
+    assert "batch-size must be <= 8 for 'checked'" in told([9, 4], "FP32", FLOATS * 9)
+    said = "found nan at [1, 2] of the input x; expected finite values"
+    bad = np.array([ONE, [1, 2, np.nan, 4]], np.float32).tobytes()
+    assert told([2, 4], "FP32", bad) == said
+    assert "found inf at [0, 0]" in told([1, 4], "FP32", np.array([np.inf, 1, 2, 3], np.float32).tobytes())
+    long = "found a request id of 81 characters for 1 rows; expected at most 80"
+    assert told([1, 4], "FP32", FLOATS, request_id="i" * 81) == long
+    long = "found a request id of 80 characters for 8 rows; expected at most 78"
+    assert told([8, 4], "FP32", FLOATS * 8, request_id="i" * 80) == long
+    assert "found a request id with a control character" in told([1, 4], "FP32", FLOATS, request_id="a\nb")
+    said = "found the parameter unit_id of type int; expected a string"
+    assert told([1, 4], "FP32", FLOATS, unit_id=5) == said
+    assert told([1, 4], "FP32", FLOATS, unit_id="") == "found a unit_id of 0 characters; expected 1 to 200"
+    assert told([1, 4], "FP32", FLOATS, unit_id="u" * 201) == "found a unit_id of 201 characters; expected 1 to 200"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "z"}, "unexpected inference input 'z' for model 'checked'"),
+        ({"datatype": "FP64"}, "data-type is 'FP64', but model 'checked' expects 'FP32'"),
+        ({"shape": [1, 3], "data": [1, 2, 3]}, "Expected [-1,4], got [1,3]"),
+        ({"shape": [9, 4], "data": [1] * 36}, "batch-size must be <= 8"),
+        ({"data": [1, 2, 3]}, "Shape does not match true shape of 'data' field"),
+        ({"shape": [-1, 4]}, "Unable to parse 'shape'"),
+        ({"data": [1, 2, float("nan"), 4]}, "found nan at [0, 2] of the input x; expected finite values"),
+        ({"data": [1e39, 2, 3, 4]}, "found inf at [0, 0] of the input x"),
+    ],
+)
+def test_what_is_wrong_with_an_input_is_said_over_http(routed, change, said):
+    body = asked(ONE)
+    body["inputs"][0].update(change)
+    status, told = post(routed, body)
+    assert status in (400, 500) and said in told["error"]
+
+
+def test_what_is_wrong_with_the_rest_is_said_over_http(routed):
+    def told(**fields):
+        status, body = post(routed, asked(ONE, **fields))
+        assert status == 400
+        return body["error"]
+
+    assert told(id="i" * 81) == "found a request id of 81 characters for 1 rows; expected at most 80"
+    assert told(parameters={"unit_id": True}) == "found the parameter unit_id of type bool; expected a string"
+    assert told(parameters={"unit_id": "u" * 201}) == "found a unit_id of 201 characters; expected 1 to 200"
+    assert "'unit_id' has invalid type" in told(parameters={"unit_id": ["u"]})
+
+
+def test_times_may_have_gaps_where_the_signature_says_so():
+    from dl_pipelines.serving import config
+    from dl_pipelines.tasks.base import Signature, Tensor
+    from tests.serving.routers import SETTINGS
+
+    tensors = (Tensor("x", "float32", (4,)),)
+    found = {
+        kind: config.router_parameters("p", Signature(tensors, tensors, summary=kind), SETTINGS)["finite"]
+        for kind in ("series", "image", "tensor")
+    }
+    assert found == {"series": "no", "image": "yes", "tensor": "yes"}
+
+
+def test_a_log_that_is_full_is_each_clients_error_and_no_longer_than_that(routed, client):
+    assert client(ONE, "full/before").tolist() == [[10, 20]]
+    stub = routed.stub()
+    size = sum(path.stat().st_size for path in routed.log.glob("*.log"))
+    _, hard = resource.prlimit(stub, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        for number in range(3):
+            started = time.monotonic()
+            with pytest.raises(Exception, match=r"found that the log in .* can't be written .*expected room") as caught:
+                client(ONE, f"full/{number}")
+            assert "UNAVAILABLE" in str(caught.value.status())
+            assert time.monotonic() - started < 5
+        assert post(routed, asked(ONE))[0] == 503
+    finally:
+        resource.prlimit(stub, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    assert client(ONE, "full/after").tolist() == [[10, 20]]
+    logged = {record["id"] for record in routed.records("r")}
+    assert {"full/before", "full/after"} <= logged and not {f"full/{number}" for number in range(3)} & logged
+    until(lambda: routed.metrics().get('dlp_log_errors_total{project="checked"}', 0) >= 4)
+
+
+def test_mutated_requests_are_refused_or_answered_rightly_and_others_go_on(routed, client):
+    mutated = Mutated(routed.server.state().http, routed.server.grpc, "checked", seed=1)
+    outcomes = {"answered": 0, "refused": 0}
+    for number in range(150):
+        outcomes[mutated.send()] += 1
+        if number % 10 == 0:
+            assert client(ONE, f"good/{number}").tolist() == [[10, 20]]
+    assert min(outcomes.values()) > 10
+    assert routed.server.control.ready()
