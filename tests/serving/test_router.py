@@ -244,7 +244,7 @@ def test_what_the_router_does_is_in_tritons_metrics(routed, client):
         client([np.nan, 2, 3, 4])
     until(lambda: grown('dlp_requests_total{arm="champion",outcome="answered",project="routed"}') == 5)
     until(lambda: grown('dlp_requests_total{arm="",outcome="refused",project="routed"}') == 1)
-    assert grown('dlp_latency_ms_bucket{arm="champion",le="+Inf",project="routed"}') == 5
+    until(lambda: grown('dlp_latency_ms_bucket{arm="champion",le="+Inf",project="routed"}') == 5)
     values = [
         value for name, value in sorted(routed.metrics().items()) if "bucket" in name and 'arm="champion"' in name
     ]
