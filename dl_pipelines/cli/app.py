@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dl_pipelines.cli import ab, ab_simulate, labels, predict, served
+from dl_pipelines.cli import ab, ab_simulate, labels, predict, serve, served
 from dl_pipelines.cli.frame import (
     MET,
     MISSED,
@@ -43,6 +43,8 @@ app.add_typer(demo_app, name="demo")
 demo_app.command("ab")(ab.demo)
 app.command("predict")(predict.predict)
 app.command("labels")(labels.labels)
+app.command("serve")(serve.serve)
+app.command("stop")(serve.stop)
 app.command("served")(served.served)
 app.command("promote")(served.promote)
 app.command("rollback")(served.rollback)
@@ -255,32 +257,6 @@ def verify(
 
 @app.command()
 @command
-def serve(
-    project: Project,
-    http: Annotated[int | None, typer.Option(help="Port of 127.0.0.1; default: a free one")] = None,
-    grpc: Annotated[int | None, typer.Option(help="Port of 127.0.0.1; default: a free one")] = None,
-    home: HomeOption = None,
-) -> None:
-    """Start the server with the project's champion and leave it running; `dlp stop` ends it."""
-    from dl_pipelines.serving import champion, repair
-    from dl_pipelines.serving.server import TritonServer
-    from dl_pipelines.store.workspace import Workspace
-
-    place = home_of(home)
-    brief = brief_of(place, project)
-    workspace, server = Workspace(place, brief.project), TritonServer(place, http, grpc)
-    champion.artifact_of(workspace)
-    repair.reconcile(workspace)
-    state = server.start(keep=True)
-    repair.ensure_served(workspace, server)
-    serving = champion.champion(workspace)
-    assert serving is not None
-    typer.echo(f"{project} serves {serving.model}: http://127.0.0.1:{state.http}/v2/models/{project}/infer, "
-               f"gRPC 127.0.0.1:{state.grpc} (model {project})")  # fmt: skip
-
-
-@app.command()
-@command
 def bundle(
     project: Project,
     target: Annotated[str, typer.Option(help="edge, mobile, embedded or cloud")],
@@ -309,16 +285,6 @@ def bundle(
         put(making.answer(made))
     if not as_json:
         typer.echo(made.path)
-
-
-@app.command()
-@command
-def stop(home: HomeOption = None) -> None:
-    """End the server of this home."""
-    from dl_pipelines.serving.server import TritonServer
-
-    ended = TritonServer(home_of(home)).stop()
-    typer.echo("the server has ended" if ended else "no server was running")
 
 
 @app.command()
