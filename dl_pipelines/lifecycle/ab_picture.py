@@ -98,5 +98,14 @@ def _drawn(course: Course, simulated: bool) -> str:
         x = [course.units[place] for place in inside]
         low, value, high = ([line[place] for place in inside] for line in (course.low, course.value, course.high))
         parts += [plane.band(x, low, high, "band-0"), plane.line(x, value, "stroke-0")]
+        parts += [_whisker(plane, x[0], low[0], high[0])] if len(x) == 1 else []
         parts += [plane.upright(at)] if at else []
     return drawing(parts, BROAD, HEIGHT, title, wide=True)
+
+
+def _whisker(plane: Plane, x: float, low: float | None, high: float | None) -> str:
+    """The interval of a stage that was looked at once: a band of no width is not seen."""
+    if low is None or high is None:
+        return ""
+    (across, bottom), (_, top) = plane.place(x, low), plane.place(x, high)
+    return f'<path class="whisker" d="M{across:.1f} {bottom:.1f}V{top:.1f}"/>'
