@@ -101,13 +101,13 @@ def _progress(screen: Console, runs: int) -> Iterator[Callable[[int], None]]:
 def _table(told: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{told['runs']} imagined rollouts, seed {told['seed']}")
+    table = Table(title=f"{told['runs']} imagined rollouts, seed {told['seed']}; bounds: 95 % each")
     for name in ("", "figure"):
         table.add_column(name)
     table.add_row("how they ended", ", ".join(f"{count} {name}" for name, count in told["actions"].items()))
     for name in ("false_promotions", "power", "detected", "false_rollbacks", "false_mismatches"):
         if rate := told[name]:
-            text = f"{rate['count']} ({rate['rate']:.2%}, at most {rate['upper_95']:.3%} with 95 % confidence)"
+            text = f"{rate['count']}: {rate['rate']:.2%} [{rate['lower_95']:.3%}, {rate['upper_95']:.3%}]"
             table.add_row(name.replace("_", " "), text)
     for name in ("requests_until_rollback", "bad_answers_before_rollback", "requests_until_the_end"):
         if spread := told[name]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import selectors
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from dl_pipelines.brief.live import Rollout
 from dl_pipelines.lifecycle.imagined import Scenario, looks
 from dl_pipelines.lifecycle.rollout import decide_rollout
-
-PORTION = 25
-"""Runs that a process is given at once."""
+from dl_pipelines.training.launch import die_with_parent, worker_environment
 
 
 @dataclass(frozen=True)
@@ -53,46 +54,74 @@ def simulate_one(scenario: Scenario, rules: Rollout, margin: float, seed: Sequen
 
 
 def simulate(
-    scenario: Scenario,
-    rules: Rollout,
-    margin: float,
-    runs: int,
-    seed: int = 0,
-    processes: int = 1,
+    scenario: Scenario, rules: Rollout, margin: float, runs: int, seed: int = 0, processes: int = 1,
     done: Callable[[int], None] = lambda _: None,
-) -> list[Run]:
-    """`runs` rollouts; run i depends on the seed and i, not on `processes`. `done` is told how many have ended."""
-    portions = [range(start, min(start + PORTION, runs)) for start in range(0, runs, PORTION)]
-    found: dict[int, list[Run]] = {}
+) -> list[Run]:  # fmt: skip
+    """`runs` rollouts; run i depends on the seed and i, not on `processes`. `done` is told how many have ended.
+
+    Raises RuntimeError when one of several processes did not end well.
+    """
+    found: dict[int, Run] = {}
     if processes <= 1:
-        for number, portion in enumerate(portions):
-            found[number] = _portion(scenario, rules, margin, seed, portion)
-            done(portion.stop)
-    else:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            waiting = {
-                pool.submit(_portion, scenario, rules, margin, seed, portion): number
-                for number, portion in enumerate(portions)
-            }
-            try:
-                for ended in as_completed(waiting):
-                    found[waiting[ended]] = ended.result()
-                    done(sum(map(len, found.values())))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return [run for number in range(len(portions)) for run in found[number]]
+        for number in range(runs):
+            found[number] = simulate_one(scenario, rules, margin, [seed, number])
+            done(len(found))
+        return list(found.values())
+    job = {"scenario": asdict(scenario), "rules": rules.model_dump(), "margin": margin, "seed": seed, "runs": runs}
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(_worker({**job, "first": first, "step": processes})) for first in range(processes)
+        ]
+        with selectors.DefaultSelector() as waiting:
+            for worker in workers:
+                waiting.register(_output(worker), selectors.EVENT_READ, worker)
+            while waiting.get_map():
+                for key, _ in waiting.select():
+                    if line := _output(key.data).readline():
+                        number, run = json.loads(line)
+                        found[number] = Run(**run)
+                        done(len(found))
+                    else:
+                        waiting.unregister(key.fileobj)
+    if len(found) < runs:
+        codes = ", ".join(str(worker.wait()) for worker in workers)
+        raise RuntimeError(f"found {len(found)} of {runs} runs; the processes ended with {codes}: run it again")
+    return [found[number] for number in range(runs)]
 
 
-def _portion(scenario: Scenario, rules: Rollout, margin: float, seed: int, numbers: range) -> list[Run]:
-    return [simulate_one(scenario, rules, margin, [seed, number]) for number in numbers]
+@contextlib.contextmanager
+def _worker(job: Mapping[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does every `step`-th run from `first` on and writes each as a line; killed when left."""
+    command = [*die_with_parent("KILL"), sys.executable, "-m", "dl_pipelines.lifecycle.simulate", json.dumps(job)]
+    worker = subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True, env=worker_environment(1), bufsize=0
+    )
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+        _output(worker).close()
 
 
-def upper_bound(count: int, of: int) -> float:
-    """Of a rate, at 95 % (one-sided), exact: Clopper and Pearson, Biometrika 1934."""
+def _output(worker: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert worker.stdout is not None
+    return worker.stdout
+
+
+def _work(job: Mapping[str, Any]) -> None:
+    scenario, rules = Scenario(**job["scenario"]), Rollout(**job["rules"])
+    for number in range(job["first"], job["runs"], job["step"]):
+        run = simulate_one(scenario, rules, job["margin"], [job["seed"], number])
+        print(json.dumps([number, asdict(run)]), flush=True)
+
+
+def rate_bounds(count: int, of: int) -> tuple[float, float]:
+    """The lower and the upper bound of a rate, each at 95 %, exact: Clopper and Pearson, Biometrika 1934."""
     from scipy.stats import beta
 
-    return 1.0 if count >= of else float(beta.ppf(0.95, count + 1, of - count))
+    low = float(beta.ppf(0.05, count, of - count + 1)) if count else 0.0
+    return low, float(beta.ppf(0.95, count + 1, of - count)) if count < of else 1.0
 
 
 def summary(runs: Sequence[Run], scenario: Scenario, rules: Rollout, margin: float) -> dict[str, Any]:
@@ -123,7 +152,8 @@ def summary(runs: Sequence[Run], scenario: Scenario, rules: Rollout, margin: flo
 
 
 def _rate(count: int, runs: Sequence[Run]) -> dict[str, float]:
-    return {"count": count, "rate": count / len(runs), "upper_95": upper_bound(count, len(runs))}
+    low, high = rate_bounds(count, len(runs))
+    return {"count": count, "rate": count / len(runs), "lower_95": low, "upper_95": high}
 
 
 def _spread(values: list[int]) -> dict[str, float] | None:
@@ -131,3 +161,7 @@ def _spread(values: list[int]) -> dict[str, float] | None:
         return None
     high = sorted(values)[math.ceil(0.95 * len(values)) - 1]
     return {"median": median(values), "p95": high, "max": max(values), "total": sum(values)}
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))
