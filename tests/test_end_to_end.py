@@ -89,7 +89,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
 def test_every_stage_is_made_and_the_report_is_complete(through):
     ran = through.ran
     assert ran.failures == []
-    assert sorted(end.stage for end in ran.stages) == HAS and len(HAS) == 15
+    assert sorted(end.stage for end in ran.stages) == HAS and len(HAS) == 17
     assert all(end.made and end.artifact is not None for end in ran.stages)
     gates = {(end.stage, gate.name): gate.passed for end in ran.stages for gate in end.artifact.gates if gate.blocking}
     assert ("implementation_report", "complete") in gates and set(gates.values()) == {True}

@@ -30,12 +30,14 @@ def make_ab_experiment(workspace: Workspace, partition: Partition, lifecycle: Li
     The same rows and looks give the same artifact. Gates (they warn): `guardrails`, none is harmed; `sample_ratio`,
     each arm had its share. Raises ArtifactError when nothing was published.
     """
+    if lifecycle.evidence != "live":
+        return _not_asked(workspace, partition)
     published = workspace.get("triton_repository", partition).require_gates()
     model = published.read_json("model.json")["model"]
     every = ledger.experiments(workspace)
     found = next((item for item in reversed(every) if item.challenger == model), None)
     looks = ledger.looks(workspace, found.name) if found else []
-    told = told_of(found, looks) if found else {"reason": _why_none(model, lifecycle, every)}
+    told = told_of(found, looks) if found else {"reason": _why_none(model, every)}
     before = summary(every, ledger.withdrawn(workspace))
 
     def build(draft: Draft) -> None:
@@ -52,6 +54,17 @@ def make_ab_experiment(workspace: Workspace, partition: Partition, lifecycle: Li
 
     settings = {"told": digest_json([told, before]), "looks": len(looks)}
     return workspace.make(STAGE, partition, build, settings=settings, parents={"triton_repository": published})
+
+
+def _not_asked(workspace: Workspace, partition: Partition) -> Artifact:
+    reason = "lifecycle.evidence is held_out: challengers are compared on held-out rows, live traffic is not split"
+
+    def tell(draft: Draft) -> None:
+        draft.write_json(FILE, {"reason": reason, "experiments": []})
+        _gates(draft, {"reason": reason})
+        draft.show(reason=reason)
+
+    return workspace.make(STAGE, partition, tell, settings={"reason": reason}, parents={})
 
 
 def told_of(found: Experiment, looks: Sequence[Row]) -> dict[str, Any]:
@@ -103,9 +116,7 @@ def _seconds(first: str, last: str) -> float:
     return round((datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds(), 3)
 
 
-def _why_none(model: str, lifecycle: Lifecycle, every: Sequence[Experiment]) -> str:
-    if lifecycle.evidence != "live":
-        return "lifecycle.evidence is held_out: challengers are compared on held-out rows, live traffic is not split"
+def _why_none(model: str, every: Sequence[Experiment]) -> str:
     if any(item.end is None for item in every):
         return f"{model} has had no experiment: another one is running"
     return f"{model} has had no experiment: it was no challenger of what serves, or none has begun yet"

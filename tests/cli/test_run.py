@@ -123,7 +123,7 @@ def test_a_setting_redoes_what_depends_on_it(copy, made, dlp, setting, first):
     assert said.code == 0
     answer, place = said.json, HAS.index(first)
     expected = {*HAS[place:]} - ({"evaluation", "compressed_model"} if first == "triton_repository" else set())
-    expected -= {"augmentation_ablation", "scaling_report"}  # this brief asks for neither
+    expected -= {"augmentation_ablation", "scaling_report", "serving_benchmark", "ab_experiment"}  # not asked for
     assert set(redone(answer)) == expected
     assert answer["partition"].startswith("2026-01-03|set-")
     assert [row["event"] for row in rows(copy, served_ledger)] == ["published", "champion"], "an experiment"
