@@ -20,7 +20,10 @@ FAMILIES = {
     "dlp_log_errors_total": "Appends to the prediction log that failed",
 }
 """Counters. The buckets are cumulative and have an `le`, as those of a Prometheus histogram."""
-GAUGES = {"dlp_breaker_open": "1 while a challenger is not asked any more"}
+GAUGES = {
+    "dlp_breaker_open": "1 while a challenger is not asked any more",
+    "dlp_arm_share": "Share of the units that the routing table gives to an arm",
+}
 EVERY_S = 0.5
 
 Labels = tuple[tuple[str, str], ...]
@@ -37,6 +40,7 @@ class Counters:
         self._shadow: Counter[str] = Counter()
         self._log_errors = 0
         self._open: dict[str, bool] = {}
+        self._shares: dict[str, float] = {}
 
     def request(self, arm: str, outcome: str, milliseconds: float | None = None) -> None:
         """A request ended: answered, fell_back, failed or refused."""
@@ -60,6 +64,12 @@ class Counters:
         with self._lock:
             self._open = {**dict.fromkeys(self._open, False), **states}
 
+    def shares(self, weights: Mapping[str, float]) -> None:
+        """The arms of the present routing table with their weights; an arm that is gone has none."""
+        whole = sum(weights.values())
+        with self._lock:
+            self._shares = {**dict.fromkeys(self._shares, 0.0), **{arm: weights[arm] / whole for arm in weights}}
+
     def totals(self) -> dict[Key, float]:
         """Everything, as it is now."""
         with self._lock:
@@ -70,6 +80,8 @@ class Counters:
                 found["dlp_shadow_requests_total", self._labels(outcome=outcome)] = float(count)
             for model, is_open in self._open.items():
                 found["dlp_breaker_open", self._labels(model=model)] = float(is_open)
+            for arm, share in self._shares.items():
+                found["dlp_arm_share", self._labels(arm=arm)] = share
             for arm in {arm for arm, _ in self._places}:
                 below = 0
                 for place, bound in enumerate((*map(_told, BOUNDS_MS), "+Inf")):
