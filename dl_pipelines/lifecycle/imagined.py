@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from dl_pipelines.brief.live import Rollout
-from dl_pipelines.lifecycle.rollout import STEP, TOO_SHORT, ArmEvidence, Evidence, latency_bin
+from dl_pipelines.lifecycle.rollout_evidence import STEP, TOO_SHORT, ArmEvidence, Evidence, latency_bin
 from dl_pipelines.lifecycle.sequential import Moments
 
 CHUNK = 2000

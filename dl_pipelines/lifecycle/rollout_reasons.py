@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dl_pipelines.brief.live import Rollout
-    from dl_pipelines.lifecycle.rollout import Bound, Evidence
+    from dl_pipelines.lifecycle.rollout_evidence import Bound, Evidence
 
 
 def told(bound: Bound) -> str:
