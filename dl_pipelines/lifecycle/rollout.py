@@ -32,11 +32,12 @@ def decide_rollout(evidence: Evidence, rules: Rollout, margin: float) -> Decisio
     """What the evidence of a stage says; `margin` >= 0 (lifecycle.margin) is of the score. Missing data never promotes.
 
     Roll back when the primary metric or a guardrail is harmed (all of its interval is below -margin), or the router's
-    breaker opened. Stop when more units came to one arm than its share explains, or more labels, or `max_units` are old
-    enough for a label, after `min_hours`, and nothing is decided. Advance after `min_hours` and `min_units` with a label,
-    unless a value lies below -margin; from the last stage promote after them, when the primary metric's lower bound
-    clears -margin and every guardrail is not worse. A lower bound is wrong at any look of a stage with at most `alpha`; all tests that
-    take a challenger out, in all stages together, with at most `harm_alpha`. Raises RolloutError.
+    breaker opened. Stop when more units came to one arm than its share explains, or more labels, or when `max_units`
+    are old enough for a label, `min_hours` are over, and nothing is decided. Advance after `min_hours` and `min_units`
+    with a label, unless a value lies below -margin; from the last stage promote after them, when the primary metric's
+    lower bound clears -margin and every guardrail is not worse. A lower bound is wrong at any look of a stage with at
+    most `alpha`; all tests that take a challenger out, in all stages together, with at most `harm_alpha`. Raises
+    RolloutError.
     """
     _check(evidence, rules, margin)
     shadow = rules.shares[evidence.stage] == 0
