@@ -7,7 +7,7 @@ import json
 import platform
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,23 +34,42 @@ def against_limit(
     return Comparison(name, round(ours, 4), None, unit, round(ratio, 3), None, 1, {"limit": limit, **conditions})
 
 
-def paired(name: str, ours: list[float], peer: list[float], unit: str, **conditions: Any) -> Comparison:
-    """Interleaved durations: the median of peer / ours, with a 95 % bootstrap interval over the pairs."""
-    ratios = [theirs / mine for mine, theirs in zip(ours, peer, strict=True)]
+def paired(
+    name: str, ours: Sequence[float], peer: Sequence[float], unit: str, higher: bool = False, **conditions: Any
+) -> Comparison:
+    """Interleaved durations: the median of peer / ours, with a 95 % bootstrap interval over the pairs.
+
+    `higher`: rates, of which more is better; it is then ours / peer.
+    """
+    pairs = list(zip(ours, peer, strict=True))
+    middle, interval = _median([mine / theirs if higher else theirs / mine for mine, theirs in pairs])
+    told = round(statistics.median(ours), 3), round(statistics.median(peer), 3)
+    return Comparison(name, *told, unit, round(middle, 3), _rounded(interval), len(pairs), conditions)
+
+
+def added(
+    name: str, ours: Sequence[float], peer: Sequence[float], limit: float, unit: str, **conditions: Any
+) -> Comparison:
+    """What ours takes beyond the peer's, interleaved: an absolute figure, the median over the pairs.
+
+    Its ratio is limit / ours with its interval; what is below a thousandth of the limit counts as that.
+    """
+    extra, (low, high) = _median([mine - theirs for mine, theirs in zip(ours, peer, strict=True)])
+    ratio, worst, best = (limit / max(value, limit / 1000) for value in (extra, high, low))
+    told = {"limit": limit, "with": round(statistics.median(ours), 4), "without": round(statistics.median(peer), 4)}
+    interval = _rounded((worst, best))
+    return Comparison(name, round(extra, 4), None, unit, round(ratio, 3), interval, len(ours), {**told, **conditions})
+
+
+def _median(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """With its 95 % bootstrap interval."""
     draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    interval = (round(medians[49], 3), round(medians[1949], 3))
-    middle = statistics.median
-    return Comparison(
-        name,
-        round(middle(ours), 3),
-        round(middle(peer), 3),
-        unit,
-        round(middle(ratios), 3),
-        interval,
-        len(ratios),
-        conditions,
-    )
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return statistics.median(values), (medians[49], medians[1949])
+
+
+def _rounded(interval: tuple[float, float]) -> tuple[float, float]:
+    return round(interval[0], 3), round(interval[1], 3)
 
 
 def main(parts: Mapping[str, Callable[[], Iterable[Comparison]]], description: str) -> None:
