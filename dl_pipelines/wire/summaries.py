@@ -5,6 +5,7 @@ Copied beside the router, so that logged requests and the reference are summaris
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -38,12 +39,12 @@ def summarize_images(images: np.ndarray) -> dict[str, np.ndarray]:
         grey /= images.shape[3]
     count, height, width = grey.shape
     pixels, flat = height * width, grey.reshape(count, height * width)
-    across, down = _sum(grey, axis=1), _sum(grey, axis=2)
-    mass = _sum(across, axis=1)
+    mass, to_right, to_bottom = (flat @ _places(height, width)).T
     mean = mass / pixels
     spread = flat - mean[:, None]
     spread *= spread
-    there, safe = mass > 0, np.where(mass > 0, mass, 1.0)
+    if not mass.all() or mass.min(initial=1.0) < 0:  # no light, no centre
+        mass, to_right, to_bottom = np.where(mass > 0, (mass, to_right, to_bottom), ((1.0,), (0.5,), (0.5,)))
     return {
         "mean": mean,
         "std": np.sqrt(_sum(spread, axis=1) / pixels),
@@ -51,10 +52,17 @@ def summarize_images(images: np.ndarray) -> dict[str, np.ndarray]:
         "max": _most(flat, axis=1),
         "energy_x": _mean_size(grey[:, :, 1:] - grey[:, :, :-1]),
         "energy_y": _mean_size(grey[:, 1:] - grey[:, :-1]),
-        "centre_x": np.where(there, across @ ((np.arange(width) + 0.5) / width) / safe, 0.5),
-        "centre_y": np.where(there, down @ ((np.arange(height) + 0.5) / height) / safe, 0.5),
+        "centre_x": to_right / mass,
+        "centre_y": to_bottom / mass,
         "roughness": _mean_size(_from_neighbours(grey)),
     }
+
+
+@functools.lru_cache(16)
+def _places(height: int, width: int) -> np.ndarray:
+    """[pixels, 3]: 1, and where a pixel's middle is along a row and along a column, 0..1."""
+    down, across = np.mgrid[0.5:height, 0.5:width]
+    return np.stack([np.ones(height * width), across.ravel() / width, down.ravel() / height], axis=1)
 
 
 def _from_neighbours(grey: np.ndarray) -> np.ndarray:

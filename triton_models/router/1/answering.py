@@ -57,6 +57,7 @@ class Answering:
             return  # each request says it
         others = [model for model in table.models if model != table.champion]
         self._counters.breakers({model: self._breaker.is_open(table.revision, model) for model in others})
+        self._counters.shares({arm.name: arm.weight for arm in table.arms})
 
     def close(self) -> None:
         """End the threads."""
@@ -64,13 +65,17 @@ class Answering:
         self._shadowing.close()
 
     def _route(self, asked: Sequence[Asked], table: RoutingTable, again: bool = True) -> None:
-        """Assign, log that, and ask. `again`: should a model be gone because the table changed, go by the new one."""
+        """Assign, log that, and ask. `again`: should a model be gone because the table changed, go by the new one.
+
+        With one arm there is nothing to assign: the record of the answer says it all.
+        """
         here: list[Asked] = []
         there: dict[str, list[Asked]] = {}
         for one in asked:
             arm = table.arm(one.unit)
             one.arm = one.by = arm.name
             one.model = arm.model
+            self._content.mark(one, table.project)
             if arm.model == table.champion:
                 here.append(one)
             elif self._breaker.is_open(table.revision, arm.model):
@@ -78,7 +83,7 @@ class Answering:
                 here.append(one)
             else:
                 there.setdefault(arm.model, []).append(one)
-        if not self._log(asked, [self._content.assigned(one, table) for one in asked], flush=False):
+        if len(table.arms) > 1 and not self._log(asked, [assigned(one, table) for one in asked], flush=False):
             return
         for model, group in there.items():
             for one in group:
@@ -161,6 +166,9 @@ class Answering:
         """Log the answers, give them, show the requests to the shadow."""
         if not self._log(group, self._content.answered(group, table)):
             return
+        if table.shadow:  # compared with them when they are given away
+            for one in group:
+                one.outputs = np.array(one.outputs)
         now = time.perf_counter()
         for one in group:
             outcome = "answered" if one.by == one.arm else "fell_back"
@@ -228,3 +236,8 @@ def parts(group: Sequence[Asked], outputs: np.ndarray) -> Sequence[np.ndarray]:
         return [outputs]
     ends = np.cumsum([one.rows for one in group]).tolist()
     return [outputs[end - one.rows : end] for one, end in zip(group, ends, strict=True)]
+
+
+def assigned(one: Asked, table: RoutingTable) -> records.Record:
+    """Which arm it is going to."""
+    return records.assigned(one.id, one.rows, one.at, one.hashed, one.arm, one.model, table.revision)

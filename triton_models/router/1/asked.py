@@ -38,7 +38,8 @@ class Asked:
     """A request: its rows, by what and to which arm it was assigned, and at last its outputs or its error.
 
     `inputs` [rows, ...], `tensor` the same as Triton has them. `at` is seconds since 1970, `started` of
-    time.perf_counter, `milliseconds` what was spent in models. `by` and `model` are whose answer it gets.
+    time.perf_counter, `milliseconds` what was spent in models. `by` and `model` are whose answer it gets. `answer` is
+    outputs with the tensor that Triton has them in, should they be given unchanged.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Asked:
     code: str = ""
     hashed: str = ""
     kept: bool = True
+    answer: tuple[np.ndarray, Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -80,12 +82,11 @@ class Content:
     def __init__(self, summarize: Batch, sample: float = 1.0, columns: Sequence[str] = ()):
         self._summarize, self._sample, self._columns = summarize, sample, tuple(columns)
 
-    def assigned(self, one: Asked, table: RoutingTable) -> records.Record:
-        """Before its arm is asked. Hashes the unit, and decides by it whether the answer will be kept."""
+    def mark(self, one: Asked, project: str) -> None:
+        """Hash the unit, and decide by it whether the answer will be kept."""
         if not one.hashed:
-            one.hashed = records.hashed_unit(table.project, one.unit)
+            one.hashed = records.hashed_unit(project, one.unit)
             one.kept = self._sample >= 1 or place_of("sample", one.hashed) < self._sample
-        return records.assigned(one.id, one.rows, one.at, one.hashed, one.arm, one.model, table.revision)
 
     def answered(self, asked: Sequence[Asked], table: RoutingTable) -> list[records.Record]:
         """The answers of some requests, a record a row; they have outputs."""
