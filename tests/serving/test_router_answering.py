@@ -1,0 +1,232 @@
+"""The router's modules without Triton: models are functions here, and tables change at the worst moment."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dl_pipelines.wire.log_reading import read_folder
+from dl_pipelines.wire.routing import Arm, RoutingError, RoutingTable, only
+from dl_pipelines.wire.summaries import BATCHES
+from tests.serving.router_code import answering, asked, breaker, counters, journal
+from tests.serving.routers import until
+
+
+class Reply:
+    def __init__(self):
+        self.given, self.detached = [], False
+
+    def detach(self):
+        self.detached = True
+
+    def give(self, one):
+        self.given.append((one.outputs, one.error, one.code))
+
+
+class Bench:
+    """The router around functions: `models` [N, 4] -> [N, 2] by name."""
+
+    def __init__(self, folder, table, **models):
+        self.table, self.models, self.folder = table, models, folder
+        self.counters = counters.Counters("p")
+        self.journal = journal.Journal(folder / "log", "process", 2**20)
+        self.asked: list[tuple[str, int]] = []
+        self.answering = answering.Answering(
+            self._ask, self._table, self.journal, asked.Content(BATCHES["tensor"]),
+            breaker.Breaker(folder / "p.breaker"), self.counters, (2,), np.dtype(np.float32),
+        )  # fmt: skip
+
+    def _table(self):
+        if isinstance(self.table, Exception):
+            raise self.table
+        return self.table
+
+    def _ask(self, model, group):
+        self.asked.append((model, sum(one.rows for one in group)))
+        if model not in self.models:
+            raise asked.ModelError(f"{model} is not ready")
+        return self.models[model](np.concatenate([one.inputs for one in group]))
+
+    def take(self, *rows, name="r"):
+        ones = [self.one(np.atleast_2d(np.float32(row)), f"{name}{place}") for place, row in enumerate(rows)]
+        self.answering.take(ones)
+        return ones
+
+    def one(self, inputs, name):
+        return asked.Asked(name, name, inputs, None, {}, time.time(), time.perf_counter(), Reply())
+
+    def records(self, kind):
+        return [record for record in read_folder(self.folder / "log") if record["k"] == kind]
+
+
+def good(factor):
+    return lambda x: np.stack([x.sum(axis=1), factor * x.sum(axis=1)], axis=1)
+
+
+def bad(x):
+    raise asked.ModelError("broken")
+
+
+def outputs_of(one):
+    (given,) = until(lambda: one.reply.given)
+    assert given[1] == "", given
+    return given[0].tolist()
+
+
+def error_of(one):
+    (given,) = until(lambda: one.reply.given)
+    assert given[0] is None
+    return given[1:]
+
+
+def dueling(champion="a", challenger="b", share=1.0, **fields):
+    arms = (Arm("champion", champion, 1 - share), Arm("challenger", challenger, share))
+    return RoutingTable("p", champion, arms, 1, **{"revision": 5, **fields})
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = []
+
+    def make(table, **models):
+        made.append(Bench(tmp_path, table, **models))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.answering.close()
+
+
+def test_a_batch_is_asked_at_once_and_each_gets_its_rows(bench):
+    it = bench(only("p", "a", 1), a=good(2))
+    ones = it.take([1, 0, 0, 0], [[2, 0, 0, 0], [3, 0, 0, 0]], [4, 0, 0, 0])
+    assert it.asked == [("a", 4)]
+    assert [outputs_of(one) for one in ones] == [[[1, 2]], [[2, 4], [3, 6]], [[4, 8]]]
+    assert [record["id"] for record in it.records("r")] == ["r0", "r1#0", "r1#1", "r2"]
+    assert it.records("a") == [], "with one arm there is nothing to assign"
+
+
+def test_a_model_that_is_gone_because_the_table_changed_is_asked_for_again_by_the_new_one(bench):
+    it = bench(only("p", "old", 1), new=good(3))
+
+    def changes(x):
+        it.table = only("p", "new", 2)
+        raise asked.ModelError("old is not ready")
+
+    it.models["old"] = changes
+    (one,) = it.take([1, 0, 0, 0])
+    assert outputs_of(one) == [[1, 3]]
+    assert [name for name, _ in it.asked] == ["old", "new"]
+    assert not it.records("e")
+
+
+def test_a_challenger_that_is_gone_because_the_experiment_ended_did_not_fail(bench):
+    it = bench(dueling(breaker=1), a=good(2))
+
+    def changes(x):
+        it.table = only("p", "a", 1)
+        raise asked.ModelError("b is not ready")
+
+    it.models["b"] = changes
+    (one,) = it.take([1, 0, 0, 0])
+    assert outputs_of(one) == [[1, 2]] and one.reply.detached
+    (record,) = it.records("r")
+    assert (record["arm"], record["by"], "fail" in record) == ("champion", "champion", False)
+    assert not it.records("b")
+
+
+def test_a_table_that_changes_again_and_again_is_followed_once(bench):
+    it = bench(only("p", "m0", 1))
+    count = iter(range(1, 100))
+
+    def changes(model, group):
+        it.asked.append((model, 1))
+        it.table = only("p", f"m{next(count)}", 1)
+        raise asked.ModelError(f"{model} is not ready")
+
+    it.answering._ask = changes
+    (one,) = it.take([1, 0, 0, 0])
+    assert error_of(one) == ("m1 could not answer: m1 is not ready", asked.INTERNAL)
+    assert len(it.asked) == 2
+
+
+def test_one_bad_request_of_a_challengers_batch_fails_alone(bench):
+    def picky(x):
+        return bad(x) if (x[:, 0] == 9).any() else good(5)(x)
+
+    it = bench(dueling(), a=good(2), b=picky)
+    ones = it.take([1, 0, 0, 0], [9, 0, 0, 0], [3, 0, 0, 0])
+    assert [outputs_of(one) for one in ones] == [[[1, 5]], [[9, 18]], [[3, 15]]]
+    failed = {record["id"]: record["fail"] for record in it.records("r") if "fail" in record}
+    assert failed == {"r1": "broken"}
+
+
+def test_both_failing_is_an_error_and_a_record(bench):
+    it = bench(dueling(), a=bad, b=bad)
+    (one,) = it.take([1, 0, 0, 0])
+    assert error_of(one) == ("a could not answer: broken", asked.INTERNAL)
+    (record,) = it.records("e")
+    assert (record["id"], record["arm"], record["fail"]) == ("r0", "challenger", "a could not answer: broken")
+
+
+def test_the_time_in_the_models_is_told(bench):
+    def slow(x):
+        time.sleep(0.05)
+        return good(2)(x)
+
+    it = bench(dueling(), a=slow, b=slow)
+    (one,) = it.take([1, 0, 0, 0])
+    outputs_of(one)
+    assert 50 <= it.records("r")[0]["ms"] < 1000
+    it.models["b"] = bad
+    (two,) = it.take([1, 0, 0, 0], name="s")
+    outputs_of(two)
+    assert 50 <= it.records("r")[1]["ms"] < 1000
+
+
+def test_what_comes_after_the_deadline_is_not_given(bench):
+    come = threading.Event()
+
+    def hangs(x):
+        come.wait(10)
+        return good(5)(x)
+
+    it = bench(dueling(timeout_ms=60), a=good(2), b=hangs)
+    (one,) = it.take([1, 0, 0, 0])
+    assert outputs_of(one) == [[1, 2]]
+    come.set()
+    time.sleep(0.1)
+    assert len(one.reply.given) == 1
+    (record,) = it.records("r")
+    assert record["fail"] == "no answer within 60 ms" and record["ms"] >= 60
+
+
+def test_without_a_table_or_a_log_each_gets_that_error(bench, tmp_path):
+    it = bench(RoutingError("no table"), a=good(2))
+    (one,) = it.take([1, 0, 0, 0])
+    assert error_of(one) == ("no table", asked.UNAVAILABLE)
+    it.table = only("p", "a", 1)
+    (tmp_path / "log").write_text("in the way")
+    (one,) = it.take([1, 0, 0, 0])
+    said, code = error_of(one)
+    assert code == asked.UNAVAILABLE and "can't be written" in said
+    (tmp_path / "log").unlink()
+    (one,) = it.take([1, 0, 0, 0])
+    assert outputs_of(one) == [[1, 2]]
+    assert it.counters.totals()["dlp_log_errors_total", (("project", "p"),)] == 1
+
+
+def test_an_assignment_that_can_not_be_logged_asks_nobody(bench, tmp_path):
+    it = bench(dueling(), a=good(2), b=good(5))
+    (tmp_path / "log").write_text("in the way")
+    (one,) = it.take([1, 0, 0, 0])
+    assert "can't be written" in error_of(one)[0]
+    assert it.asked == []
+
+
+def test_a_thread_that_fails_leaves_nobody_waiting(bench):
+    it = bench(dueling(), a=good(2), b=lambda x: good(5)(x)[:, :, None].astype("U"))
+    it.answering._breaker.failed = lambda *_: 1 / 0
+    (one,) = it.take([1, 0, 0, 0])
+    assert error_of(one) == ("the router failed: ZeroDivisionError: division by zero", asked.INTERNAL)
