@@ -122,7 +122,7 @@ def plot(course: Course, title: str) -> Text:
         if value is not None:
             rows[round((top - value) * scale)][at] = "o"
     names = {0: worded(round(top, 4), course.unit), HEIGHT - 1: worded(round(bottom, 4), course.unit)}
-    names.setdefault(limit, worded(-course.margin, course.unit))
+    names[limit] = worded(-course.margin, course.unit)
     lines = [f"{names.get(place, ''):>10} {''.join(row)}" for place, row in enumerate(rows)]
     foot = f"{'units':>10} {f'{begin:,.0f}':<{WIDTH // 2}}{f'{end:,.0f}':>{WIDTH - WIDTH // 2}}"
     return Text("\n".join([f"{title}, challenger minus champion", *lines, foot]))

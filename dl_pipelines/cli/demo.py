@@ -17,7 +17,6 @@ import yaml
 from rich.console import Console
 
 from dl_pipelines.cli.ab_status import evidence, page, status
-from dl_pipelines.cli.screen import plain_table
 from dl_pipelines.store import durable
 
 if TYPE_CHECKING:
@@ -191,13 +190,10 @@ def _tell(workspace: Workspace, found: Mapping[str, Any], path: Path, screen: Co
         screen.print(f"\n{item['challenger']} against {item['champion']}: {item['state']}", markup=False)
         for part in evidence(item):
             screen.print(part)
-    rows = [
-        [row["at"][:19].replace("T", " "), row["event"], row["model"], row["actor"], row["reason"]]
-        for row in ledger(workspace)
-        if row["event"] != "published"
-    ]
-    screen.print(
-        plain_table("\nWhat served when (simulated traffic)", ("At (UTC)", "Event", "Model", "By", "Why"), rows)
-    )
+    screen.print("\nWhat served when (simulated traffic; `dlp served` tells the same):", markup=False)
+    for row in ledger(workspace):
+        if row["event"] != "published":
+            at = row["at"][:19].replace("T", " ")
+            screen.print(f"{at} {row['event']:<10} {row['model']} by {row['actor']}: {row['reason']}", markup=False)
     screen.print(f"plots: {path}\nreports: {path.parent}\nmore: dlp ab status {workspace.project} --home "
-                 f"{workspace.home.root}, dlp served {workspace.project}", markup=False)  # fmt: skip
+                 f"{workspace.home.root}", markup=False)  # fmt: skip

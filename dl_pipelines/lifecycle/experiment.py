@@ -21,9 +21,11 @@ from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
 from dl_pipelines.serving.champion import STAGE, champion
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
+from dl_pipelines.wire.log_format import LogError
 
 ENDED_BY = {"promote": ledger.PROMOTED, "roll_back": ledger.ROLLED_BACK, "stop": ledger.STOPPED}
 """What an action of `rollout` is called in the ledger once it is done."""
+TAKES_OUT = ("roll_back", "stop")
 RELOOK = 300.0
 """Seconds after which the same rows are looked at again: a stage has its hours, labels come of age."""
 
@@ -57,11 +59,10 @@ def step(workspace: Workspace, rules: Rules, at: float, actor: str = SENSOR) -> 
     """Do whatever is due at the time `at` (seconds since 1970); sentences on what was done, none where nothing was.
 
     Mend what a crash left, look at the running experiment and carry the decision out, begin the one that waits. May be
-    called at any time, from any process: the same evidence moves once. Raises TritonError, RoutingError, LogError.
+    called at any time, from any process: the same evidence moves once. Where a part of the log can't be read, a
+    challenger may be taken out but goes no further. Raises TritonError, RoutingError; LogError after all else is done.
     """
-    from dl_pipelines.serving.carry import carry_log
-
-    carry_log(workspace)
+    damaged = _carried(workspace)
     with alone(workspace):
         done = mend(workspace, rules.router)
         found = ledger.running(workspace)
@@ -69,21 +70,22 @@ def step(workspace: Workspace, rules: Rules, at: float, actor: str = SENSOR) -> 
             done += end(workspace, rules.router, found, ledger.STOPPED, "lifecycle.evidence is held_out now", actor)
         elif found:
             decision = look(workspace, rules, found, at)
-            done += carry_out(workspace, rules, found, decision, actor)
+            if not damaged or decision.action in TAKES_OUT:
+                done += carry_out(workspace, rules, found, decision, actor)
         if rules.lifecycle.evidence == "live" and ledger.running(workspace) is None:
             done += _begin(workspace, rules, actor)
     for told in done:
         workspace.progress("rollout", told)
+    if damaged:
+        raise damaged
     return done
 
 
 def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
     """Whether `step` has something to do at the time `at`; looks at the evidence, unless it is as it was when `seen`.
 
-    Moves nothing. Raises LogError, RoutingError.
+    Moves nothing. Raises LogError (unless a challenger has to be taken out all the same), RoutingError.
     """
-    from dl_pipelines.serving.carry import carry_log
-
     found = ledger.running(workspace)
     if rules.lifecycle.evidence != "live":
         return Due(found is not None, "lifecycle.evidence is held_out: no experiment is run")
@@ -92,17 +94,29 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
     if found is None:
         row = waiting(workspace, rules)
         return Due(row is not None, f"{row['challenger']} waits for its experiment" if row else "no challenger waits")
-    carry_log(workspace)
-    stage = Stage.of(found.stage)
+    damaged, stage = _carried(workspace), Stage.of(found.stage)
     there = f"{stage.revision}:{sorted(counts(workspace, stage).items())}:{int(at // RELOOK)}"
-    if there == seen:
+    if there == seen and not damaged:
         return Due(False, f"nothing new of {found.challenger}, stage {stage.number}", there)
     with alone(workspace):
         decision = look(workspace, rules, found, at)
+    if damaged and decision.action not in TAKES_OUT:
+        raise damaged
     told = f"{found.challenger}, stage {stage.number}: {decision.action} ({decision.reason})"
     if decision.action == "promote" and rules.lifecycle.promotion == "manual" and found.proposed is not None:
         return Due(False, f"{told}; lifecycle.promotion is manual: a person decides (`dlp promote`)", there)
     return Due(decision.action != "wait", told, there)
+
+
+def _carried(workspace: Workspace) -> LogError | None:
+    """Bring the routers' log into the tables; what was wrong with a part of it, if anything."""
+    from dl_pipelines.serving.carry import carry_log
+
+    try:
+        carry_log(workspace)
+    except LogError as error:
+        return error
+    return None
 
 
 def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> Decision:

@@ -23,6 +23,7 @@ from dl_pipelines.store.database import Database
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.tables import promotion_evidence
 from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.wire.log_format import LogError
 from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm, only
 
 from .traffic import Table
@@ -411,3 +412,21 @@ def test_many_at_once_move_once_even_without_the_lock(world, monkeypatch):
     assert world.events == [("stage", 0, "new"), ("rolled_back", 0, "new")]
     assert told.count("tiny__new: rolled back (harmed)") == 1
     assert world.shares == ("tiny__old", "", 0)
+
+
+def test_where_the_log_is_damaged_a_challenger_goes_no_further_but_may_be_taken_out(world, monkeypatch):
+    def fail(workspace):
+        raise LogError("found a damaged segment")
+
+    world.step()
+    monkeypatch.setattr("dl_pipelines.serving.carry.carry_log", fail)
+    for decision in (ADVANCE, PROMOTE, WAIT):
+        with pytest.raises(LogError, match="found a damaged segment"):
+            world.due(decision)
+        with pytest.raises(LogError, match="found a damaged segment"):
+            world.step(decision)
+    assert world.events == [("stage", 0, "new")]
+    assert world.due(HARMED).needed
+    with pytest.raises(LogError):
+        world.step(HARMED)
+    assert world.events[-1] == ("rolled_back", 0, "new") and world.shares == ("tiny__old", "", 0)
