@@ -68,4 +68,5 @@ if __name__ == "__main__":
     uvicorn.run(
         "benchmarks.fastapi_peer:make_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop",
         http="httptools", workers=int(os.environ["PEER_WORKERS"]), log_level="warning", access_log=False,
+        timeout_keep_alive=600,
     )  # fmt: skip

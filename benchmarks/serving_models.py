@@ -54,20 +54,36 @@ def resnet(folder: Path, dtype: str = "float32") -> Network:
 
 
 def tiny(folder: Path) -> Network:
-    """One linear layer: uint8 images [8, 8, 1] to 10 numbers."""
-    import torch
+    """One linear layer: uint8 images [8, 8, 1] to 10 numbers, as `tiny_outputs` computes them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
 
-    class Pixels(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(64, 10)
-
-        def forward(self, images: Any) -> Any:
-            return self.layer(images.flatten(1).float() / 255)
-
-    torch.manual_seed(0)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
+    ]
+    constants = {"shape": np.array([-1, 64], np.int64), "weights": _weights()}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["rows", 8, 8, 1])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 10])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    path = folder / "tiny.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
     rows = np.random.default_rng(0).integers(0, 256, (256, 8, 8, 1)).astype(np.uint8)
-    return _network("tiny", _export(Pixels().eval(), rows[:1], folder / "tiny.onnx"), rows, 10)
+    return _network("tiny", path, rows, 10)
+
+
+def tiny_outputs(rows: np.ndarray) -> np.ndarray:
+    """What `tiny` answers to uint8 [N, 8, 8, 1]: float32 [N, 10]."""
+    return rows.reshape(-1, 64).astype(np.float32) @ _weights()
+
+
+def _weights() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.01, (64, 10)).astype(np.float32)
 
 
 def _network(name: str, onnx: Path, rows: np.ndarray, outputs: int) -> Network:
