@@ -2,7 +2,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from dl_pipelines.brief.live import Serving
+from dl_pipelines.brief.live import PredictionLog, Serving
 from dl_pipelines.serving import config
 from dl_pipelines.serving.repository import ROUTER
 from dl_pipelines.tasks.base import Signature, Tensor
@@ -76,3 +76,13 @@ def test_unknown_words_are_refused(task):
         config.model_config(task.signature(), "tensorrt", SERVING)
     with pytest.raises(ValueError, match="found the dtype 'complex64'"):
         config.triton_type("complex64")
+
+
+def test_the_router_is_told_what_the_brief_says_of_its_log(task):
+    log = PredictionLog(sample=0.25, columns=("country", "unit_id"), segment_mb=0.5)
+    found = config.router_parameters("p", task.signature(), Serving(durability="disk", log=log))
+    assert found == {
+        "summary": "image", "finite": "yes", "durability": "disk", "sample": "0.25",
+        "columns": '["country", "unit_id"]', "segment_bytes": "524288", "routing": "../../server/routing/p.json",
+        "log_folder": "../../predictions/p",
+    }  # fmt: skip

@@ -203,3 +203,25 @@ def test_the_router_is_unloaded_while_a_challenger_hangs(routed, client):
     routed.mode("daring", "ok")
     routed.route("steady")
     assert client([1, 0, 0, 0])[0, 1] == 2
+
+
+def test_a_router_that_is_loaded_anew_still_answers_what_a_challenger_is_at(routed, client):
+    routed.mode("daring", "slow")
+    table = routed.route("steady", "daring", 1, revision=next(revisions), timeout_ms=5000)
+    answers = {}
+
+    def wait(number: int) -> None:
+        mine = Client(routed)
+        answers[number] = mine([number, 0, 0, 0], f"reload/{number}").tolist()
+        mine.close()
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(logged(routed, table, "a")) == 2)
+    config = routed.home.repository / "duelled" / "config.pbtxt"
+    config.write_text(config.read_text() + "\n# changed\n")
+    routed.load()
+    for thread in threads:
+        thread.join()
+    assert answers == {1: [[1, 5]], 2: [[2, 10]]}

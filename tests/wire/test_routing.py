@@ -1,4 +1,6 @@
+import itertools
 import json
+import threading
 
 import pytest
 
@@ -29,7 +31,7 @@ def test_a_growing_share_takes_units_from_the_champion_only():
         return {number for number in range(5_000) if table.arm(str(number)).name == "challenger"}
 
     grown = [challenged(weight) for weight in (0, 0.01, 0.1, 0.5)]
-    assert [len(before - after) for before, after in zip(grown, grown[1:], strict=False)] == [0, 0, 0]
+    assert [len(before - after) for before, after in itertools.pairwise(grown)] == [0, 0, 0]
     assert not grown[0] and len(grown[1]) < len(grown[2]) < len(grown[3])
 
 
@@ -80,3 +82,33 @@ def test_a_replaced_table_is_read_again_and_only_then(tmp_path, monkeypatch):
         assert watched.table().champion == f"m{version}"
     monkeypatch.setattr("dl_pipelines.wire.routing.read_table", lambda _: pytest.fail("read again"))
     assert watched.table().version == 2
+
+
+def test_many_threads_may_watch_a_table_that_changes(tmp_path):
+    path = tmp_path / "routing.json"
+    watched, wrong, stop = Watched(path), [], threading.Event()
+
+    def put(version: int) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_text(json.dumps(only("p", f"m{version}", version).plain()))
+        fresh.replace(path)
+
+    def look() -> None:
+        last = 0
+        while not stop.is_set():
+            version = watched.table().version
+            if version < last - 1:  # two may have begun to read, and the slower one is overtaken
+                wrong.append((last, version))
+            last = version
+
+    put(1)
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for version in range(2, 60):
+        put(version)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert watched.table().version == 59

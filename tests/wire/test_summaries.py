@@ -142,3 +142,40 @@ def test_a_series_moves_with_what_changed(change, moved):
     before = SUMMARIES["series"](frame)[moved]
     change(frame)
     assert SUMMARIES["series"](frame)[moved] > before + 0.05
+
+
+def test_of_a_large_image_a_grid_is_looked_at():
+    image = np.random.default_rng(0).random((130, 96, 3)).astype(np.float32)
+    assert SUMMARIES["image"](image) == SUMMARIES["image"](image[::3, ::3])
+    whole, part = SUMMARIES["image"](image[:64, :64]), SUMMARIES["image"](image[:64, :64][::2, ::2])
+    assert whole["std"] != part["std"]
+
+
+def test_of_a_large_tensor_every_column_is_looked_at():
+    for columns in (8, 30, 64):
+        tensor = np.zeros((1, 6000, columns), np.float32)
+        for column in range(columns):
+            tensor[...] = 0
+            tensor[..., column] = 1
+            found = BATCHES["tensor"](tensor)
+            assert found["max"] == 1 and found["min"] == 0
+            assert found["mean"] * columns == pytest.approx(1, rel=0.05)
+    small = np.random.default_rng(0).normal(size=(2, 4096))
+    assert BATCHES["tensor"](small)["mean"] == pytest.approx(small.mean(axis=1))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (2, 1, 1, 1), (1, 2, 2, 3), (1, 1, 9, 1)])
+def test_images_too_small_for_a_number_give_none_for_it(shape):
+    found = BATCHES["image"](np.ones(shape, np.uint8))
+    assert {values.shape for values in found.values()} == {(shape[0],)}
+    if shape[0]:
+        assert (found["mean"][0], found["std"][0], found["centre_x"][0]) == (1, 0, 0.5)
+        assert np.isnan(found["energy_y"][0]) == (shape[1] == 1)
+
+
+def test_an_image_with_no_light_or_less_has_its_centre_in_the_middle_of_a_batch():
+    images = np.zeros((3, 4, 4, 1), np.float32)
+    images[1] = -1
+    images[2, :, 3] = 2
+    found = BATCHES["image"](images)
+    assert found["centre_x"].tolist() == [0.5, 0.5, 0.875] and found["centre_y"].tolist() == [0.5, 0.5, 0.5]
