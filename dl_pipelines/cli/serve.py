@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,10 +75,10 @@ def _started(home: Any, project: str, http: int | None, grpc: int | None) -> tup
 
 
 class Looks:
-    """Looks at the metrics of the last seconds."""
+    """Looks at the metrics of the last seconds, all of one server: another one counts from zero."""
 
     def __init__(self, over: float = OVER_SECONDS):
-        self._over = over
+        self._over, self._pid = over, 0
         self._seen: list[tuple[float, Any]] = []
 
     def look(self, state: ServerState | None) -> None:
@@ -86,12 +87,12 @@ class Looks:
         from dl_pipelines.serving.process import TritonError
 
         now = time.monotonic()
-        self._seen = [(at, samples) for at, samples in self._seen if now - at <= self._over]
-        try:
-            if state:
+        same = state is not None and state.pid == self._pid
+        self._seen = [(at, samples) for at, samples in self._seen if same and now - at <= self._over]
+        if state:
+            self._pid = state.pid
+            with contextlib.suppress(OSError, TritonError):
                 self._seen.append((now, scrape(state.metrics)))
-        except (OSError, TritonError):
-            return
 
     def traffic(self, project: str) -> Any:
         """The `Traffic` between the first look and the last; None when there are not two."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
 from dl_pipelines.serving import metrics
-from dl_pipelines.serving.metrics import ArmTraffic, parse, quantile, traffic
+from dl_pipelines.serving.metrics import SHADOW, ArmTraffic, parse, quantile, traffic
 from dl_pipelines.serving.process import TritonError, free_ports
+from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.wire.routing import Arm, RoutingTable
+from tests.deploy.expressions import PROMETHEUS, asked, dashboard, rules, selectors
+from tests.serving.echo import until
+from tests.serving.routers import Client, Routed
 
 TEXT = r"""# HELP dlp_requests_total Requests, by arm
 # TYPE dlp_requests_total counter
@@ -95,3 +101,68 @@ def test_a_counter_that_began_anew_counts_from_zero():
     assert traffic("p", before, after, 1.0).arm("champion").rates == {"answered": 90.0, "failed": 10.0}
     assert traffic("p", {}, after, 1.0).arm("champion").rate == 100.0
     assert traffic("nobody", before, after, 1.0).arms == ()
+
+
+@pytest.fixture(scope="module")
+def counted(line):
+    """A router that has done everything that it counts: two arms, a breaker, a shadow, something refused."""
+    server = TritonServer(line.home)
+    server.start()
+    routed = Routed(server, "counted")
+    for number, model in enumerate(("counted__a", "counted__b")):
+        routed.add(model, number + 1)
+    routed.route("counted__a", "counted__b", 0.5, breaker=3)
+    routed.load()
+    state = server.state()
+    assert state
+    before, started, client = metrics.scrape(state.metrics), time.monotonic(), Client(routed)
+    for number in range(20):
+        client([1, 2, 3, 4], f"unit/{number}")
+    routed.mode("counted__b", "raise")
+    for number in range(20):
+        client([1, 2, 3, 4], f"unit/{number}")
+    with pytest.raises(Exception, match="finite"):
+        client([1, 2, 3, math.nan])
+    routed.mode("counted__b", "ok")
+    routed.route("counted__a", shadow="counted__b", revision=2)
+    for number in range(10):
+        client([1, 2, 3, 4], f"unit/{number}")
+    until(lambda: routed.metrics().get(f'{SHADOW}{{outcome="answered",project="counted"}}'))
+    yield routed, state, before, started
+    routed.server.control.unload("counted", "counted__a", "counted__b")
+
+
+def test_what_a_live_router_counted_is_read(counted):
+    _, state, before, started = counted
+    table = RoutingTable("counted", "counted__a", (Arm("champion", "counted__a", 1), Arm("challenger", "b", 1)), 1)
+    mine = [table.arm(f"unit/{number}").name for number in range(20)].count("challenger")
+    time.sleep(0.7)  # the router brings its counts to Triton twice a second
+    after = metrics.scrape(state.metrics)
+    found = traffic("counted", before, after, time.monotonic() - started)
+    arms = {arm.arm: {name: round(count) for name, count in arm.totals.items() if count} for arm in found.arms}
+    assert arms == {
+        "champion": {"answered": 2 * (20 - mine) + 10},
+        "challenger": {"answered": mine, "fell_back": mine},
+    }
+    assert found.refused > 0 and found.shadow["answered"] > 0 and found.log_errors == 0
+    for arm in found.arms:
+        low, middle, high = (arm.latency_ms[share] for share in (0.5, 0.95, 0.99))
+        assert low and middle and high and 0 < low <= middle <= high < 5000
+    assert found.triton["counted"] > 0
+
+
+def test_dashboard_and_alerts_name_only_what_is_exposed(counted):
+    pytest.importorskip("promql_parser")
+    _, state, _, _ = counted
+    exposed: dict[str, set[str]] = {name: {"job"} for name in PROMETHEUS}
+    for name, labels in metrics.scrape(state.metrics):
+        exposed.setdefault(name, {"job"}).update(label for label, _ in labels)
+    assert {name for name in exposed if name.startswith("dlp_")} == {
+        "dlp_requests_total", "dlp_latency_ms_bucket", "dlp_shadow_requests_total", "dlp_log_errors_total",
+        "dlp_breaker_open", "dlp_arm_share",
+    }  # fmt: skip
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    for expr in [*asked(dashboard()), *(rule["expr"] for rule in rules())]:
+        for name, labels in selectors(expr):
+            assert name in exposed or name in recorded, f"{name} in {expr}"
+            assert name in recorded or labels <= exposed[name], f"{labels} of {name} in {expr}"
