@@ -25,6 +25,8 @@ ODD: tuple[Any, ...] = (
 NAMES = ("shared_memory_region", "shared_memory_byte_size", "binary_data_size", "classification", "sequence_id",
          "priority", "timeout", "unit_id", "binary_data_output", "triton_x", "a" * 300)  # fmt: skip
 
+_DEEP = "(deep)"
+
 
 class Mutated:
     """Sends mutated requests for `x` float32 [N, 4] to a router, and what it answers to the model `reference` too."""
@@ -57,7 +59,7 @@ class Mutated:
         body = self._good()
         for _ in range(self._random.choice((0, 1, 1, 2, 4))):
             self._change(body)
-        data = self._bytes(json.dumps(body).encode())
+        data = self._bytes(self._text(body))
         headers = {}
         if self._random.random() < 0.1:
             headers["Content-Encoding"] = self._random.choice(("gzip", "deflate", "br"))
@@ -72,7 +74,7 @@ class Mutated:
             self._change(body)
         if self._random.random() < 0.5:
             content = self._bytes(content)
-        head = json.dumps(body).encode()
+        head = self._text(body)
         length = self._random.choice((len(head),) * 6 + (0, -1, len(head) - 1, len(head) + 1, 2**40, "x"))
         return lambda model: self._post(model, head + content, {"Inference-Header-Content-Length": str(length)})
 
@@ -110,6 +112,10 @@ class Mutated:
             data = self._bytes(data)
         return lambda model: self._call(b"\x0a" + bytes([len(model)]) + model.encode() + data)
 
+    def _text(self, body: dict[str, Any]) -> bytes:
+        left, right = self._random.choice((("[", "]"), ('{"a":', "}")))
+        return json.dumps(body).replace(f'"{_DEEP}"', left * self._depth + "1" + right * self._depth).encode()
+
     def _change(self, body: dict[str, Any]) -> None:
         """Put something odd somewhere into a JSON tree, take something out, or double it."""
         draw, places = self._random, list(_places(body))
@@ -122,10 +128,7 @@ class Mutated:
         elif turn < 0.5 and isinstance(holder, dict):
             holder[draw.choice(NAMES)] = draw.choice(ODD)
         elif turn < 0.55:
-            deep: Any = 1
-            for _ in range(self._depth):
-                deep = [deep] if draw.random() < 0.5 else {"a": deep}
-            holder[key] = deep
+            holder[key] = _DEEP
         else:
             holder[key] = copy.deepcopy(draw.choice(ODD))
 
