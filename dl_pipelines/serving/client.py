@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.serving.config import triton_type
+from dl_pipelines.serving.message import METHOD, Message, outputs_of
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
@@ -27,25 +27,30 @@ class PredictError(ValueError):
     """A request was refused or not answered; says how many and why."""
 
 
+CHANNEL = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""A connection of its own; never through a proxy: the server is on loopback."""
+
+
 def open_client(address: str) -> InferenceServerClient:
-    """A gRPC client of its own connection; never through a proxy: the server is on loopback."""
+    """A gRPC client of its own connection."""
     from tritonclient.grpc import InferenceServerClient
 
-    options = [
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-    return InferenceServerClient(address, channel_args=options)
+    return InferenceServerClient(address, channel_args=list(CHANNEL))
 
 
 class Caller:
     """Calls one model: `inputs` [N, ...] in, [N, ...] out. One thread at a time."""
 
     def __init__(self, address: str, model: str, given: str, gives: str, timeout_ms: float = PATIENCE_MS):
-        self._client, self._model, self._given, self._gives = open_client(address), model, given, gives
-        self._timeout = timeout_ms / 1000
+        import grpc
+
+        self._channel, self._message = grpc.insecure_channel(address, CHANNEL), Message(model, given, gives)
+        self._infer, self._timeout = self._channel.unary_unary(METHOD), timeout_ms / 1000
 
     @classmethod
     def of(cls, address: str, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS) -> Caller:
@@ -54,22 +59,24 @@ class Caller:
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""
-        import numpy as np
-        from tritonclient.grpc import InferInput, InferRequestedOutput
+        import grpc
 
-        tensor = InferInput(self._given, list(inputs.shape), triton_type(inputs.dtype))
-        tensor.set_data_from_numpy(np.ascontiguousarray(inputs))
-        wanted = [InferRequestedOutput(self._gives)]
-        result = self._client.infer(
-            self._model, [tensor], outputs=wanted, request_id=request_id, client_timeout=self._timeout
-        )
-        output = result.as_numpy(self._gives) if result else None
-        assert output is not None
-        return output
+        try:
+            reply = self._infer(self._message.of(inputs, request_id), timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise _refused(error) from error
+        return outputs_of(reply)
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._channel.close()
+
+
+def _refused(error: Any) -> Exception:
+    """gRPC's error as tritonclient's own client raises it."""
+    from tritonclient.utils import InferenceServerException
+
+    return InferenceServerException(error.details(), str(error.code()), error.debug_error_string())
 
 
 def check_inputs(task: Task, inputs: np.ndarray) -> None:
