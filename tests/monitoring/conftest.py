@@ -91,10 +91,14 @@ def live_inputs(brief: Brief, task: Task) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def write_log(partition: Partition, task: Task, answer: Answer) -> Callable[..., Artifact]:
-    """A function: a prediction_log of windows by name (inputs uint8 [N, 8, 8, 1]), as its stage leaves it."""
+    """A function: a prediction_log of windows by name (inputs uint8 [N, 8, 8, 1]), as its stage leaves it.
 
-    def write(line: Workspace, windows: Mapping[str, np.ndarray], complete: bool = True) -> Artifact:
+    Of so many more rows of each window (`unkept`) neither answer nor summary was kept.
+    """
+
+    def write(line: Workspace, windows: Mapping[str, np.ndarray], complete: bool = True, unkept: int = 0) -> Artifact:
         parts = [_records(name, inputs, answer, task) for name, inputs in windows.items()]
+        parts += [_unkept(part.slice(0, unkept)) for part in parts if unkept]
 
         def build(draft: Draft) -> None:
             write_records(draft, pa.concat_tables(parts) if parts else _records("none", None, answer, task))
@@ -103,7 +107,8 @@ def write_log(partition: Partition, task: Task, answer: Answer) -> Callable[...,
                 draft.measure(reason="digits__abc has the traffic, but nobody has asked it yet")
 
         settings = {name: [len(inputs), int(inputs.sum())] for name, inputs in windows.items()}
-        return line.make("prediction_log", partition, build, settings={**settings, "complete": complete}, parents={})
+        settings = {**settings, "complete": complete, "unkept": unkept}
+        return line.make("prediction_log", partition, build, settings=settings, parents={})
 
     return write
 
@@ -121,3 +126,12 @@ def _records(window: str, inputs: np.ndarray | None, answer: Answer, task: Task)
         "window": pa.array([window] * len(inputs), pa.string()),
     }
     return pa.table(columns).slice(0, count)
+
+
+def _unkept(table: pa.Table) -> pa.Table:
+    """The same rows as they are where they are outside of the log's sample."""
+    names = [name for name in table.column_names if name == "outputs" or name.startswith("summary_")]
+    for name in names:
+        place, kind = table.column_names.index(name), table.schema.field(name).type
+        table = table.set_column(place, name, pa.nulls(table.num_rows, kind))
+    return table

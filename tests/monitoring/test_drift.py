@@ -85,6 +85,14 @@ def test_values_are_evidentlys_and_ours(report, line, live_inputs, partition, br
         assert failed[name] == item["drifted"]
 
 
+def test_rows_outside_of_the_sample_are_not_compared(report, make_line, live_inputs, write_log, partition, brief, task):
+    plain, sampled = make_line("plain"), make_line("sampled")
+    expected = by_name(report(plain, live_inputs))
+    write_log(sampled, live_inputs, unkept=100)
+    artifact = make_drift_report(sampled, partition, brief.monitoring, brief.data, task)
+    assert by_name(artifact) == expected
+
+
 def test_the_same_log_gives_the_same_report(report, make_line, live_inputs):
     first, second = make_line("first"), make_line("second")
     artifact = report(first, live_inputs)

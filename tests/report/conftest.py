@@ -48,18 +48,21 @@ def served(
 
 
 def logged(line: Workspace, partition: Partition, brief: Brief, task: Task) -> Artifact:
-    """A prediction_log of a calm window (what the model answered on validation rows) and one with all labels wrong."""
+    """A prediction_log of a calm window (what the model answered on validation rows) and one with all labels wrong.
+
+    One row more, whose answer was not kept.
+    """
     compressed = line.get("compressed_model", partition)
     outputs = np.load(compressed.file("outputs_validation.npy"), allow_pickle=False)
     rows = window_rows(line, line.get("training_window", partition.daily), "validation", brief.data, task)
 
     def build(draft: Draft) -> None:
-        targets = np.concatenate([rows.targets, (outputs.argmax(1) + 1) % 10])
+        targets = np.concatenate([rows.targets, (outputs.argmax(1) + 1) % 10, [0]])
         table = pa.table(
             {
-                "outputs": pa.array([*outputs.tolist(), *outputs.tolist()], pa.list_(pa.float64())),
+                "outputs": pa.array([*outputs.tolist(), *outputs.tolist(), None], pa.list_(pa.float64())),
                 "label": pa.array(targets, pa.int64()),
-                "window": ["calm"] * len(outputs) + ["shifted"] * len(outputs),
+                "window": ["calm"] * len(outputs) + ["shifted"] * len(outputs) + ["calm"],
             }
         )
         write_records(draft, table)

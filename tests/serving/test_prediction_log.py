@@ -1,4 +1,5 @@
 import json
+import time
 from datetime import UTC, datetime
 
 import numpy as np
@@ -7,14 +8,19 @@ import pytest
 from dl_pipelines.brief.live import Monitoring
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder, predict
+from dl_pipelines.serving.label_inbox import new_key, sign_label
 from dl_pipelines.serving.labels import LabelError, add_labels
 from dl_pipelines.serving.prediction_log import make_prediction_log, read_log, window_of
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.traffic import ensure_champion
+from dl_pipelines.store import tables
 from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.store.database import Database
 from dl_pipelines.store.records import read_records
+from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogWriter
 from dl_pipelines.wire.summaries import SUMMARIES
+from tests.logged import answered, writer_of
 from tests.tiny import FIRST, SECOND, reference
 
 
@@ -70,6 +76,63 @@ def test_what_was_answered_is_there_with_its_labels(served, task, data, inputs):
     assert traffic.calls == 2
     add_labels(served, {"replay/calm/9": 1})
     assert log_of(served, FIRST, task, data, traffic).digest != artifact.digest, "a label that came later counts"
+
+
+def test_rows_outside_of_the_sample_and_answers_of_another_arm(served, task, data):
+    model, writer = champion(served).model, writer_of(served)
+    writer.append([answered("kept/out", kept=False, model=model, columns={})])
+    writer.append([answered("fell/back", model=model, arm="challenger", failure="it took too long")])
+    writer.append([answered("others", model="tiny__other")])
+    writer.close()
+    add_labels(served, {"kept/out": 1})
+    artifact = log_of(served, FIRST, task, data)
+    rows = {row["request_id"]: row for row in read_records(artifact).to_pylist()}
+    assert "others" not in rows
+    out = rows["kept/out"]
+    assert (out["outputs"], out["answer_json"], out["summary_mean"], out["label"]) == (None, None, None, 1)
+    assert (out["unit"], out["latency_ms"], out["window"]) == ("u-kept/out", 1.25, "1970-01-01")
+    fell = rows["fell/back"]
+    assert (fell["arm"], fell["assigned"], fell["failure"]) == ("champion", "challenger", "it took too long")
+    assert (out["arm"], out["assigned"], out["failure"]) == ("champion", "champion", None)
+    assert artifact.measured["kept"] == artifact.measured["records"] - 1
+
+
+def test_signed_labels_are_taken_and_old_rows_go(served, task, data):
+    key, database, writer = new_key(served.home), Database.of(served.home), writer_of(served)
+    writer.append([answered(name, at=at, model=champion(served).model) for name, at in
+                   [("inbox/1", time.time()), ("inbox/old", time.time() - 3 * 86_400)]])  # fmt: skip
+    writer.close()
+    signature = sign_label(key, "tiny", "inbox/1", "bright")
+    for name, given in [("inbox/1", signature), ("inbox/2", "0" * 64)]:
+        database.append(tables.label_inbox, project="tiny", request_id=name, label="bright", signature=given)
+    said = []
+    watched = Workspace(served.home, "tiny", lambda step: said.append(step.message))
+    try:
+        artifact = make_prediction_log(watched, FIRST, Monitoring(), data, task, None, keep_days=2)
+        rows = {row["request_id"]: row for row in read_records(artifact).to_pylist()}
+        assert rows["inbox/1"]["label"] == 1
+        assert "inbox/old" not in rows
+        assert artifact.measured["labels_refused"] == 1
+        assert "1 rows of the label inbox are refused" in said
+        artifact.require_gates()
+    finally:
+        served.home.label_key.unlink()
+        database.close()
+
+
+def test_a_label_that_is_none_of_the_tasks_is_named(served, task, data):
+    writer = writer_of(served)
+    writer.append([answered("misfit", model=champion(served).model)])
+    writer.close()
+    add_labels(served, {"misfit": "nothing such"})
+    database = Database.of(served.home)
+    try:
+        with pytest.raises(LabelError, match=r"misfit: found the label 'nothing such' .*; remove it from the"):
+            log_of(served, FIRST, task, data)
+    finally:
+        with database.begin() as connection:
+            connection.execute(tables.labels.delete().where(tables.labels.c.request_id == "misfit"))
+        database.close()
 
 
 def test_a_model_without_traffic_has_no_records_and_says_why(served, task, data, inputs):
