@@ -104,7 +104,7 @@ def _saturated(folder: Path, network: Network, name: str) -> Iterator[Comparison
         flow = throughputs({"ours": ours[mine], "peer": peers[theirs]}, network.rows, PAIRS, SECONDS)
         project = mine.rpartition(" ")[2]
         yield paired(name, flow["ours"], flow["peer"], "rows/s", higher=True, limit=LIMITS["throughput"], goal=0.95,
-                     transport="gRPC", setting=_told(mine), peer=theirs, tolerance=TOLERANCE, difference=same,
+                     transport="gRPC", ours_by=_told(mine), peer_by=theirs, tolerance=TOLERANCE, difference=same,
                      logged_rows=logged(server, project), durability="process", **_about(network))  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class Caller:
 
 
 def _refused(error: Any) -> Exception:
-    """gRPC's error as tritonclient's own client raises it."""
+    """An error of gRPC as tritonclient's own client raises it."""
     from tritonclient.utils import InferenceServerException
 
     return InferenceServerException(error.details(), str(error.code()), error.debug_error_string())
