@@ -33,7 +33,7 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Asked:
     """A request: its rows, by what and to which arm it was assigned, and at last its outputs or its error.
 
@@ -108,14 +108,17 @@ class Content:
             return iter(())
         found = self._summarize(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
         names, columns = list(found), [values.tolist() for values in found.values()]
-        return (dict(zip(names, map(_rounded, row), strict=True)) for row in zip(*columns, strict=True))
+        return (dict(zip(names, _rounded(row), strict=True)) for row in zip(*columns, strict=True))
 
     def _kept(self, one: Asked) -> Mapping[str, Any]:
         return {name: _plain(one.parameters[name]) for name in self._columns if name in one.parameters}
 
 
-def _rounded(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+def _rounded(values: Sequence[float]) -> Sequence[float | None]:
+    found = [round(value, 6) for value in values]
+    if math.isfinite(sum(found)):
+        return found
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def _plain(value: Any) -> Any:

@@ -34,6 +34,8 @@ SWITCH_S = 0.0005
 class Reply:
     """The answer to one request of Triton's: returned with its batch, or sent later when it was detached."""
 
+    __slots__ = ("_output", "_request", "_sender", "response")
+
     def __init__(self, request, output: str):
         self._request, self._output = request, output
         self._sender = None
@@ -99,7 +101,7 @@ class TritonPythonModel:
     def _read(self, request, reply: Reply, at: float, started: float) -> Asked:
         """A request as the router knows it; one that no model may see has got its error."""
         given = request.request_id()
-        tensor = pb_utils.get_input_tensor_by_name(request, self.input)
+        (tensor,) = request.inputs()
         one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
         try:
             require_id(one.id, one.rows)
