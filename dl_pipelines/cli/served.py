@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dl_pipelines.lifecycle.by_hand import Moved
     from dl_pipelines.serving.served import Served
 
+WIDTH = 200
+"""Of the tables in a file or a pipe."""
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the ledger")]
 
 
@@ -34,8 +36,9 @@ def served(
 
         place = home_of(home)
         found = find(Workspace(place, brief_of(place, project).project), None if at is None else time_of(at))
+        screen = console(False)
         for item in [] if as_json else tables(found):
-            console(False).print(item)
+            screen.print(item, width=None if screen.is_terminal else WIDTH)
         put(found.plain())
 
 

@@ -113,10 +113,19 @@ def unlike(first: Artifact, other: Artifact) -> str | None:
 
 
 def _ends(artifact: Artifact) -> dict[str, list[str]]:
+    from google.protobuf.text_format import ParseError
+
     labels = f"{_MODEL}{config.LABELS}"
     found = artifact.read_text(labels).splitlines() if labels in artifact.files else []
     columns = artifact.read_json("model.json").get("columns", [])
-    return {**config.ends(artifact.read_text(f"{_MODEL}config.pbtxt")), "labels": found, "columns": columns}
+    text = artifact.read_text(f"{_MODEL}config.pbtxt")
+    try:
+        return {**config.ends(text), "labels": found, "columns": columns}
+    except ParseError as error:
+        raise RepositoryError(
+            f"found a config.pbtxt of {artifact.stage} {artifact.short} that can't be read ({error}); expected a "
+            "ModelConfig of Triton; remove its folder and run the stage again"
+        ) from error
 
 
 def router_files(router_pbtxt: str) -> dict[str, bytes]:
