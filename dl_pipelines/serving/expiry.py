@@ -48,15 +48,17 @@ def expire_log(workspace: Workspace, keep_days: int | None) -> int:
 
 
 def _expire_segments(project: str, folder: Path, database: Database, before: float) -> int:
-    """The file first: a row without a file does no harm, a file without its row would be carried once more."""
+    """The file first: a row without a file does no harm, a file without its row would be carried once more.
+
+    A row whose file is not here may be another home's that shares the database.
+    """
     from dl_pipelines.store.tables import carried_segments as table
 
     finished = [row["segment"] for row in database.rows(table, project=project, finished=True)]
     removed = list[str]()
     for name in finished:
-        path, gone = folder / name, not (folder / name).exists()
-        if gone or _written_before(path, before):
-            durable.remove_file(path)
+        if _written_before(folder / name, before):
+            durable.remove_file(folder / name)
             removed.append(name)
 
     def forget() -> None:

@@ -114,7 +114,7 @@ class LogWriter:
                 self._turn(len(data))
             written = os.write(self._handle, data)
             if written != len(data):
-                raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it has written a part of it
         except OSError as error:
             self._mend()
             raise self._refused(error) from error

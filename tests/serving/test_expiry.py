@@ -113,6 +113,19 @@ def test_other_projects_keep_theirs(own):
     assert len(segments(own.home.predictions / "other")) == 1
 
 
+def test_another_home_on_the_same_database_keeps_its_segments(own, tmp_path):
+    """Its rows of carried segments too: without them it would carry its events once more."""
+    database = own.home.database_url
+    other = Workspace(Home(tmp_path / "second").prepare(), "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DATABASE_URL, database)
+        written(other, "theirs", 1)
+        carry_log(other)
+        assert expire_log(own, 30) == 0
+        assert carry_log(other) == 0
+        assert count(other, tables.router_events) == 1
+
+
 def test_what_a_writer_left_before_its_name_is_swept(own):
     folder = own.home.predictions / "tiny"
     folder.mkdir(parents=True)
