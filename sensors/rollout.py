@@ -41,6 +41,6 @@ def rollout_sensor(brief: Brief, rollout: dg.JobDefinition) -> dg.SensorDefiniti
         if not found.needed:
             return dg.SensorResult(skip_reason=found.told, cursor=found.seen)
         context.log.info(found.told)
-        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor="")
+        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=found.seen)
 
     return sensor

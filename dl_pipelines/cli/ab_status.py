@@ -149,8 +149,8 @@ def page(found: Mapping[str, Any]) -> str:
     for item in found["experiments"]:
         rows = "".join(
             "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in (
-                row["at"][:19], row["event"].replace("_", " "), row["stage"], f"{row['share']:.1%}", row["actor"],
-                row["reason"],
+                row["at"][:19].replace("T", " "), row["event"].replace("_", " "), row["stage"], f"{row['share']:.1%}",
+                row["actor"], row["reason"],
             )) + "</tr>"
             for row in item["rows"]
         )  # fmt: skip
@@ -161,7 +161,7 @@ def page(found: Mapping[str, Any]) -> str:
         )
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:24px auto;padding:0 16px}"
-        "td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}"
+        "td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}td:first-child{white-space:nowrap}"
     )
     title = f"Live experiments of {escape(found['project'])}"
     return (

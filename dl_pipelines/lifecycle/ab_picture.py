@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dl_pipelines.evaluation.bars import BROAD, Picture
-from dl_pipelines.evaluation.svg import LEFT, Plane, drawing, label
+from dl_pipelines.evaluation.bars import Picture
+from dl_pipelines.evaluation.svg import LEFT, RIGHT, Plane, drawing, label
 from dl_pipelines.evaluation.wording import number, percent
 
 Row = Mapping[str, Any]
-HEIGHT = 190
+WIDTH, HEIGHT = 640, 190
 APART = 8.0
 """Pixels between two drawings of one document."""
 
@@ -76,22 +76,22 @@ def together(drawn: Sequence[Picture]) -> str:
     step = HEIGHT + APART
     if not drawn:
         parts = [label(LEFT, 20, "no look at the evidence has been taken yet", "")]
-        return drawing(parts, BROAD, 40, "the evidence of a live experiment")
+        return drawing(parts, WIDTH, 40, "the evidence of a live experiment")
     parts = [f'<g transform="translate(0 {place * step:g})">{svg}</g>' for place, (_, svg) in enumerate(drawn)]
-    return drawing(parts, BROAD, step * len(drawn), "the evidence of a live experiment")
+    return drawing(parts, WIDTH, step * len(drawn), "the evidence of a live experiment")
 
 
 def _drawn(course: Course, simulated: bool) -> str:
     known = [item for line in (course.value, course.low, course.high) for item in line if item is not None]
     bottom, top = min([*known, -course.margin, 0.0]), max([*known, 0.0])
     room = (top - bottom or 1.0) * 0.05
-    plane = Plane((0.0, max(course.units)), (bottom - room, top + room), BROAD, HEIGHT)
-    title = f"{course.name}: challenger minus champion, above {worded(-course.margin, course.unit)} is not worse" + (
-        " (simulated traffic)" if simulated else ""
-    )
+    plane = Plane((0.0, max(course.units)), (bottom - room, top + room), WIDTH, HEIGHT)
+    title = f"{course.name}: challenger minus champion{' (simulated traffic)' if simulated else ''}"
     ticks = {at: f"stage {stage}" for stage, at in course.stages.items()}
-    parts = [label(LEFT, 14, title, "title"), *plane.grid(lambda value: worded(value, course.unit))]
-    parts += plane.names({**ticks, plane.x[1]: f"{plane.x[1]:,.0f}"}, "units seen")
+    parts = [label(LEFT, 14, title, "title"), *plane.grid(lambda value: worded(float(f"{value:.2g}"), course.unit))]
+    parts += plane.names({**ticks, plane.x[1]: f"{plane.x[1]:,.0f} units"}, "units seen")
+    limit = f"dashed: {worded(-course.margin, course.unit)}, what it may be"
+    parts.append(label(WIDTH - RIGHT, 14, limit, "end axis-name"))
     parts.append(plane.across(-course.margin))
     for at, after in itertools.pairwise([*course.stages.values(), float("inf")]):
         inside = [place for place, seen in enumerate(course.units) if at < seen <= after]
@@ -100,7 +100,7 @@ def _drawn(course: Course, simulated: bool) -> str:
         parts += [plane.band(x, low, high, "band-0"), plane.line(x, value, "stroke-0")]
         parts += [_whisker(plane, x[0], low[0], high[0])] if len(x) == 1 else []
         parts += [plane.upright(at)] if at else []
-    return drawing(parts, BROAD, HEIGHT, title, wide=True)
+    return drawing(parts, WIDTH, HEIGHT, title, wide=True)
 
 
 def _whisker(plane: Plane, x: float, low: float | None, high: float | None) -> str:

@@ -28,6 +28,8 @@ ENDED_BY = {"promote": ledger.PROMOTED, "roll_back": ledger.ROLLED_BACK, "stop":
 TAKES_OUT = ("roll_back", "stop")
 RELOOK = 300.0
 """Seconds after which the same rows are looked at again: a stage has its hours, labels come of age."""
+LARGE = 500_000
+"""Rows that take too long to look at within a sensor's minute: `step` does, every RELOOK seconds."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Due:
-    """Whether there is something to do, what or why not, and what was looked at: the same again is nothing new."""
+    """Whether there is something to do, what or why not, and what was looked at: the same again is nothing new.
+
+    What has to be done is due again until it is done: then `seen` is empty.
+    """
 
     needed: bool
     told: str
@@ -95,9 +100,13 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
         row = waiting(workspace, rules)
         return Due(row is not None, f"{row['challenger']} waits for its experiment" if row else "no challenger waits")
     damaged, stage = _carried(workspace), Stage.of(found.stage)
-    there = f"{stage.revision}:{sorted(counts(workspace, stage).items())}:{int(at // RELOOK)}"
+    there, rows = f"{stage.revision}:{int(at // RELOOK)}", counts(workspace, stage)
+    large = sum(rows.values()) > LARGE
+    there += "" if large else f":{sorted(rows.items())}"
     if there == seen and not damaged:
         return Due(False, f"nothing new of {found.challenger}, stage {stage.number}", there)
+    if large:
+        return Due(True, f"{found.challenger}, stage {stage.number}: too much to look at beside a sensor", there)
     with alone(workspace):
         decision = look(workspace, rules, found, at)
     if damaged and decision.action not in TAKES_OUT:
@@ -105,7 +114,8 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
     told = f"{found.challenger}, stage {stage.number}: {decision.action} ({decision.reason})"
     if decision.action == "promote" and rules.lifecycle.promotion == "manual" and found.proposed is not None:
         return Due(False, f"{told}; lifecycle.promotion is manual: a person decides (`dlp promote`)", there)
-    return Due(decision.action != "wait", told, there)
+    needed = decision.action != "wait"
+    return Due(needed, told, "" if needed else there)
 
 
 def _carried(workspace: Workspace) -> LogError | None:

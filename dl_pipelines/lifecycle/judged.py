@@ -142,7 +142,8 @@ def scored(task: Task, answers: Sequence[tuple[bytes | None, str, Sequence[int]]
         if content is not None and label is not None:
             kinds.setdefault((dtype, tuple(shape)), []).append(place)
     for (dtype, shape), places in kinds.items():
-        outputs = np.stack([np.frombuffer(answers[place][0] or b"", dtype).reshape(shape) for place in places])
+        content = b"".join(answers[place][0] or b"" for place in places)
+        outputs = np.frombuffer(content, dtype).reshape(len(places), *shape)
         given = [labels[place] for place in places]
         try:
             found[places] = task.scores(outputs, task.targets_of(given))

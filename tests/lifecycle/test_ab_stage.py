@@ -110,7 +110,8 @@ def test_the_course_of_each_bound_goes_on_over_the_stages(workspace):
     assert [units(look["evidence"]) for look in looks] == [50, 200, 200, 600]
     drawn = ET.fromstring(together(pictures(looks)))
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
-    assert texts.count("stage 1") == 3 and "score: challenger minus champion, above 0 is not worse" in texts
+    assert texts.count("stage 1") == 3 and "score: challenger minus champion" in texts
+    assert texts.count("dashed: 0, what it may be") == 1 and "dashed: -0.5%, what it may be" in texts
     assert "no look at the evidence has been taken yet" in together([])
 
 

@@ -430,3 +430,17 @@ def test_where_the_log_is_damaged_a_challenger_goes_no_further_but_may_be_taken_
     with pytest.raises(LogError):
         world.step(HARMED)
     assert world.events[-1] == ("rolled_back", 0, "new") and world.shares == ("tiny__old", "", 0)
+
+
+def test_a_large_stage_is_looked_at_by_a_run_every_five_minutes(world, monkeypatch):
+    world.step()
+    monkeypatch.setattr(experiment, "LARGE", 1)
+    table, revision = Table(world.workspace), routed(world.workspace).revision
+    table.answers(revision, [{"request_id": name, "arm": "champion"} for name in "ab"])
+    looks = len(ledger.looks(world.workspace))
+    found = world.due(WAIT)
+    assert found.needed and found.told == "tiny__new, stage 0: too much to look at beside a sensor"
+    assert len(ledger.looks(world.workspace)) == looks
+    table.answers(revision, [{"request_id": "c", "arm": "champion"}])
+    assert not world.due(WAIT, found.seen).needed, "within the five minutes"
+    assert due(world.workspace, world.rules, 1e10 + experiment.RELOOK, found.seen).needed

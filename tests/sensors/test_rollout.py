@@ -59,7 +59,7 @@ def test_nothing_due_is_told_and_what_was_seen_is_the_cursor(sensor, tick, due):
 
 
 def test_what_is_due_is_requested_again_until_it_is_done(sensor, tick, due):
-    due(Due(True, "new, stage 1: roll_back (harmed)", "7:..."))
+    due(Due(True, "new, stage 1: roll_back (harmed)"))
     for _ in range(2):
         result = tick(sensor)
         (request,) = result.run_requests
