@@ -8,6 +8,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from dl_pipelines.brief.live import PredictionLog
+from dl_pipelines.serving.process import Installation
 from dl_pipelines.serving.server import running
 from dl_pipelines.wire import records
 from tests.serving.routers import SETTINGS, Client, Routed, asked, post, texts_of, until
@@ -59,17 +60,31 @@ def test_an_unmodified_client_and_curl_get_the_same_answer(routed, client):
     assert first["unit"] == records.hashed_unit("routed", "u") == found["http/1"]["unit"]
 
 
-def test_the_http_client_of_triton(routed):
-    pytest.importorskip("geventhttpclient", reason="tritonclient[http] is not installed")
-    import tritonclient.http as triton
+SCRIPT = """
+import sys
+import numpy as np
+import tritonclient.grpc, tritonclient.http
 
-    client = triton.InferenceServerClient(f"127.0.0.1:{routed.server.state().http}")
+for triton, address in ((tritonclient.http, sys.argv[1]), (tritonclient.grpc, sys.argv[2])):
+    client = triton.InferenceServerClient(address)
     tensor = triton.InferInput("x", [1, 4], "FP32")
     tensor.set_data_from_numpy(np.array([[1, 2, 3, 4]], np.float32))
-    routed.route("two")
-    found = client.infer("routed", [tensor], request_id="library/1", parameters={"unit_id": "u"})
-    assert found.as_numpy("y").tolist() == [[10, 20]]
+    found = client.infer("routed", [tensor], request_id=f"script/{triton.__name__}", parameters={"unit_id": "u"})
+    print(found.as_numpy("y").tolist())
     client.close()
+"""
+
+
+def test_a_script_of_tritons_own_clients_knows_nothing_of_arms(routed):
+    state = routed.server.state()
+    table = routed.route("two", "three", 0.5, revision=6)
+    python = Installation.find().venv / "bin" / "python"  # there both clients of tritonclient are installed
+    addresses = [f"127.0.0.1:{state.http}", f"127.0.0.1:{state.grpc}"]
+    out = subprocess.run([python, "-c", SCRIPT, *addresses], capture_output=True, text=True, check=False)
+    factor = 3 if table.arm("u").name == "challenger" else 2
+    assert out.stdout.split("\n") == [f"[[10.0, {10.0 * factor}]]"] * 2 + [""], out.stderr
+    ids = {record["id"] for record in routed.records("r") if record["rev"] == 6}
+    assert ids == {"script/tritonclient.http", "script/tritonclient.grpc"}
 
 
 def test_units_keep_their_arm_and_are_assigned_before_it_is_asked(routed, client):
