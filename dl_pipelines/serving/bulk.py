@@ -5,7 +5,6 @@ An interrupted run goes on where it was, under the same request ids, so that not
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.bulk_inputs import Inputs, find_inputs
 from dl_pipelines.serving.bulk_pieces import Pieces, alone
-from dl_pipelines.serving.client import Caller, PredictError, acknowledge, check_inputs
+from dl_pipelines.serving.bulk_rows import Row, schema_of, table_of
+from dl_pipelines.serving.client import PATIENCE_MS, Caller, PredictError, acknowledge, check_inputs
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.store.digest import digest_json
 from dl_pipelines.store.workspace import Workspace
@@ -26,7 +26,6 @@ from dl_pipelines.wire.records import row_id
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
     from dl_pipelines.serving.server import TritonServer
 
@@ -51,16 +50,6 @@ class Scored:
     before: int
     failed: tuple[tuple[str, str], ...]
     anew: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one input."""
-
-    name: str
-    request_id: str = ""
-    outputs: np.ndarray | None = None
-    error: str | None = None
 
 
 def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> Scored:
@@ -90,11 +79,13 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
         before = sum(min(size, len(inputs) - start) for start in starts if start not in set(left))
         if left:
             with serving(workspace) as server:
-                work = _Work(workspace, task, server, inputs, f"bulk-{digest[:16]}", float(about["timeout_ms"]))
+                work = _Work(
+                    workspace, task, server, inputs, f"bulk-{digest[:16]}", max(PATIENCE_MS, float(about["timeout_ms"]))
+                )
                 work.run(pieces, left, size, batch, before)
         failed = tuple(pieces.failed(starts))
         shape = list(task.signature().outputs[0].shape)
-        pieces.finish(starts, _schema(task), {"project": workspace.project, "model": about["model"], "shape": shape})
+        pieces.finish(starts, schema_of(task), {"project": workspace.project, "model": about["model"], "shape": shape})
         return Scored(len(inputs) - len(failed), before, failed, anew)
 
 
@@ -125,7 +116,7 @@ class _Work:
                         self._workspace.project,
                         [row.request_id for row in rows if row.request_id],
                     )
-                    pieces.put(numbers.stop - len(rows), self._table(rows))
+                    pieces.put(numbers.stop - len(rows), table_of(self._task, rows))
                     done, rows = done + len(rows), []
                 if time.monotonic() - told > 1 or numbers.stop == total:
                     told = time.monotonic()
@@ -214,31 +205,6 @@ class _Work:
             self._callers.append(caller)
         return caller
 
-    def _table(self, rows: Sequence[Row]) -> pa.Table:
-        import pyarrow as pa
-
-        answers = [
-            None if row.outputs is None else json.dumps(self._task.answer(row.outputs), sort_keys=True) for row in rows
-        ]
-        columns = {
-            "input": [row.name for row in rows],
-            "request_id": [row.request_id or None for row in rows],
-            "outputs": [None if row.outputs is None else row.outputs.reshape(-1) for row in rows],
-            "answer_json": answers,
-            "error": [row.error for row in rows],
-        }
-        return pa.table(columns, schema=_schema(self._task))
-
 
 class _RefusedError(Exception):
     """The router does not take an input; says why."""
-
-
-def _schema(task: Task) -> pa.Schema:
-    import numpy as np
-    import pyarrow as pa
-
-    kind = pa.from_numpy_dtype(np.dtype(task.signature().outputs[0].dtype))
-    texts = {name: pa.string() for name in ("input", "request_id", "answer_json", "error")}
-    return pa.schema([pa.field(name, texts.get(name, pa.list_(kind)))
-                      for name in ("input", "request_id", "outputs", "answer_json", "error")])  # fmt: skip

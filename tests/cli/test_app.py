@@ -23,6 +23,7 @@ COMMANDS = (
     "verify",
     "serve",
     "predict",
+    "labels",
     "stop",
     "gc",
     "mpijob",
