@@ -1,26 +1,22 @@
-"""Live experiments: begins them, looks at their evidence, and carries out what `rollout` decides about a challenger.
+"""Live experiments: looks at their evidence and carries out what `rollout` decides about a challenger.
 
-One experiment of a project runs at a time: a newer challenger waits until it has ended, and takes the place of one that
-waits; a person who moves the champion ends it. Traffic is moved by mend.py, which follows the ledger's rows.
+One experiment of a project runs at a time; which one begins is door.py's. A person who moves the champion ends it.
+Traffic is moved by mend.py, which follows the ledger's rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dl_pipelines.brief import Brief
-from dl_pipelines.brief.live import Lifecycle, Router
-from dl_pipelines.brief.sections import Data, Evaluation
 from dl_pipelines.lifecycle import ledger
+from dl_pipelines.lifecycle.door import Rules, begin, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
 from dl_pipelines.lifecycle.ledger import Experiment, Row
 from dl_pipelines.lifecycle.mend import SENSOR, add, end, mend, to_mend
-from dl_pipelines.lifecycle.promotion import PromotionError, compare_with_champion, decide_promotion, evidence_after
+from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
-from dl_pipelines.serving.champion import STAGE, champion
-from dl_pipelines.store.workspace import Partition, Workspace
-from dl_pipelines.tasks.base import Task
+from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError
 
 ENDED_BY = {"promote": ledger.PROMOTED, "roll_back": ledger.ROLLED_BACK, "stop": ledger.STOPPED}
@@ -30,22 +26,6 @@ RELOOK = 300.0
 """Seconds after which the same rows are looked at again: a stage has its hours, labels come of age."""
 LARGE = 500_000
 """Rows that take too long to look at within a sensor's minute: `step` does, every RELOOK seconds."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a project's experiments go by: the brief's sections and its task."""
-
-    task: Task
-    data: Data
-    evaluation: Evaluation
-    lifecycle: Lifecycle
-    router: Router
-
-    @classmethod
-    def of(cls, brief: Brief, task: Task) -> Rules:
-        """From a brief and the task it names."""
-        return cls(task, brief.data, brief.evaluation, brief.lifecycle, brief.serving.router)
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ def step(workspace: Workspace, rules: Rules, at: float, actor: str = SENSOR) -> 
             if not damaged or decision.action in TAKES_OUT:
                 done += carry_out(workspace, rules, found, decision, actor)
         if rules.lifecycle.evidence == "live" and ledger.running(workspace) is None:
-            done += _begin(workspace, rules, actor)
+            done += begin(workspace, rules, actor)
     for told in done:
         workspace.progress("rollout", told)
     if damaged:
@@ -191,56 +171,6 @@ def accept(workspace: Workspace, rules: Rules, actor: str, reason: str = "", pro
                 f"({row['reason'] if row else 'it runs'}); expected it to wait for a person; train another model"
             )
         return row
-
-
-def waiting(workspace: Workspace, rules: Rules) -> Row | None:
-    """The comparison on held-out rows of the newest challenger that may have an experiment, or None.
-
-    It is newer than what serves and than the last experiment's, is still there, and is not worse on held-out rows (or
-    has to be compared with what serves now).
-    """
-    now = champion(workspace)
-    begun = [int(item.first["decision"].get("evidence", 0)) for item in ledger.experiments(workspace)]
-    rows = evidence_after(workspace, max(begun, default=0))
-    if now is None or not rows:
-        return None
-    row, there = rows[-1], Partition.parse(rows[-1]["partition"])
-    published = workspace.find(STAGE, there) if workspace.pointed(STAGE, there) else None
-    if published is None or published.read_json("model.json")["model"] != row["challenger"]:
-        return None
-    if row["challenger"] == now.model or there.day < Partition.parse(now.partition).day:
-        return None
-    about = {"champion": now.model, "challenger": row["challenger"], "partition": row["partition"]}
-    compared = [item for item in evidence_after(workspace, 0) if about.items() <= item.items()]
-    if not compared:
-        return row
-    worse = decide_promotion(compared[-1], rules.lifecycle.margin) == "keep"
-    return None if worse else {**compared[-1], "newest": row["id"]}
-
-
-def _begin(workspace: Workspace, rules: Rules, actor: str) -> list[str]:
-    """The first stage of the challenger that waits, when it is not worse than what serves now."""
-    row, now = waiting(workspace, rules), champion(workspace)
-    if row is None or now is None:
-        return []
-    partition = Partition.parse(row["partition"])
-    if row["champion"] != now.model:  # what it was compared with serves no longer
-        compared = compare_with_champion(
-            workspace, partition, rules.data, rules.task, rules.lifecycle, rules.evaluation
-        )  # fmt: skip
-        if compared is None or decide_promotion(compared, rules.lifecycle.margin) == "keep":
-            return []
-        row = {**compared, "newest": row["id"]}
-    artifact = workspace.get(STAGE, partition).require_gates()
-    name, share = ledger.name_of(now.model, row["challenger"], now.version), rules.lifecycle.rollout.shares[0]
-    first = {"digest": artifact.digest, "version": now.version, "evidence": max(row["id"], row.get("newest", 0))}
-    added = ledger.add(
-        workspace, f"{name}:stage:0", experiment=name, event=ledger.STAGE, stage=0, share=share, champion=now.model,
-        challenger=row["challenger"], partition=partition.key, decision=first,
-        reason=f"not worse on held-out rows: {row['reason']}", actor=actor,
-    )  # fmt: skip
-    begun = [f"{row['challenger']} begins its experiment against {now.model}"] if added else []
-    return begun + mend(workspace, rules.router)
 
 
 def alone(workspace: Workspace):

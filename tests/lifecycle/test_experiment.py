@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from dl_pipelines.brief.live import Lifecycle, Rollout, Router
-from dl_pipelines.lifecycle import experiment, ledger, mend
+from dl_pipelines.lifecycle import door, experiment, ledger, mend
 from dl_pipelines.lifecycle.experiment import Rules, accept, due, step
 from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision
@@ -295,9 +295,9 @@ def test_one_that_waited_is_compared_with_the_new_champion_first(world, monkeypa
     def compare(workspace, partition, *given):
         asked.append(partition.key)
         world.compared("third", "new", *bounds)
-        return experiment.evidence_after(workspace, 0)[-1]
+        return door.evidence_after(workspace, 0)[-1]
 
-    monkeypatch.setattr(experiment, "compare_with_champion", compare)
+    monkeypatch.setattr(door, "compare_with_champion", compare)
     world.step()
     world.publish(3, "third")
     world.compared("third", "old")
