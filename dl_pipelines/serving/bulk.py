@@ -79,9 +79,8 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
         before = sum(min(size, len(inputs) - start) for start in starts if start not in set(left))
         if left:
             with serving(workspace) as server:
-                work = _Work(
-                    workspace, task, server, inputs, f"bulk-{digest[:16]}", max(PATIENCE_MS, float(about["timeout_ms"]))
-                )
+                patience = max(PATIENCE_MS, float(about["timeout_ms"]))
+                work = _Work(workspace, task, server, inputs, f"bulk-{digest[:16]}", patience)
                 work.run(pieces, left, size, batch, before)
         failed = tuple(pieces.failed(starts))
         shape = list(task.signature().outputs[0].shape)
