@@ -6,6 +6,7 @@ replacement, turned and noisy, each with an id and a label that comes a batch la
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ class Traffic:
 
         held_back = brief.data.source.params.get("live_records", 500)
         rows = SOURCES.make(brief.data.source).live_rows(0, held_back, task)
-        return cls(workspace, task, rows, SEED + date.fromisoformat(day).toordinal(), day)
+        seed = SEED + date.fromisoformat(day).toordinal()
+        return cls(workspace, task, rows, seed, day, _sent_before(workspace, day))
 
     def send(self, count: int) -> None:
         """Draw so many records, turn them, ask the router for each; the labels of the batch before come now."""
@@ -159,6 +161,20 @@ class Traffic:
         add_labels(self.workspace, dict(self.unlabelled or {}))
         self.unlabelled = dict(zip(ids, self.task.labels_of(chosen.targets), strict=True))
         self.sent += count
+
+
+def _sent_before(workspace: Workspace, day: str) -> int:
+    """Where the ids of a demo that was interrupted end: an id counts once."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.serving.carry import carry_log
+    from dl_pipelines.store.database import Database
+    from dl_pipelines.store.tables import predictions as table
+
+    carry_log(workspace)
+    query = sa.select(sa.func.count()).where(table.c.request_id.startswith(f"simulated-{day}-"))
+    with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
+        return -(-connection.execute(query).scalar_one() // BATCH) * BATCH
 
 
 def _try(workspace: Workspace, rules: Rules, traffic: Traffic, screen: Console) -> None:

@@ -67,12 +67,29 @@ def _notes(home: Home, brief: Brief, ran: Ran) -> list[str]:
     serves = champion(workspace)
     if serves:
         notes.append(f"serves: {serves.model} ({serves.partition}, {serves.reason})")
+    if brief.lifecycle.evidence == "live" and serves:
+        notes += _tried_live(workspace, brief)
     asked = retraining(home, brief, ran.partition)
     if asked:
         notes.append(f"retraining requested for {asked.day}: {asked.reason}; `make ui` executes it")
     if not any(end.made for end in ran.stages):
         notes.append("nothing to do: everything was there")
     return notes
+
+
+def _tried_live(workspace: Workspace, brief: Brief) -> list[str]:
+    """Which challenger has a live experiment, and which waits for one."""
+    from dl_pipelines import catalog
+    from dl_pipelines.lifecycle import ledger
+    from dl_pipelines.lifecycle.door import Rules, waiting
+
+    runs, waits = ledger.running(workspace), waiting(workspace, Rules.of(brief, catalog.task_of(brief)))
+    found = []
+    if runs:
+        found.append(f"live experiment: {runs.challenger} is in stage {runs.stage['stage']}; `dlp ab status` shows it")
+    if waits:
+        found.append(f"{waits['challenger']} waits for its live experiment; `make ui` begins it, or `dlp ab step`")
+    return found
 
 
 def answer(home: Home, brief: Brief, ran: Ran) -> dict[str, Any]:

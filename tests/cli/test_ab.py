@@ -9,6 +9,7 @@ import yaml
 from dl_pipelines import catalog
 from dl_pipelines.cli.ab_status import plot
 from dl_pipelines.cli.demo import DAYS, brief_of
+from dl_pipelines.cli.report import _tried_live
 from dl_pipelines.cli.run import snapshot
 from dl_pipelines.lifecycle.ab_picture import Course
 from dl_pipelines.store.home import Home
@@ -96,6 +97,14 @@ def test_a_plot_of_characters_has_the_difference_its_bounds_and_the_margin():
 def test_a_step_where_nothing_is_due_says_so(workspace, dlp):
     said = dlp("ab", "step", "small", "--home", workspace.home.root, "--json")
     assert (said.code, said.json, said.err) == (0, {"done": []}, "no challenger waits\n")
+
+
+def test_a_run_says_which_challenger_is_tried_and_which_waits(tried, monkeypatch):
+    brief = catalog.read_brief(yaml.safe_dump(small(lifecycle={"evidence": "live"})), "small.yaml")
+    assert _tried_live(tried, brief) == ["live experiment: small__bb is in stage 1; `dlp ab status` shows it"]
+    monkeypatch.setattr("dl_pipelines.lifecycle.door.waiting", lambda workspace, rules: {"challenger": "small__cc"})
+    told = "small__cc waits for its live experiment; `make ui` begins it, or `dlp ab step`"
+    assert _tried_live(tried, brief)[1:] == [told]
 
 
 def test_the_demo_has_a_champion_and_two_challengers_tried_live():
