@@ -43,6 +43,8 @@ def answer(requests: list, settings: Settings, run: Run) -> list:
         failure = pb_utils.TritonError(f"the model failed on {len(arrays)} requests: {type(error).__name__}: {error}")
         return [pb_utils.InferenceResponse(error=failure) for _ in requests]
     outputs = np.ascontiguousarray(outputs, dtype=settings.dtype)
+    if len(arrays) == 1:
+        return [pb_utils.InferenceResponse([pb_utils.Tensor(settings.output, outputs)])]
     ends = np.cumsum([len(array) for array in arrays])
     return [
         pb_utils.InferenceResponse([pb_utils.Tensor(settings.output, outputs[end - len(array) : end])])

@@ -1,0 +1,106 @@
+"""The code that runs inside Triton, here without it: batches cut apart, tensors that stay, failures told."""
+
+import importlib.util
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dl_pipelines.inference.runtimes import save_openvino
+from dl_pipelines.serving.process import BACKENDS
+from tests.tiny import reference, tiny_onnx
+
+
+class FakeTensor:
+    def __init__(self, name, array):
+        self.name, self._array = name, array
+
+    def as_numpy(self):
+        return self._array
+
+
+class FakeResponse:
+    def __init__(self, tensors=(), error=None):
+        self.tensors, self.error = list(tensors), error
+
+
+@pytest.fixture
+def backend(monkeypatch, tmp_path):
+    """A function: one of our backends, loaded with model 0 of tests/tiny.py."""
+    fake = SimpleNamespace(
+        Tensor=FakeTensor, InferenceResponse=FakeResponse, TritonError=str,
+        get_input_tensor_by_name=lambda request, name: request[name],
+        triton_string_to_numpy={"TYPE_FP32": np.float32}.__getitem__,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    monkeypatch.syspath_prepend(str(BACKENDS))
+
+    def load(runtime):
+        onnx = tiny_onnx(tmp_path / "1" / "model.onnx", 0)
+        if runtime == "openvino":
+            save_openvino(onnx, onnx.with_suffix(".xml"))
+        spec = importlib.util.spec_from_file_location(f"{runtime}_backend", BACKENDS / runtime / "model.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = {"input": [{"name": "image"}], "output": [{"name": "logits", "data_type": "TYPE_FP32"}]}
+        given = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
+        model = module.TritonPythonModel()
+        model.initialize(given)
+        return model
+
+    yield load
+    sys.modules.pop("batching", None)
+
+
+def images(rows, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (rows, 8, 8, 1)).astype(np.uint8)
+
+
+def ask(model, *inputs):
+    return model.execute([{"image": FakeTensor("image", array)} for array in inputs])
+
+
+def outputs(response):
+    (tensor,) = response.tensors
+    assert tensor.name == "logits" and response.error is None
+    return tensor.as_numpy()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_each_request_gets_its_rows_whatever_came_with_it_and_before(backend, runtime):
+    model = backend(runtime)
+    large = 2**16 // 64 + 1  # rows of more bytes than the backend copies
+    given = [(1,), (1,), (3,), (1,), (large,), (large,), (1,), (2, 1, 4), (large, 2), (1,)]
+    asked = [[images(rows, 10 * turn + place) for place, rows in enumerate(sizes)] for turn, sizes in enumerate(given)]
+    found = [[outputs(response) for response in ask(model, *inputs)] for inputs in asked]
+    for inputs, answers in zip(asked, found, strict=True):  # at the end: no answer may be written over by a later one
+        assert len(inputs) == len(answers)
+        for image, answer in zip(inputs, answers, strict=True):
+            np.testing.assert_allclose(answer, reference(image, 0), atol=1e-3)
+            assert answer.dtype == np.float32
+    model.finalize()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("order", ["read-only", "turned", "every second"])
+def test_inputs_in_any_order_of_memory_are_read_as_they_look(backend, runtime, order):
+    model, image = backend(runtime), images(2000)
+    for rows in (4, 1400):
+        given = image[: 2 * rows : 2] if order == "every second" else image[:rows]
+        if order == "turned":
+            given = given.transpose(0, 2, 1, 3)
+        if order == "read-only":
+            given.flags.writeable = False
+        np.testing.assert_allclose(outputs(ask(model, given)[0]), reference(np.array(given), 0), atol=1e-3)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_run_that_fails_is_an_error_of_each_request_and_the_next_one_works(backend, runtime):
+    model = backend(runtime)
+    failed = ask(model, np.zeros((1, 7, 7, 1), np.uint8), np.zeros((2, 7, 7, 1), np.uint8))
+    assert len(failed) == 2
+    assert all(response.error.startswith("the model failed on 2 requests: ") for response in failed)
+    image = images(1)
+    np.testing.assert_allclose(outputs(ask(model, image)[0]), reference(image, 0), atol=1e-3)
