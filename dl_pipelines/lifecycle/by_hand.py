@@ -71,6 +71,11 @@ def promote_by_hand(workspace: Workspace, rules: Rules, wish: Wish) -> Moved:
     started, before = time.perf_counter(), champion(workspace)
     if wish.force:
         _force(workspace, wish)
+    elif rules.lifecycle.evidence == "live" and wish.partition is not None:
+        raise PromotionError(
+            "found that lifecycle.evidence is live; expected its experiment to decide (`dlp promote PROJECT` accepts "
+            "what it proposes), or --force and --reason"
+        )
     elif wish.partition is not None:
         _promote(workspace, _evidence_of(workspace, wish.partition), rules, wish)
     elif rules.lifecycle.evidence == "live":

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dl_pipelines.data.row_cache import unused_rows
-from dl_pipelines.serving.champion import STAGE, exclusive
+from dl_pipelines.serving.champion import exclusive
 from dl_pipelines.serving.champion import kept as serving_kept
-from dl_pipelines.serving.rollouts import open_rollout
+from dl_pipelines.serving.rollouts import open_rollout, rollout_rows
 from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.garbage import Stored
-from dl_pipelines.store.workspace import Partition, Workspace
+from dl_pipelines.store.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def _newest(found: Mapping[str, Stored], keep: int) -> Iterator[str]:
 
 def _tried(workspace: Workspace) -> Iterator[str]:
     """The digest of the challenger of the experiment under way, also before it has any traffic."""
-    row = open_rollout(workspace)
-    artifact = workspace.find(STAGE, Partition.parse(row["partition"])) if row else None
-    if artifact:
-        yield artifact.digest
+    if row := open_rollout(workspace):
+        began = rollout_rows(workspace, experiment=row["experiment"])[0]
+        yield began["decision"]["digest"]
 
 
 def _told(item: Stored, keep: int) -> Removed:
