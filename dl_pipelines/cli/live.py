@@ -26,11 +26,11 @@ def view(routing: RoutingTable, server: ServerState, traffic: Traffic | None, lo
     whole = sum(arm.weight for arm in routing.arms)
     for arm in routing.arms:
         table.add_row(arm.name, arm.model, f"{arm.weight / whole:.0%}", *_cells(traffic, arm.name, arm.model))
+    lines = [_state(routing, server), Text(""), table, Text("")]
     if routing.shadow:
         seen = traffic.shadow if traffic else {}
-        said = ", ".join(f"{what.replace('_', ' ')} {rate:.1f}/s" for what, rate in sorted(seen.items()) if rate)
-        table.add_row("shadow", routing.shadow, "sees all", said, "", "", "", "", "")
-    lines = [_state(routing, server), Text(""), table, Text("")]
+        told = ", ".join(f"{what.replace('_', ' ')} {rate:.1f}/s" for what, rate in sorted(seen.items()) if rate)
+        lines.append(Text(f"shadow {routing.shadow} sees all and answers nobody: {told or 'nothing yet'}"))
     if traffic:
         own = ", ".join(f"{model} {rate:.1f}" for model, rate in sorted(traffic.triton.items()))
         lines.append(
