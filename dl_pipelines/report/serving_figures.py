@@ -12,7 +12,7 @@ from dl_pipelines.report.sections.rates import benchmark, limit, rounded
 from dl_pipelines.serving.settings import PROTOCOLS
 
 WIDTH, HEIGHT = 700, 280
-_ROUND = (1, 2, 5)
+_ROUND, _FINE = (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)
 
 
 def rates(facts: Facts) -> Any:
@@ -55,6 +55,7 @@ def _ends(values: list[float], room: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... within a range."""
+    """1, 2, 5, 10, ... within a range; closer ones within a narrow one."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [value for power in powers for value in (10.0**power * each for each in _ROUND) if low <= value <= high]
+    steps = _ROUND if high / low > 20 else _FINE
+    return [value for power in powers for value in (10.0**power * each for each in steps) if low <= value <= high]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ WARM_UP = 3
 """Requests of each connection before its first step."""
 LATE_MS = 5.0
 BUSY = 0.9
-"""A client that sends later than LATE_MS over a free connection (p99), or takes so much of a core, is at its limit."""
+"""A client that sends later than LATE_MS over a free connection (p99), or wants so much of a core, is at its limit."""
+_SCHEDULED = Path("/proc/thread-self/schedstat")
+"""Of a thread: nanoseconds on a core, nanoseconds that it waited for one (Linux)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Step:
     """What one rate did. Times in milliseconds from the intended time; None beyond what was answered or measured.
 
     `late_p99_ms`: how late requests left that had a free connection. `waited`: requests that had none when they were
-    due. `client_cores`: of this process. `saturated`: why the client, not the server, may be the limit; else None.
+    due. `client_cores`: that this process had; `client_waits`: seconds in a second that its threads waited for a core.
+    `saturated`: why the client, not the server, may be the limit; else None.
     """
 
     rate: float
@@ -49,6 +53,7 @@ class Step:
     waited: int
     late_p99_ms: float
     client_cores: float
+    client_waits: float
     connections: int
     seconds: float
     saturated: str | None
@@ -84,6 +89,7 @@ class _Plan:
     done: np.ndarray
     waited: np.ndarray
     failures: list[str] = field(default_factory=list)
+    core_waits: list[float] = field(default_factory=list)
 
 
 class OpenLoop:
@@ -130,9 +136,14 @@ class OpenLoop:
             for work in [pool.submit(self._work, call, plan, turns) for call in self._calls]:
                 work.result()
         wall = time.perf_counter() - start
-        return summed_up(plan, rate, seconds, wall, (time.process_time() - spent) / wall, len(self._calls))
+        return _summed_up(plan, rate, seconds, wall, (time.process_time() - spent) / wall, len(self._calls))
 
     def _work(self, call: Calls, plan: _Plan, turns: Iterator[int]) -> None:
+        waited = _waited_for_a_core()
+        self._ask(call, plan, turns)
+        plan.core_waits.append(_waited_for_a_core() - waited)
+
+    def _ask(self, call: Calls, plan: _Plan, turns: Iterator[int]) -> None:
         """Take the next request, wait until it is due, ask; `next` of a counter is whole under the interpreter lock."""
         from tritonclient.utils import InferenceServerException
 
@@ -156,7 +167,7 @@ class OpenLoop:
             plan.done[turn] = clock() - plan.start
 
 
-def summed_up(plan: _Plan, rate: float, seconds: float, wall: float, cores: float, connections: int) -> Step:
+def _summed_up(plan: _Plan, rate: float, seconds: float, wall: float, cores: float, connections: int) -> Step:
     """A step from the times of its requests; one without an answer counts as an endless one."""
     import numpy as np
 
@@ -165,6 +176,7 @@ def summed_up(plan: _Plan, rate: float, seconds: float, wall: float, cores: floa
     unsent = int(np.isinf(plan.sent).sum())
     prompt = np.isfinite(plan.sent) & ~plan.waited
     late = 1000 * float(np.quantile((plan.sent - due)[prompt], 0.99)) if prompt.any() else 0.0
+    waits = sum(plan.core_waits) / wall
     found = {share: _quantile(times, share) for share in (0.5, 0.95, 0.99)}
     return Step(
         rate=rate,
@@ -172,8 +184,8 @@ def summed_up(plan: _Plan, rate: float, seconds: float, wall: float, cores: floa
         p50_ms=found[0.5], p95_ms=found[0.95], p99_ms=found[0.99],
         p999_ms=_quantile(times, 0.999) if count >= 1000 else None,
         requests=count, failed=len(plan.failures), unsent=unsent, waited=int(plan.waited.sum()),
-        late_p99_ms=late, client_cores=cores, connections=connections, seconds=wall,
-        saturated=_saturated(late, cores), failure=plan.failures[0] if plan.failures else None,
+        late_p99_ms=late, client_cores=cores, client_waits=waits, connections=connections, seconds=wall,
+        saturated=_saturated(late, cores, waits), failure=plan.failures[0] if plan.failures else None,
     )  # fmt: skip
 
 
@@ -185,9 +197,19 @@ def _quantile(times: np.ndarray, share: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _saturated(late_ms: float, cores: float) -> str | None:
+def _saturated(late_ms: float, cores: float, waits: float) -> str | None:
     if late_ms > LATE_MS:
-        return f"this machine had no core for the client: it sent {late_ms:.1f} ms late (p99) over free connections"
+        return f"this machine had no core for the client, which sent {late_ms:.1f} ms late (p99) over free connections"
     if cores > BUSY:
         return f"the client took {cores:.0%} of a core"
+    if cores + waits > BUSY:
+        return f"the client had {cores:.0%} of a core, and its threads waited {waits:.1f} s a second for more"
     return None
+
+
+def _waited_for_a_core() -> float:
+    """Seconds that this thread has waited for a core; 0 where the kernel does not tell."""
+    try:
+        return int(_SCHEDULED.read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0

@@ -142,15 +142,20 @@ class SharedMemoryCaller:
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""
         import numpy as np
-        from tritonclient.utils import shared_memory
+        from tritonclient.utils import InferenceServerException, shared_memory
 
         if inputs.shape != self._shape:
             self._place(inputs)
         shared_memory.set_shared_memory_region(self._region.handle, [inputs])
         given, wanted = self._tensors
-        result = self._client.infer(
-            self._model, given, outputs=wanted, request_id=request_id, client_timeout=self._timeout
-        )
+        try:
+            result = self._client.infer(
+                self._model, given, outputs=wanted, request_id=request_id, client_timeout=self._timeout
+            )
+        except InferenceServerException:
+            self._region.close()  # a server that was started anew does not know it
+            self._shape = ()
+            raise
         told = result.get_output(self._gives.name) if result else None
         assert told is not None
         shape: list[int] = list(told.shape)  # type: ignore[union-attr]

@@ -27,9 +27,8 @@ BENCHMARK = Benchmark(seconds=1, p99_ms=20, queue_delays_ms=(0, 0.5, 2), instanc
 
 
 def step(rate, p99, saturated=None, failed=0):
-    return Step(
-        rate, rate, 1.0, 2.0, p99, None, 100, failed, 0, 0, 0.1, 0.2, 32, 1.0, saturated, "gone" if failed else None
-    )
+    failure = "gone" if failed else None
+    return Step(rate, rate, 1.0, 2.0, p99, None, 100, failed, 0, 0, 0.1, 0.2, 0.1, 32, 1.0, saturated, failure)
 
 
 class Machine(Rates):
@@ -177,20 +176,20 @@ def test_without_being_asked_it_says_so_and_changes_nothing(line, serving, data,
 
 
 def test_the_model_is_published_as_the_benchmark_chose(line, serving, data, task, evaluation, monkeypatch):
-    """The real stage with its own settings only: three protocols through the server, then a choice that is put in."""
+    """The real stage with its own settings only, by gRPC and by one more protocol; then a choice that is put in."""
     problem = Problem.model_construct(targets=())
     short = Benchmark(seconds=0.05, p99_ms=25, queue_delays_ms=(), instances=(), threads=())
     asked = serving.model_copy(update={"benchmark": short})
+    monkeypatch.setattr("dl_pipelines.serving.benchmark.PROTOCOLS", {"shared_memory": "shared memory"})
     with pytest.raises(ArtifactError, match="found no serving_benchmark of tiny for 2026-01-02"):
         make_triton_repository(line, SECOND, asked, data, task, evaluation)
     made = make_serving_benchmark(line, SECOND, asked, problem, data, task)
     found = made.measured["benchmark"]
     assert (found["limit_ms"], found["limit_from"], found["reason"]) == (25, "serving.benchmark.p99_ms", None)
     assert made.read_json("choice.json") == {"queue_delay_ms": 0, "instances": 1, "threads": 1}
-    assert [row["name"] for row in found["protocols"]] == ["grpc", "http", "shared_memory"]
-    for row in found["protocols"]:
-        assert row["reason"] is None
-        assert all(item["failed"] == 0 for item in row["steps"])
+    (row,) = found["protocols"]
+    assert (row["name"], row["reason"]) == ("shared_memory", None)
+    assert all(item["failed"] == 0 for item in row["steps"])
     assert not list(line.home.repository.glob("tiny__*__probe"))
 
     def no_second_time(*_):

@@ -46,17 +46,17 @@ def lindley(due, seconds, stall_at):
 def test_a_stall_is_seen_as_users_see_it_and_a_closed_loop_hides_it():
     server = Server(0.001, stall_at=3 * 8 + 60)  # 8 connections warm up by 3 requests each
     with OpenLoop(lambda: server, ROWS, connections=8) as loop:
-        step = loop.step(100, 2, "constant")
-    expected = lindley(due_times(100, 2, "constant"), 0.001, stall_at=59)
+        step = loop.step(100, 1.5, "constant")
+    expected = lindley(due_times(100, 1.5, "constant"), 0.001, stall_at=59)
     assert 440 < np.quantile(expected, 0.99) < 500
     assert step.p99_ms >= np.quantile(expected, 0.98)
-    assert step.p95_ms >= 0.9 * np.quantile(expected, 0.95) > 300, "a quarter of them were due while it stood still"
+    assert step.p95_ms >= 0.9 * np.quantile(expected, 0.95) > 300, "a third of them were due while it stood still"
     assert step.p50_ms < 100
-    assert (step.requests, step.failed, step.unsent, step.p999_ms) == (200, 0, 0, None)
+    assert (step.requests, step.failed, step.unsent, step.p999_ms) == (150, 0, 0, None)
     assert step.waited > 30, "more were due than there are connections"
     assert not step.keeps(400)
-    closed = load_test(lambda: Server(0.001, stall_at=200), ROWS, 1, 2)
-    assert closed.requests > 200
+    closed = load_test(lambda: Server(0.001, stall_at=60), ROWS, 1, 1.5)
+    assert closed.requests > 150
     assert closed.p99_ms < 0.5 * step.p99_ms, "of the requests of a closed loop only one met the stall"
 
 
@@ -96,12 +96,15 @@ def test_what_failed_and_what_was_never_sent_is_no_latency(monkeypatch):
     assert step.answered_rps < 25
 
 
-def test_a_client_at_its_limit_says_so(monkeypatch):
-    assert open_loop._saturated(1.0, 0.5) is None
-    assert open_loop._saturated(7.0, 0.5) == (
-        "this machine had no core for the client: it sent 7.0 ms late (p99) over free connections"
+def test_a_client_at_its_limit_says_so():
+    assert open_loop._saturated(1.0, 0.5, 0.1) is None
+    assert open_loop._saturated(7.0, 0.5, 0) == (
+        "this machine had no core for the client, which sent 7.0 ms late (p99) over free connections"
     )
-    assert open_loop._saturated(1.0, 0.97) == "the client took 97% of a core"
+    assert open_loop._saturated(1.0, 0.97, 0) == "the client took 97% of a core"
+    assert open_loop._saturated(1.0, 0.22, 0.8) == (
+        "the client had 22% of a core, and its threads waited 0.8 s a second for more"
+    )
 
     def spin(row, request_id=""):
         until = time.thread_time() + 0.005  # holds the interpreter: a client that has too much to do
@@ -113,7 +116,7 @@ def test_a_client_at_its_limit_says_so(monkeypatch):
     with OpenLoop(lambda: spin, ROWS, connections=4) as loop:
         step = loop.step(400, 0.5, "constant")
     assert step.saturated
-    assert step.client_cores > 0.3
+    assert step.client_cores + step.client_waits > open_loop.BUSY, "also on a machine that has no core for it"
 
 
 def test_connections_are_closed_when_one_cannot_be_made():

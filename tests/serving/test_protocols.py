@@ -10,6 +10,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from dl_pipelines.serving import process, repository
+from dl_pipelines.serving.client import open_client
 from dl_pipelines.serving.probe import probed, router_pbtxt
 from dl_pipelines.serving.protocols import HttpCaller, SharedMemoryCaller, connecting, remove_left
 from dl_pipelines.serving.settings import PROTOCOLS
@@ -67,6 +68,12 @@ def test_a_region_is_this_homes_and_goes_with_its_caller(live, task, inputs):
     assert f"client_{os.getpid()}_" in name
     call(inputs[:8])
     assert len(regions(live.server)) == 1, "a larger region takes the place of the first"
+    client = open_client(live.server.grpc)
+    client.unregister_system_shared_memory()  # as a server that was started anew
+    client.close()
+    with pytest.raises(InferenceServerException, match="shared memory"):
+        call(inputs[:8])
+    np.testing.assert_allclose(call(inputs[:8]), reference(inputs[:8], 0), atol=1e-4)
     call.close()
     assert regions(live.server) == set()
 

@@ -39,7 +39,7 @@ def _configuration(facts: Facts) -> dict[str, Cell]:
         for name in ("max_batch", "queue_delay_ms", "timeout_ms", "instances", "threads")
     )
     measured = facts.find("triton_repository", "model.json#/settings/from")
-    by = ", by the serving benchmark" if isinstance(measured, Found) and measured.value == rates.STAGE else ""
+    by = ", as the serving benchmark chose" if isinstance(measured, Found) and measured.value == rates.STAGE else ""
     clients = facts.find("triton_repository", f"{_LATENCY}/clients")
     each = f"of {plural(threads.value, 'thread')}{by}" if isinstance(threads, Found) else ""
     load = f"({plural(clients.value, 'client')} in the load test)" if isinstance(clients, Found) else ""
@@ -47,7 +47,7 @@ def _configuration(facts: Facts) -> dict[str, Cell]:
     return {
         "MODEL_SERVER": runtime if isinstance(runtime, Cell) else told(
             f"Triton Inference Server, backend {runtime.value}", runtime.source),
-        "API_FRAMEWORK": told("gRPC (KServe v2 protocol)", library("serving.client")),
+        "API_FRAMEWORK": told("gRPC and HTTP (KServe v2 protocol)", library("serving.protocols")),
         "SERVE_BATCH": batch if isinstance(batch, Cell) else batch.cell(
             "rows", note=f"at most{waits}"),
         "TIMEOUT": timeout if isinstance(timeout, Cell) else timeout.cell("ms"),
