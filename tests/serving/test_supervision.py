@@ -14,7 +14,7 @@ from dl_pipelines.serving.process import TritonError, birth, region_prefix
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.serving.state import ServerState, read_state, state_file, wanted_models
 from dl_pipelines.store import durable
-from tests.serving.echo import MODELS, answers, echo_home, stubs_of, until
+from tests.serving.echo import MODELS, answers, echo_home, finish, stubs_of, until
 
 
 @pytest.fixture
@@ -23,7 +23,15 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv(launch.HANG, "1.5")
     made = echo_home(tmp_path / "home")
     yield made
-    TritonServer(made).stop()
+    finish(made)
+
+
+@pytest.fixture
+def server(home):
+    """Its server, kept."""
+    found = TritonServer(home)
+    found.start(keep=True)
+    return found
 
 
 @pytest.fixture
@@ -73,53 +81,48 @@ def test_a_killed_server_comes_back_with_its_models(home, keep):
     assert birth(second.pid) is None and birth(second.guardian) is None and not regions(home)
 
 
-def test_a_dead_process_of_a_model_is_replaced_and_the_others_stay(home):
-    with running(home) as server:
-        state = server.state()
-        assert state
-        for model in ("echo", "echo__champion"):
-            (dead,), others = stubs_of(state.pid, model), stubs_of(state.pid, "echo__challenger")
-            os.kill(dead, signal.SIGKILL)
-            assert until(lambda model=model: answers(state.http, model)) < 10
-            assert server.state() == state and stubs_of(state.pid, "echo__challenger") == others
-            assert dead not in stubs_of(state.pid, model)
-        told = [line.partition("supervisor: ")[2] for line in server.log.read_text().splitlines()]
-        assert [line for line in told if line] == [
-            "loads echo again: a process of it is gone",
-            "loads echo__champion again: a process of it is gone",
-        ]
+def test_a_dead_process_of_a_model_is_replaced_and_the_others_stay(home, server):
+    state = server.state()
+    assert state
+    for model in ("echo", "echo__champion"):
+        (dead,), others = stubs_of(state.pid, model), stubs_of(state.pid, "echo__challenger")
+        os.kill(dead, signal.SIGKILL)
+        assert until(lambda model=model: answers(state.http, model)) < 10
+        assert server.state() == state and stubs_of(state.pid, "echo__challenger") == others
+        assert dead not in stubs_of(state.pid, model)
+    told = [line.partition("supervisor: ")[2] for line in server.log.read_text().splitlines()]
+    assert [line for line in told if line] == [
+        "loads echo again: a process of it is gone",
+        "loads echo__champion again: a process of it is gone",
+    ]
 
 
-def test_a_model_that_is_unloaded_is_not_called_dead(home):
-    with running(home) as server:
-        state = server.state()
-        assert state
-        server.control.unload("echo__challenger")
-        durable.write_text(
-            home.repository / "other" / "config.pbtxt", (home.repository / "echo/config.pbtxt").read_text()
-        )
-        durable.write_text(home.repository / "other" / "1" / "model.py", "raise ValueError('bad')")
-        with pytest.raises(TritonError, match="could not load other"):
-            server.control.load("other")
-        time.sleep(1.5)
-        assert "supervisor" not in server.log.read_text()
-        assert server.control.ready(), "a model that can't be loaded does not make the server look dead"
+def test_a_model_that_is_unloaded_is_not_called_dead(home, server):
+    state = server.state()
+    assert state
+    server.control.unload("echo__challenger")
+    durable.write_text(home.repository / "other" / "config.pbtxt", (home.repository / "echo/config.pbtxt").read_text())
+    durable.write_text(home.repository / "other" / "1" / "model.py", "raise ValueError('bad')")
+    with pytest.raises(TritonError, match="could not load other"):
+        server.control.load("other")
+    time.sleep(1.5)
+    assert "supervisor" not in server.log.read_text()
+    assert server.control.ready(), "a model that can't be loaded does not make the server look dead"
 
 
-def test_what_hangs_is_ended_and_started_again(home):
-    with running(home) as server:
-        first = server.state()
-        assert first
-        os.kill(first.pid, signal.SIGSTOP)
-        until(lambda: birth(first.pid) is None)
-        assert until(lambda: answers(first.http)) < 10
-        second = ready(server)
-        assert second.last_exit.startswith("it did not answer for ")
-        (stub,) = stubs_of(second.pid, "echo")
-        os.kill(stub, signal.SIGSTOP)
-        until(lambda: birth(stub) is None)
-        assert until(lambda: answers(first.http)) < 10
-        assert server.state() == second, "one process of a model, not the server"
+def test_what_hangs_is_ended_and_started_again(home, server):
+    first = server.state()
+    assert first
+    os.kill(first.pid, signal.SIGSTOP)
+    until(lambda: birth(first.pid) is None)
+    assert until(lambda: answers(first.http)) < 10
+    second = ready(server)
+    assert second.last_exit.startswith("it did not answer for ")
+    (stub,) = stubs_of(second.pid, "echo")
+    os.kill(stub, signal.SIGSTOP)
+    until(lambda: birth(stub) is None)
+    assert until(lambda: answers(first.http)) < 10
+    assert server.state() == second, "one process of a model, not the server"
 
 
 def test_one_that_crashes_again_and_again_is_given_up_and_told(home, loop, monkeypatch):
