@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -40,9 +40,9 @@ class Benchmark(Section):
     p99_ms: float | None = Field(
         default=None, gt=0, description="what a rate must keep; None: the brief's target of the served latency, else 50"
     )
-    queue_delays_ms: tuple[float, ...] = (0, 0.5, 2)
-    instances: tuple[int, ...] = (1, 2)
-    threads: tuple[int, ...] = (1, 2)
+    queue_delays_ms: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = (0, 0.5, 2)
+    instances: tuple[Annotated[int, Field(ge=1, le=16)], ...] = (1, 2)
+    threads: tuple[Annotated[int, Field(ge=1, le=64)], ...] = (1, 2)
     keep_days: int = Field(default=30, ge=1, description="days for which later models of this shape go by its choice")
 
 
