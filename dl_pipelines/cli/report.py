@@ -179,7 +179,7 @@ def status_of(home: Home) -> dict[str, Any]:
     from dl_pipelines.serving.champion import champion
     from dl_pipelines.serving.server import TritonServer
 
-    state = TritonServer(home).state()
+    state, last = TritonServer(home).state(), TritonServer(home).last()
     projects = []
     for path in sorted(home.briefs.glob("*.yaml")):
         workspace = Workspace(home, path.stem)
@@ -194,14 +194,21 @@ def status_of(home: Home) -> dict[str, Any]:
             "champion": {"model": serves.model, "partition": serves.partition, "since": serves.since,
                          "reason": serves.reason} if serves else None,
         })  # fmt: skip
-    server = {"http": state.http, "grpc": state.grpc, "pid": state.pid, "ready": state.ready} if state else None
-    return {"home": str(home.root), "server": server, "projects": projects}
+    shown = ("http", "grpc", "metrics", "pid", "ready", "kept", "restarts", "last_exit", "failing")
+    server = {name: getattr(state, name) for name in shown} if state else None
+    gone = (last.gave_up or last.last_exit) if last and not state else ""
+    return {"home": str(home.root), "server": server, "server_gone": gone, "projects": projects}
 
 
 def status_tables(found: dict[str, Any]) -> list[Table | str]:
     """The same for people."""
     server = found["server"]
     where = f"127.0.0.1:{server['http']} (HTTP), :{server['grpc']} (gRPC)" if server else "not running"
+    if server and server["restarts"]:
+        where += f", started again {server['restarts']} times ({server['last_exit']})"
+    if server and server["failing"]:
+        where += f", can't load {server['failing']}"
+    where += f": {found['server_gone']}" if found["server_gone"] else ""
     tables: list[Table | str] = [f"home {found['home']}; server {where}"]
     for project in found["projects"]:
         serves = project["champion"]

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from dl_pipelines.cli.live import view
 from dl_pipelines.serving.metrics import traffic
+from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.server import TritonServer
-from dl_pipelines.serving.state import ServerState
+from dl_pipelines.serving.state import ServerState, write_state
 from dl_pipelines.store.home import Home
 from dl_pipelines.wire.routing import Arm, RoutingTable
 from tests.cli.conftest import DLP
@@ -87,6 +88,24 @@ def test_what_is_wrong_with_the_server_is_said():
     assert "p is being started again: for the first time" in seen(state=replace(STATE, ready=False))
     assert "p given up: 5 crashes within 60 s" in seen(state=replace(STATE, gave_up="5 crashes within 60 s"))
     assert "; can't be loaded: p__b: no such file" in seen(state=replace(STATE, failing="p__b: no such file"))
+
+
+def test_status_tells_what_befell_the_server(tmp_path, dlp):
+    home = Home(tmp_path / "home").prepare()
+    mine, born = os.getpid(), birth(os.getpid())
+    state = replace(STATE, pid=mine, born=born, restarts=2, last_exit="it hung", failing="p__b: no such file")
+    write_state(home, state)
+    found = dlp("status", "--home", home.root, "--json").json
+    assert found["server"] == {
+        "http": 8000, "grpc": 8001, "metrics": 8002, "pid": mine, "ready": True, "kept": True, "restarts": 2,
+        "last_exit": "it hung", "failing": "p__b: no such file",
+    }  # fmt: skip
+    told = "127.0.0.1:8000 (HTTP), :8001 (gRPC), started again 2 times (it hung), can't load p__b: no such file\n"
+    assert dlp("status", "--home", home.root).out.partition("; server ")[2].startswith(told)
+    write_state(home, replace(state, pid=1, gave_up="5 crashes within 60 s, the last: it hung"))
+    found = dlp("status", "--home", home.root, "--json").json
+    assert (found["server"], found["server_gone"]) == (None, "5 crashes within 60 s, the last: it hung")
+    assert "; server not running: 5 crashes within 60 s, the last: it hung\n" in dlp("status", "--home", home.root).out
 
 
 class Terminal:
