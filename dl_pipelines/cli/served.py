@@ -37,8 +37,10 @@ def served(
         place = home_of(home)
         found = find(Workspace(place, brief_of(place, project).project), None if at is None else time_of(at))
         screen = console(False)
+        if not screen.is_terminal:
+            screen.width = WIDTH
         for item in [] if as_json else tables(found):
-            screen.print(item, width=None if screen.is_terminal else WIDTH)
+            screen.print(item)
         put(found.plain())
 
 

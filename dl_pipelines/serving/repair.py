@@ -35,6 +35,9 @@ from dl_pipelines.wire.routing import RoutingTable, read_table
 GRACE_SECONDS = 0.25
 """Between a table that names a model no more and its unloading: the router reads the table at each batch."""
 
+UNLOAD_SECONDS = 5.0
+"""How long a model that no table names is waited for: a challenger may hang, and its rollback must not."""
+
 
 def reconcile(workspace: Workspace) -> list[str]:
     """Repair what a crash left, so that the champion of the routing table can serve; returns what was done.
@@ -83,7 +86,7 @@ def mend(workspace: Workspace, server: TritonServer) -> list[str]:
     project, done = workspace.project, list[str]()
     stray = [path.name for path in workspace.home.repository.glob(f"{project}__*")]
     if left := sorted({*stray, *repository.leftovers(workspace.home, project)} - kept_models(workspace)):
-        drop(workspace, server, *left)
+        _drop_soon(workspace, server, *left)
         done += [f"removed {name}" for name in left]
     for path in (workspace.home.server / "incoming").glob(f"{project}*"):
         durable.remove_tree(path)
@@ -175,16 +178,31 @@ def install_router(workspace: Workspace, artifact: Artifact, control: Control | 
     return changed
 
 
-def drop(workspace: Workspace, server: TritonServer, *names: str) -> None:
-    """Unload models and routers of a measurement, and remove what they have in the home."""
+def drop(workspace: Workspace, server: TritonServer, *names: str, seconds: float = 20) -> None:
+    """Unload models and routers of a measurement, and remove what they have in the home.
+
+    Triton lets a model end the requests that it has. Raises TritonError when that takes longer than `seconds`; it goes
+    when they have ended, and its folder is gone already.
+    """
     home = workspace.home
-    with contextlib.suppress(OSError):  # a server that died has unloaded everything
-        if server.state():
-            server.control.unload(*(name for name in names if server.control.model_ready(name)))
-    for name in names:
-        repository.remove(home, name)
-        server.routing(name).unlink(missing_ok=True)
-        durable.remove_tree(home.server / "probes" / name)
+    try:
+        with contextlib.suppress(OSError):  # a server that died has unloaded everything
+            if server.state():
+                loaded = [name for name in names if server.control.model_ready(name)]
+                server.control.unload(*loaded, seconds=seconds)
+    finally:
+        for name in names:
+            repository.remove(home, name)
+            server.routing(name).unlink(missing_ok=True)
+            durable.remove_tree(home.server / "probes" / name)
+
+
+def _drop_soon(workspace: Workspace, server: TritonServer, *names: str) -> None:
+    """Drop models without letting one that hangs hold up who serves."""
+    try:
+        drop(workspace, server, *names, seconds=UNLOAD_SECONDS)
+    except TritonError as error:
+        workspace.progress(STAGE, f"{error}; nothing waits for it")
 
 
 @contextlib.contextmanager
@@ -210,4 +228,4 @@ def forget(workspace: Workspace, server: TritonServer) -> None:
     names = [path.name for path in workspace.home.repository.glob(f"{workspace.project}__*")]
     if gone := [name for name in names if name not in staying]:
         time.sleep(GRACE_SECONDS)
-        drop(workspace, server, *gone)
+        _drop_soon(workspace, server, *gone)

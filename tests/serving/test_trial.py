@@ -6,7 +6,9 @@ import pytest
 from dl_pipelines.brief.live import Router
 from dl_pipelines.serving import parity, repair, repository
 from dl_pipelines.serving.champion import NoChampion, champion, kept, ledger, routed
+from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.parity import ParityError
+from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.serving.traffic import give_traffic, rollback
@@ -122,9 +124,7 @@ def test_a_move_of_the_champion_ends_the_trial(start, move):
 @pytest.mark.parametrize(("share", "revision"), [(1, 5), (-0.1, 5), (float("nan"), 5), (0.5, 0)])
 def test_shares_and_revisions_that_make_no_sense(start, share, revision):
     workspace, made = start
-    with pytest.raises(
-        TrialError, match=r"found the share .* expected a share from 0 \(shadow\) to below 1"
-    ):
+    with pytest.raises(TrialError, match=r"found the share .* expected a share from 0 \(shadow\) to below 1"):
         put(workspace, made[2], share, "s", revision)
 
 
@@ -153,3 +153,21 @@ def test_what_may_not_be_tried_changes_nothing(start, monkeypatch):
     assert routed(workspace) == before
     assert sorted(path.name for path in workspace.home.repository.iterdir()) == folders
     assert name_of(third) not in ready(workspace)
+
+
+def test_a_challenger_that_does_not_go_holds_up_nobody(start, monkeypatch):
+    workspace, (first, _, third) = start
+    told = []
+    monkeypatch.setattr(workspace, "progress", lambda *said: told.append(said))
+    put(workspace, third)
+
+    def hangs(self, *models, seconds=20):
+        raise TritonError(f"found {', '.join(models)} still being unloaded after {seconds:g} s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Control, "unload", hangs)
+        assert end_trial(workspace, next(REVISION)).models == (name_of(first),)
+    what = f"found {name_of(third)} still being unloaded after 5 s; nothing waits for it"
+    assert told == [("triton_repository", what)]
+    assert not (workspace.home.repository / name_of(third)).exists()
+    assert repair.reconcile(workspace) == []
