@@ -151,7 +151,7 @@ def test_each_project_has_assets_of_its_own(home, briefs):
     write(briefs, "a.yaml")
     write(briefs, "b.yaml", project="other")
     keys = {key.to_user_string() for key in load().asset_graph.get_all_asset_keys()}
-    assert len(keys) == 30
+    assert len(keys) == 34
     assert {key.split("/")[0] for key in keys} == {"little", "other"}
 
 

@@ -28,11 +28,13 @@ def make_ab_experiment(workspace: Workspace, partition: Partition, lifecycle: Li
     """`experiment.json` and `evidence.svg`, or the `reason` why there was no experiment of this partition's model.
 
     The same rows and looks give the same artifact. Gates (they warn): `guardrails`, none is harmed; `sample_ratio`,
-    each arm had its share. Raises ArtifactError when nothing was published.
+    each arm had its share. Raises ArtifactError when nothing was published,
+    or its log has not been read.
     """
     if lifecycle.evidence != "live":
         return _not_asked(workspace, partition)
     published = workspace.get("triton_repository", partition).require_gates()
+    logged = workspace.get("prediction_log", partition).require_gates()  # what was asked is in the tables by now
     model = published.read_json("model.json")["model"]
     every = ledger.experiments(workspace)
     found = next((item for item in reversed(every) if item.challenger == model), None)
@@ -53,7 +55,8 @@ def make_ab_experiment(workspace: Workspace, partition: Partition, lifecycle: Li
         )
 
     settings = {"told": digest_json([told, before]), "looks": len(looks)}
-    return workspace.make(STAGE, partition, build, settings=settings, parents={"triton_repository": published})
+    parents = {"triton_repository": published, "prediction_log": logged}
+    return workspace.make(STAGE, partition, build, settings=settings, parents=parents)
 
 
 def _not_asked(workspace: Workspace, partition: Partition) -> Artifact:

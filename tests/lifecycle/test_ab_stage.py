@@ -29,7 +29,8 @@ def workspace(tmp_path, monkeypatch):
         draft.write_json("model.json", {"model": "tiny__new"})
         draft.gate(Gate("live_parity", True, "by a test", blocking=True))
 
-    found.make("triton_repository", DAY, build, settings={}, parents={})
+    for stage in ("triton_repository", "prediction_log"):
+        found.make(stage, DAY, build, settings={}, parents={})
     return found
 
 
@@ -43,7 +44,7 @@ def test_a_held_out_project_has_none_and_says_so(workspace):
     assert told["reason"].startswith("lifecycle.evidence is held_out: challengers are compared on held-out rows")
     assert told["experiments"] == []
     assert gates(artifact) == {"guardrails": (True, False), "sample_ratio": (True, False)}
-    assert make_ab_experiment(workspace, DAY, Lifecycle()).digest == artifact.digest and len(workspace.made) == 2
+    assert make_ab_experiment(workspace, DAY, Lifecycle()).digest == artifact.digest and len(workspace.made) == 3
 
 
 def test_a_model_that_waits_says_for_what(workspace):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from dl_pipelines.brief.live import Lifecycle, Rollout, Router
+from dl_pipelines.brief.live import Lifecycle, Monitoring, Rollout, Router
 from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.ab_stage import make_ab_experiment
 from dl_pipelines.lifecycle.experiment import Rules, due, step
@@ -15,6 +15,7 @@ from dl_pipelines.serving.champion import champion, routed
 from dl_pipelines.serving.champion import ledger as served
 from dl_pipelines.serving.client import predict
 from dl_pipelines.serving.labels import add_labels
+from dl_pipelines.serving.prediction_log import make_prediction_log
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.tables import promotion_evidence
@@ -84,5 +85,6 @@ def test_the_better_one_is_promoted_and_the_worse_one_taken_out(project, publish
     assert [item.rows[-1]["event"] for item in ledger.experiments(workspace)] == ["promoted", "rolled_back"]
     assert routed(workspace).models == (new,)
     assert [row["event"] for row in served(workspace)][-1] == "withdrawn"
+    make_prediction_log(workspace, LATER, Monitoring(), data, task)
     told = make_ab_experiment(workspace, LATER, LIVE).read_json("experiment.json")
     assert told["state"] == "rolled_back" and 0 <= told["experiments"][-1]["seconds"] < 10
