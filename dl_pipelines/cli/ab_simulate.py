@@ -37,6 +37,7 @@ def simulate(
     batch: Annotated[int, typer.Option(min=1, help="Requests between two looks")] = 50,
     label_delay: Annotated[int, typer.Option(min=0, help="Requests until a label comes")] = 0,
     max_units: Annotated[int | None, typer.Option(min=100, help="In place of the rules' own")] = None,
+    margin: Annotated[float | None, typer.Option(min=0, help="In place of lifecycle.margin")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same runs")] = 0,
     home: HomeOption = None,
@@ -56,9 +57,10 @@ def simulate(
         )  # fmt: skip
         lifecycle = brief_of(home_of(home), project).lifecycle if project else Lifecycle()
         rules = lifecycle.rollout.model_copy(update={"max_units": max_units} if max_units else {})
+        allowed = lifecycle.margin if margin is None else margin
         with _progress(console(), runs) as done:
-            found = run(scenario, rules, lifecycle.margin, runs, seed, processes or os.cpu_count() or 1, done)
-        told = {**summary(found, scenario, rules, lifecycle.margin), "seed": seed}
+            found = run(scenario, rules, allowed, runs, seed, processes or os.cpu_count() or 1, done)
+        told = {**summary(found, scenario, rules, allowed), "seed": seed}
         if not as_json:
             console(False).print(_table(told))
         put(told)

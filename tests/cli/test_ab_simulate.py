@@ -65,6 +65,13 @@ def test_the_rules_are_those_of_the_project(tmp_path, monkeypatch):
     assert told["power"]["count"] == 4
 
 
+def test_a_margin_makes_as_good_a_challenger_one_to_promote():
+    told = figures("--aa", "--margin", "0.1", "--accuracy", "0.9")
+    assert told["margin"] == 0.1
+    assert told["power"]["count"] == 4
+    assert figures("--effect", "-0.1", "--margin", "0.1", "--max-units", "100")["false_promotions"]["count"] == 0
+
+
 def test_a_person_sees_a_table_and_how_far_it_is():
     found = simulated(*SMALL, "--harm", "latency")
     assert found.exit_code == 0
