@@ -19,6 +19,8 @@ from resources.workspaces import WorkspaceResource
 
 PROJECT = "dlp/project"
 REASON = "dlp/reason"
+BY_SENSOR = "dagster/sensor_name"
+"""Dagster's tag of a run that a sensor asked for."""
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -65,11 +67,12 @@ def promotion_job(brief: Brief):
         from dl_pipelines.lifecycle.promotion import read_evidence
 
         workspace, number = workspaces.open(brief.project, context.log.info), context.op_config["evidence"]
+        actor = "sensor" if context.has_tag(BY_SENSOR) else "promotion job"
         try:
             if brief.lifecycle.evidence == "live":
-                accept(workspace, Rules.of(brief, task_of(brief)), "promotion job", proposal=number)
+                accept(workspace, Rules.of(brief, task_of(brief)), actor, proposal=number)
             else:
-                give(workspace, read_evidence(workspace, number), brief.lifecycle.margin)
+                give(workspace, read_evidence(workspace, number), brief.lifecycle.margin, actor)
         except ValueError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -3,6 +3,7 @@ from datetime import date
 
 import pytest
 
+from dl_pipelines.lifecycle import promotion
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.tables import promotion_evidence
 from resources.workspaces import RESOURCE, WorkspaceResource
@@ -43,9 +44,9 @@ def test_it_begins_at_the_first_gap_and_needs_no_window_of_past_days(brief, work
 
 @pytest.fixture
 def promote(workspace, instance, brief):
-    def do(evidence, brief=brief):
+    def do(evidence, brief=brief, tags=None):
         return promotion_job(brief).execute_in_process(
-            instance=instance, raise_on_error=False,
+            instance=instance, raise_on_error=False, tags=tags,
             run_config={"ops": {"digits_promote": {"config": {"evidence": evidence}}}},
             resources={RESOURCE: WorkspaceResource(home=str(workspace.home.root))},
         )  # fmt: skip
@@ -67,3 +68,14 @@ def test_a_promotion_that_is_refused_fails_in_the_words_of_the_library(promote, 
     assert reason(promote(number)).startswith(f"found the decision undecided in evidence {number} (measured); expected")
     allowed = make_brief(lifecycle={"margin": 0.01})
     assert reason(promote(number, allowed)).startswith("found nothing serving digits; expected old, which evidence")
+
+
+@pytest.mark.parametrize(
+    ("tags", "actor"), [({}, "promotion job"), ({"dagster/sensor_name": "digits_promotion_sensor"}, "sensor")]
+)
+def test_a_promotion_names_who_asked_for_it(promote, monkeypatch, tags, actor):
+    asked = []
+    monkeypatch.setattr(promotion, "read_evidence", lambda workspace, number: {"id": number})
+    monkeypatch.setattr(promotion, "promote", lambda workspace, row, margin, actor: asked.append((row["id"], actor)))
+    assert promote(7, tags=tags).success
+    assert asked == [(7, actor)]
