@@ -42,11 +42,11 @@ class Answering:
     def take(self, asked: Sequence[Asked]) -> None:
         """Answer these: the champion's before this returns, a challenger's whenever it answers or is out of time."""
         try:
-            table = self._routing()
+            self._route(asked, self._routing())
         except RoutingError as error:
             self._give_up(asked, str(error), UNAVAILABLE)
-            return
-        self._route(asked, table)
+        except Exception as failure:  # noqa: BLE001 - no request may be left without an answer
+            self._give_up([one for one in asked if not one.reply.detached], broke(failure), INTERNAL)
 
     def tick(self) -> None:
         """Now and then: tell of breakers what could not be told before."""
@@ -118,7 +118,7 @@ class Answering:
             try:
                 self._challenged(group, model, table, outputs, error, again)
             except Exception as failure:  # noqa: BLE001 - no request may be left without an answer
-                self._give_up(group, f"the router failed: {type(failure).__name__}: {failure}", INTERNAL)
+                self._give_up(group, broke(failure), INTERNAL)
 
         def closed() -> NotAsked | None:
             return NotAsked("its breaker is open") if self._breaker.is_open(table.revision, model) else None
@@ -241,3 +241,8 @@ def parts(group: Sequence[Asked], outputs: np.ndarray) -> Sequence[np.ndarray]:
 def assigned(one: Asked, table: RoutingTable) -> records.Record:
     """Which arm it is going to."""
     return records.assigned(one.id, one.rows, one.at, one.hashed, one.arm, one.model, table.revision)
+
+
+def broke(failure: Exception) -> str:
+    """What a client is told of a defect of the router's own."""
+    return f"the router failed: {type(failure).__name__}: {failure}"

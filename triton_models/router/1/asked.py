@@ -22,14 +22,16 @@ class ModelError(Exception):
 
 
 class Reply(Protocol):
-    """How a client gets its answer, once."""
+    """How a client gets its answer: the first that is given."""
+
+    detached: bool
 
     def detach(self) -> None:
         """It will be given by another thread, after the present batch is done. On the thread of the batch."""
         ...
 
     def give(self, asked: Asked) -> None:
-        """Give outputs or error."""
+        """Give outputs or error, unless something was given before."""
         ...
 
 

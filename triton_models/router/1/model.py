@@ -34,19 +34,23 @@ SWITCH_S = 0.0005
 class Reply:
     """The answer to one request of Triton's: returned with its batch, or sent later when it was detached."""
 
-    __slots__ = ("_output", "_request", "_sender", "response")
+    __slots__ = ("_given", "_output", "_request", "_sender", "detached", "response")
 
     def __init__(self, request, output: str):
         self._request, self._output = request, output
-        self._sender = None
-        self.response = None
+        self._sender = self.response = None
+        self.detached = self._given = False
 
     def detach(self) -> None:
         """It will be sent by another thread, after `execute` returned."""
-        self._sender = self._sender or self._request.get_response_sender()
+        if not self.detached:
+            self._sender, self.detached = self._request.get_response_sender(), True
 
     def give(self, asked: Asked) -> None:
-        """Give outputs or error."""
+        """Give outputs or error, unless something was given before."""
+        if self._given:
+            return
+        self._given = True
         if asked.outputs is None:
             error = pb_utils.TritonError(asked.error, getattr(pb_utils.TritonError, asked.code))
             response = pb_utils.InferenceResponse(error=error)
