@@ -89,6 +89,27 @@ def test_a_segment_is_followed_before_it_grows_too_large(tmp_path, durability):
     assert len({name for name, _ in names}) == 1
 
 
+def test_a_segment_of_yesterday_is_followed_at_the_next_append(tmp_path, monkeypatch):
+    writer = LogWriter(tmp_path)
+    writer.append(RECORDS[:1])
+    writer.append(RECORDS[1:2])
+    assert len(segments(tmp_path)) == 1
+    monkeypatch.setattr(log_format, "SEGMENT_SECONDS", -1)
+    writer.append(RECORDS[2:3])
+    assert len(segments(tmp_path)) == 2
+    writer.close()
+    assert list(read_folder(tmp_path)) == RECORDS[:3]
+
+
+def test_a_closed_writer_takes_nothing(tmp_path):
+    writer = LogWriter(tmp_path)
+    writer.append(RECORDS[:1])
+    writer.close()
+    with pytest.raises(LogError, match="can't be written"):
+        writer.append(RECORDS[1:2])
+    assert list(read_folder(tmp_path)) == RECORDS[:1]
+
+
 def test_a_segment_tells_whether_its_writer_lives(tmp_path):
     writer = LogWriter(tmp_path, segment_bytes=1)
     writer.append(RECORDS[:1])
