@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from dl_pipelines.serving.metrics import Traffic
     from dl_pipelines.serving.state import ServerState
 
-_COLUMNS = ("arm", "model", "share", "requests/s", "p50 ms", "p95 ms", "p99 ms", "failed", "breaker")
+_COLUMNS = ("arm", "model", "share", "asked/s", "p50 ms", "p95 ms", "p99 ms", "failed")
 
 
 def view(routing: RoutingTable, server: ServerState, traffic: Traffic | None, log: Path) -> Group:
     """The table of a project's arms with the server's state above it and where to look below it."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=number > 1)
+        left = number < 2
+        table.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     whole = sum(arm.weight for arm in routing.arms)
     for arm in routing.arms:
-        table.add_row(arm.name, arm.model, f"{arm.weight / whole:.0%}", *_cells(traffic, arm.name, arm.model))
+        table.add_row(arm.name, arm.model, f"{arm.weight / whole:.0%}", *_cells(traffic, arm.name))
     lines = [_state(routing, server), Text(""), table, Text("")]
     if routing.shadow:
         seen = traffic.shadow if traffic else {}
@@ -36,6 +37,8 @@ def view(routing: RoutingTable, server: ServerState, traffic: Traffic | None, lo
         lines.append(
             Text(f"last {traffic.seconds:.0f} s; Triton's own count, requests/s: {own or 'none'}", style="dim")
         )
+        for model in sorted(name for name, is_open in traffic.breakers.items() if is_open):
+            lines.append(Text(f"{model} is not asked any more: its breaker is open", style="red"))
         if traffic.refused:
             lines.append(Text(f"refused, as the request was wrong: {traffic.refused:.1f}/s", style="yellow"))
         if traffic.log_errors:
@@ -60,11 +63,9 @@ def _state(routing: RoutingTable, server: ServerState) -> Text:
     return text
 
 
-def _cells(traffic: Traffic | None, arm: str, model: str) -> list[str | Text]:
+def _cells(traffic: Traffic | None, arm: str) -> list[str | Text]:
     if traffic is None:
-        return ["...", "", "", "", "", ""]
+        return ["...", "", "", "", ""]
     found = traffic.arm(arm)
     times = ["-" if value is None else f"{value:.1f}" for value in found.latency_ms.values()]
-    failed = Text(f"{found.errors:.1%}", style="red" if found.errors else "")
-    open_ = traffic.breakers.get(model, False)
-    return [f"{found.rate:.1f}", *times, failed, Text("open" if open_ else "", style="red")]
+    return [f"{found.rate:.1f}", *times, Text(f"{found.errors:.1%}", style="red" if found.errors else "")]

@@ -25,7 +25,7 @@ from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.server_log import ServerLog
-from dl_pipelines.serving.state import Orders, ServerState, start_limit, state_file, wanted_models, write_state
+from dl_pipelines.serving.state import Orders, ServerState, start_limit, wanted_models, write_state
 from dl_pipelines.serving.stubs import Stubs, group_of
 from dl_pipelines.store.home import Home
 
@@ -85,7 +85,7 @@ class Guardian:
         self.orders, self.home = orders, Home(Path(orders.home))
         self.log = ServerLog(self.home.server / "server.log", orders.log_bytes)
         self.control = Control(orders.http)
-        self.crashes = Breaker(orders.crashes)
+        self.crashes = Breaker(orders.crashes, orders.window)
         self.restarts, self.last_exit, self.stopping = orders.restarts, "", False
         self._users = os.open(orders.users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) if orders.users else None
         self._alone = self.unwritten = False
@@ -109,7 +109,7 @@ class Guardian:
         ))  # fmt: skip
 
     def run(self) -> None:
-        """Until nobody wants the server, it crashed too often, or did not come up at first."""
+        """Until nobody wants the server, or it did not come up at first."""
         try:
             while (reason := self._watch()) and (self.state.ready or self.restarts) and self._again(reason):
                 pass
@@ -155,34 +155,38 @@ class Guardian:
             self.log.say(f"rotated at {self.orders.log_bytes} bytes")
 
     def _again(self, reason: str) -> bool:
-        """Clear what the dead server left and start it again, later each time; False when it is not to be."""
+        """Clear what the dead server left and start it again, later each time; False when it is not wanted any longer.
+
+        A server that crashes again and again is given up for a minute, then tried once more, and so on.
+        """
         process.end_orphans(self.server.pid)
         process.remove_regions(self.home)
-        now = time.monotonic()
-        self.crashes.failed(now)
-        self.last_exit = f"{reason} at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
-        if self.crashes.open(now):
-            return self._give_up(f"{self.crashes.limit} crashes within {self.crashes.window:g} s, the last: {reason}")
-        wait = self.crashes.wait(now)
-        self.log.say(f"the server {self.server.pid} is gone: {reason}; starting it again in {wait:g} s")
-        self._pause(wait, server=False)
-        if self._unwanted():
-            return False
-        self.restarts += 1
-        try:
-            self.begin()
-        except OSError as error:
-            return self._give_up(f"it can't be started: {error}")
-        return True
+        while True:
+            now = time.monotonic()
+            self.crashes.failed(now)
+            self.last_exit = f"{reason} at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC"
+            self._rest(now, reason)
+            if self._unwanted():
+                return False
+            self.restarts += 1
+            try:
+                self.begin()
+                return True
+            except OSError as error:
+                reason = f"it can't be started: {error}"
 
-    def _give_up(self, why: str) -> bool:
-        self.log.say(f"gives up: {why}")
-        self._write(replace(self.state, ready=False, last_exit=self.last_exit, gave_up=why))
-        while self._users is not None and not self._unwanted():  # those who use it still have to be told
-            self._pause(LOOK_SECONDS, server=False)
-        if self._users is not None:
-            state_file(self.home).unlink(missing_ok=True)
-        return False
+    def _rest(self, now: float, reason: str) -> None:
+        """Wait before the next try, while somebody wants it."""
+        wait = self.crashes.wait(now)
+        if self.crashes.open(now):
+            wait = self.crashes.window
+            why = f"{self.crashes.limit} crashes within {wait:g} s, the last: {reason}"
+            self.log.say(f"gives up for {wait:g} s: {why}")
+            self._write(replace(self.state, ready=False, last_exit=self.last_exit, gave_up=why))
+        else:
+            self.log.say(f"the server {self.server.pid} is gone: {reason}; starting it again in {wait:g} s")
+        while (left := now + wait - time.monotonic()) > 0 and not self._unwanted():
+            self._pause(min(left, LOOK_SECONDS), server=False)
 
     def _unwanted(self) -> bool:
         """Whether it was told to end, or no command uses the server: the lock is ours then, and new commands wait."""

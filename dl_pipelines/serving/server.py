@@ -78,12 +78,10 @@ class TritonServer:
 
     def _attach(self, last: ServerState, keep: bool) -> ServerState | None:
         """The server that lives or is being started again; None when there is none."""
-        if last.gave_up:
-            if keep:
-                return None
-            self._refuse(last)
         alive, guarded = birth(last.pid) == last.born, birth(last.guardian) == last.guardian_born
-        if not (guarded or (alive and last.kept)):
+        if guarded and last.gave_up and not keep:
+            self._refuse(last)
+        if last.gave_up or not (guarded or (alive and last.kept)):
             return None
         self._require_ports(last)
         if not guarded:
@@ -95,8 +93,8 @@ class TritonServer:
 
     def _refuse(self, state: ServerState) -> None:
         raise TritonError(
-            f"found that the server of this home was given up ({state.gave_up}); expected one that lives; read "
-            f"{self.log}, mend it, then `dlp serve PROJECT` starts it again, or `dlp stop` and the next command"
+            f"found that the server of this home was given up for a minute ({state.gave_up}); expected one that lives; "
+            f"read {self.log}; `dlp serve PROJECT` starts it at once, or `dlp stop` and the next command"
         )
 
     def stop(self) -> bool:
@@ -116,11 +114,15 @@ class TritonServer:
         return routing_file(self.home, project)
 
     def serve(self, project: str) -> None:
-        """Have the router of a project and the models of its table loaded. Raises RoutingError, TritonError."""
+        """Have the router of a project and the models of its table loaded. Raises RoutingError, TritonError.
+
+        A challenger that does not load stops nobody: the champion answers in its place.
+        """
         control, table = self.control, read_table(self.routing(project))
-        for model in [*table.models, project]:
+        for model in [table.champion, project, *table.models[1:]]:
             if not control.model_ready(model):
-                control.load(model)
+                with contextlib.suppress(TritonError) if model in table.models[1:] else contextlib.nullcontext():
+                    control.load(model)
 
     def end_unless_kept(self) -> None:
         """End a server that was started for commands; the caller knows that no command uses it."""

@@ -25,8 +25,8 @@ class ServerState:
     """A server as its state file says: process, ports of 127.0.0.1, whether it was ready, whether it is to be kept.
 
     `guardian` is the process that watches it (0: an older version's server), `restarts` how often that started it
-    again, `last_exit` why the last one ended. `gave_up` says why it is not started again, `failing` which models could
-    not be brought back; both empty when all is well.
+    again, `last_exit` why the last one ended. `gave_up` says why it is not started again for a while, `failing` which
+    models could not be brought back; both empty when all is well.
     """
 
     pid: int
@@ -50,7 +50,8 @@ class Orders:
     """What a guardian is told: how to start the server, where its home is, when it has hung or crashed too often.
 
     `users` is the file whose lock its users hold, empty for a kept server. `adopt` names a living server that has lost
-    its guardian, by process and birth; `restarts` is how often that was started again.
+    its guardian, by process and birth; `restarts` is how often that was started again. `crashes` within `window`
+    seconds are too many.
     """
 
     command: tuple[str, ...]
@@ -61,6 +62,7 @@ class Orders:
     users: str = ""
     hang_seconds: float = 10.0
     crashes: int = 5
+    window: float = 60.0
     log_bytes: int = 16 << 20
     adopt: tuple[int, str] | None = None
     restarts: int = 0

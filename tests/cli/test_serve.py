@@ -48,6 +48,7 @@ AFTER = {
     ("dlp_shadow_requests_total", label(outcome="answered")): 100.0,
     ("dlp_shadow_requests_total", label(outcome="left_out")): 20.0,
     ("dlp_breaker_open", label(model="p__b")): 1.0,
+    ("dlp_breaker_open", label(model="p__c")): 0.0,
     ("dlp_log_errors_total", label()): 3.0,
     ("nv_inference_request_success", frozenset({("model", "p"), ("version", "1")})): 500.0,
 }
@@ -63,9 +64,10 @@ def test_an_arm_is_a_line():
     text = seen(found=traffic("p", BEFORE, AFTER, 10.0))
     lines = [re.split(r"  +", line.strip()) for line in text.splitlines()]
     assert lines[0] == ["p http://127.0.0.1:8000, gRPC 127.0.0.1:8001"]
-    assert lines[2] == ["arm", "model", "share", "requests/s", "p50 ms", "p95 ms", "p99 ms", "failed", "breaker"]
+    assert lines[2] == ["arm", "model", "share", "asked/s", "p50 ms", "p95 ms", "p99 ms", "failed"]
     assert lines[3] == ["champion", "p__a", "90%", "45.0", "2.0", "9.2", "9.8", "0.0%"]
-    assert lines[4] == ["challenger", "p__b", "10%", "5.0", "-", "-", "-", "40.0%", "open"]
+    assert lines[4] == ["challenger", "p__b", "10%", "5.0", "-", "-", "-", "40.0%"]
+    assert "p__b is not asked any more: its breaker is open\n" in text and "p__c" not in text
     assert "last 10 s; Triton's own count, requests/s: p 50.0" in text
     assert "refused, as the request was wrong: 0.5/s" in text
     assert "3 appends to the prediction log failed since the router was loaded" in text
@@ -78,6 +80,16 @@ def test_a_shadow_and_what_is_not_known_yet():
     assert "shadow p__b sees all and answers nobody: answered 10.0/s, left out 2.0/s\n" in text
     assert "answers nobody: nothing yet\n" in seen(table)
     assert re.search(r"champion +p__a +100% +\.\.\. *\n", seen(table))
+
+
+def test_it_fits_a_terminal_of_80_columns():
+    table = replace(
+        TABLE, arms=(Arm("champion", "small__09040c25756c", 1), Arm("challenger", "small__1234567890ab", 1))
+    )
+    found = traffic("p", BEFORE, AFTER, 10.0)
+    lines = seen(table, found=found, width=80).splitlines()
+    assert re.fullmatch(r"champion +small__09040c25756c +50% +45\.0 +2\.0 +9\.2 +9\.8 +0\.0%", lines[3].strip())
+    assert re.fullmatch(r"challenger +small__1234567890ab +50% .*40\.0%", lines[4].strip())
 
 
 def test_what_is_wrong_with_the_server_is_said():
@@ -115,8 +127,9 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", str(DLP), *map(str, arguments)], stdin=slave, stdout=slave, stderr=slave
-        )
+            ["setsid", "--ctty", "--wait", str(DLP), *map(str, arguments)], stdin=slave, stdout=slave, stderr=slave,
+            env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
+        )  # fmt: skip
         os.close(slave)
         self._written = b""
         self._reader = threading.Thread(target=self._read, daemon=True)

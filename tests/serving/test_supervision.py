@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 from dl_pipelines.serving import launch, process
 from dl_pipelines.serving.process import TritonError, birth, region_prefix
 from dl_pipelines.serving.server import TritonServer, running
-from dl_pipelines.serving.state import ServerState, read_state, state_file, wanted_models
+from dl_pipelines.serving.state import Orders, ServerState, read_state, state_file, wanted_models
 from dl_pipelines.store import durable
 from tests.serving.echo import MODELS, answers, echo_home, finish, stubs_of, until
 
@@ -131,15 +132,14 @@ def test_one_that_crashes_again_and_again_is_given_up_and_told(home, loop, monke
     first = server.start(keep=True)
     loop.touch()
     os.kill(first.pid, signal.SIGKILL)
-    until(lambda: birth(first.guardian) is None)
-    last = server.last()
-    assert last and server.state() is None
-    assert last.gave_up == "3 crashes within 60 s, the last: it ended with exit code 7"
-    assert (
-        "supervisor: gives up: 3 crashes within 60 s, the last: it ended with exit code 7\n" in server.log.read_text()
-    )
+    until(lambda: (last := server.last()) and last.gave_up)
+    last, why = server.last(), "3 crashes within 60 s, the last: it ended with exit code 7"
+    assert last and last.gave_up == why and server.state() is None
+    assert f"supervisor: gives up for 60 s: {why}\n" in server.log.read_text()
     assert server.log.read_text().count("no luck") == 2 and not regions(home)
-    told = r"the server of this home was given up \(3 crashes within 60 s, the last: it ended with exit code 7\).*serve"
+    told = (
+        r"was given up for a minute \(3 crashes within 60 s, the last: it ended with exit code 7\).*`dlp serve PROJECT`"
+    )
     with pytest.raises(TritonError, match=told), running(home):
         pass
     with pytest.raises(TritonError, match=r"did not become ready \(no luck\)"):
@@ -147,6 +147,21 @@ def test_one_that_crashes_again_and_again_is_given_up_and_told(home, loop, monke
     loop.unlink()
     again = server.start(keep=True)
     assert again.ready and not again.gave_up and answers(again.http)
+
+
+def test_one_that_was_given_up_is_tried_again_when_its_crashes_are_long_ago(home, loop, monkeypatch):
+    monkeypatch.setattr(launch, "Orders", functools.partial(Orders, window=2.0))
+    monkeypatch.setenv(launch.CRASHES, "2")
+    server = TritonServer(home)
+    first = server.start(keep=True)
+    loop.touch()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: (last := server.last()) and last.gave_up)
+    loop.unlink()
+    assert until(lambda: answers(first.http)) > 1
+    last = ready(server)
+    assert not last.gave_up and last.guardian == first.guardian
+    assert server.start() == last
 
 
 def test_a_server_that_commands_share_is_given_up_until_they_end(home, loop, monkeypatch):
