@@ -19,6 +19,8 @@ from dl_pipelines.store.workspace import Workspace
 Row = Mapping[str, Any]
 STAGE, PROPOSED = "stage", "proposed"
 PROMOTED, ROLLED_BACK, STOPPED = "promoted", "rolled_back", "stopped"
+GROWTH = 1.01
+"""By how much what was seen has to grow for a look that decides nothing new to be kept."""
 ENDS = (PROMOTED, ROLLED_BACK, STOPPED)
 
 
@@ -113,7 +115,10 @@ def looks(workspace: Workspace, experiment: str | None = None) -> list[Row]:
 
 
 def add_look(workspace: Workspace, experiment: Experiment, evidence: Evidence, decision: Mapping[str, Any]) -> bool:
-    """Store a look, unless the one before it saw the same and said the same; True when it was stored."""
+    """Store a look, unless the one before it said the same of hardly less; True when it was stored.
+
+    Looks are taken as often as one likes: by GROWTH, a stage keeps some hundreds of them however long it lasts.
+    """
     import sqlalchemy as sa
 
     from dl_pipelines.store.database import now
@@ -123,12 +128,10 @@ def add_look(workspace: Workspace, experiment: Experiment, evidence: Evidence, d
     with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
         query = sa.select(table.c.evidence, table.c.decision).order_by(table.c.id.desc()).limit(1)
         last = connection.execute(query.where(table.c.experiment == experiment.name, table.c.stage == stage)).first()
-        if (
-            last
-            and _seen(Evidence.of(last.evidence)) == _seen(evidence)
-            and last.decision["action"] == decision["action"]
-        ):
-            return False
+        if last and last.decision["action"] == decision["action"]:
+            before, size = _size(Evidence.of(last.evidence)), _size(evidence)
+            if size <= before or size < GROWTH * before:
+                return False
         connection.execute(
             table.insert().values(
                 project=workspace.project, experiment=experiment.name, stage=stage, at=now(),
@@ -138,9 +141,9 @@ def add_look(workspace: Workspace, experiment: Experiment, evidence: Evidence, d
     return True
 
 
-def _seen(evidence: Evidence) -> dict[str, Any]:
-    """What was counted, without the time that passed."""
-    return {**evidence.plain(), "hours": 0}
+def _size(evidence: Evidence) -> int:
+    """Units seen and units judged, of both arms."""
+    return sum(arm.units + arm.labelled for arm in (evidence.champion, evidence.challenger))
 
 
 def withdrawn(workspace: Workspace) -> dict[int, str]:

@@ -393,6 +393,20 @@ def test_the_same_evidence_is_looked_at_and_kept_once(world):
     assert (last["stage"], last["decision"]["action"], last["evidence"]["champion"]["units"]) == (0, "advance", 1)
 
 
+def test_of_many_looks_those_are_kept_that_saw_more_or_decided_otherwise(world):
+    world.step()
+    table, revision = Table(world.workspace), routed(world.workspace).revision
+    kept, sent = [], 0
+    for count in (10, 1, 190, 1, 1, 1, 1, 0):
+        table.answers(revision, [{"request_id": f"r{sent + n}", "arm": "champion"} for n in range(count)])
+        sent += count
+        world.due(WAIT)
+        kept.append(len(ledger.looks(world.workspace)))
+    assert kept == [1, 2, 3, 3, 3, 4, 4, 4], "10, 11, 201, and the first above 203.01"
+    world.due(HARMED)
+    assert len(ledger.looks(world.workspace)) == 5
+
+
 def test_what_json_can_not_hold_is_none():
     assert ledger.finite({"a": (1.5, float("inf")), 3: float("nan")}) == {"a": [1.5, None], "3": None}
 
