@@ -148,6 +148,41 @@ def test_a_new_table_takes_over_within_a_second_and_fails_nobody(routed):
         assert any(factor == (3, 2)[turn % 2] for when, factor in seen if at < when < end)
 
 
+def test_a_router_that_is_loaded_anew_under_load_fails_nobody_and_counts_on(routed):
+    table = routed.route("two", "three", 0.5, revision=30)
+    before, server = _answered(routed), routed.server.state()
+    stop, failures, answered = threading.Event(), [], []
+
+    def work() -> None:
+        client = Client(routed)
+        while not stop.is_set():
+            try:
+                answered.append(client([1, 0, 0, 0])[0, 1])
+            except InferenceServerException as error:
+                failures.append(error)
+        client.close()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    config = routed.home.repository / "routed" / "config.pbtxt"
+    for turn in range(5):
+        config.write_text(f"{config.read_text()}# {turn}\n")
+        routed.load()
+        time.sleep(0.7)  # the old one takes leave of its metrics
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures and set(answered) == {2, 3}
+    assert routed.server.state() == server, "Triton frees a metric that another instance counts in"
+    until(lambda: _answered(routed) - before >= len(answered))  # what was counted last before may come in late
+    assert len([record for record in routed.records("r") if record["rev"] == table.revision]) == len(answered)
+
+
+def _answered(routed: Routed) -> float:
+    return sum(value for name, value in routed.metrics().items() if 'outcome="answered"' in name)
+
+
 def test_a_batch_of_several_clients_is_answered_each_its_own(routed):
     routed.route("two", "three", 0.5, revision=9)
     wrong = []

@@ -37,6 +37,7 @@ class Answering:
         self._ask, self._routing, self._journal, self._content = ask, routing, journal, content
         self._breaker, self._counters, self._shape, self._dtype = breaker, counters, tuple(shape), dtype
         self._challengers = Calls("challenger", THREADS)
+        counters.breakers(dict.fromkeys(breaker.remembered, False))  # a router that was killed may have said otherwise
         self._shadowing = Shadowing(ask, journal, breaker, counters, self._fault)
 
     def take(self, asked: Sequence[Asked]) -> None:

@@ -30,6 +30,11 @@ class Breaker:
         """Whether the model is not to be asked under this revision."""
         return (revision, model) in self._open
 
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Models whose breakers are known to be open on disk."""
+        return tuple(model for _, model in self._told)
+
     def worked(self, revision: int, model: str) -> None:
         """The model answered: failures before no longer count."""
         if self._row:

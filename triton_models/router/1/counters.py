@@ -1,6 +1,7 @@
 """Counts of what the router did, and a thread that brings them to Triton's own metrics, away from any request.
 
-Counts since the router started; what they are called in `/metrics` is below. Knows Triton only by the families given.
+What they are called in `/metrics` is below; there they go on when a router is loaded anew. Knows Triton only by the
+families given.
 """
 
 from __future__ import annotations
@@ -112,32 +113,30 @@ class Publisher:
         self._thread.start()
 
     def publish(self) -> None:
-        """Send what changed."""
+        """Send how much the counters grew, and the gauges as they are: another router may have set them meanwhile."""
         for key, total in self._counters.totals().items():
             name, labels = key
-            if total == self._sent.get(key, None if name in GAUGES else 0.0) and key in self._metrics:
-                continue
             if key not in self._metrics:
-                self._metrics[key] = self._families[name].Metric(labels=dict(labels))
+                self._metrics[key] = self._families[name].metric(dict(labels))
             if name in GAUGES:
                 self._metrics[key].set(total)
-            else:
-                self._metrics[key].increment(total - self._sent.get(key, 0.0))
-            self._sent[key] = total
+            elif grown := total - self._sent.get(key, 0.0):
+                self._metrics[key].increment(grown)
+                self._sent[key] = total
 
     def close(self) -> None:
-        """Send the rest and end; metrics go before their families."""
+        """Send the rest and end; what breakers were open is the next router's to say."""
+        self._counters.breakers({})
         self._end.set()
         self._thread.join(5)
-        self._metrics.clear()
-        self._families.clear()
 
     def _work(self) -> None:
         ended = False
         while not ended:
             ended = self._end.wait(EVERY_S)
             try:
-                self._before()
+                if not ended:
+                    self._before()
                 self.publish()
             except Exception as error:  # noqa: BLE001 - Triton's own errors; counting goes on, requests don't notice
                 print(f"router: counts were not published: {error}", file=sys.stderr, flush=True)

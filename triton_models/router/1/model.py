@@ -6,6 +6,7 @@ Here is what touches Triton; how a request gets its answer is in answering.py.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
@@ -89,7 +90,7 @@ class TritonPythonModel:
             self._ask, Watched(routing).table, journal, content, Breaker(routing.with_suffix(".breaker")),
             self.counters, [int(size) for size in output["dims"]], dtype,
         )  # fmt: skip
-        self.publisher = Publisher(self.counters, _family, self.answering.tick)
+        self.publisher = Publisher(self.counters, Family, self.answering.tick)
         gc.freeze()  # what stays for ever is not looked through again and again
 
     def execute(self, requests: list) -> list:
@@ -144,6 +145,22 @@ class TritonPythonModel:
         self.journal.close()
 
 
-def _family(name: str, text: str, gauge: bool):
-    kind = pb_utils.MetricFamily.GAUGE if gauge else pb_utils.MetricFamily.COUNTER
-    return pb_utils.MetricFamily(name=name, description=text, kind=kind)
+class Family:
+    """A family of metrics that outlives this router, as its metrics do.
+
+    A router that is loaded anew has metrics of the same names and labels, and the server keeps one count for both: were
+    the old one's taken back it would free what the new one counts in, and end soon after.
+    """
+
+    def __init__(self, name: str, text: str, gauge: bool):
+        kind = pb_utils.MetricFamily.GAUGE if gauge else pb_utils.MetricFamily.COUNTER
+        self._family = _for_ever(pb_utils.MetricFamily(name=name, description=text, kind=kind))
+
+    def metric(self, labels: dict[str, str]):
+        """The metric of some labels; counting goes on where a router before left off."""
+        return _for_ever(self._family.Metric(labels=labels))
+
+
+def _for_ever(thing):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # its destructor, which takes it back, is never called
+    return thing
