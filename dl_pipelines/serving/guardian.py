@@ -189,12 +189,15 @@ class Guardian:
             self._pause(min(left, LOOK_SECONDS), server=False)
 
     def _unwanted(self) -> bool:
-        """Whether it was told to end, or no command uses the server: the lock is ours then, and new commands wait."""
+        """Whether it was told to end, its home was removed, or no command uses the server.
+
+        The lock is ours in the last case, and new commands wait.
+        """
         if self._users is not None and not self._alone:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._alone = True
-        return self.stopping or self._alone
+        return self.stopping or self._alone or not self.home.root.exists()
 
     def _pause(self, seconds: float, server: bool = True) -> None:
         """Wait so long; until the server dies, too, if that is not known yet."""

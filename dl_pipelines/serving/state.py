@@ -12,7 +12,7 @@ from pathlib import Path
 from dl_pipelines.serving.process import this_boot
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
-from dl_pipelines.wire.routing import RoutingError, read_table
+from dl_pipelines.wire.routing import read_table
 
 START_SECONDS = 60.0
 """A start takes a second or two; a machine that is busy with a training may need much longer."""
@@ -104,7 +104,7 @@ def wanted_models(home: Home) -> list[str]:
     """What has to be loaded: the models of the projects' tables, and their routers."""
     found: list[str] = []
     for project in projects(home):
-        with contextlib.suppress(RoutingError):  # raised to whoever asks for that project
+        with contextlib.suppress(ValueError):  # raised to whoever asks for that project
             found += [*read_table(routing_file(home, project)).models, project]
     return list(dict.fromkeys(found))
 

@@ -229,9 +229,36 @@ def test_a_shared_server_ends_with_its_guardian(home):
         assert second.pid != first.pid and answers(second.http)
 
 
+def test_a_request_that_ends_this_triton_ends_it_for_seconds_only(server):
+    first = server.state()
+    body = {"inputs": [{"name": "in", "datatype": "FP32", "shape": [2**31, 4], "data": [1, 2, 3, 4]}]}
+    with pytest.raises(OSError):
+        server.control._ask("POST", "/v2/models/echo/infer", body, 10)
+    until(lambda: birth(first.pid) is None)
+    assert until(lambda: answers(first.http)) < 10
+    assert ready(server).last_exit.startswith("it ended by SIG")
+
+
+def test_a_long_log_is_rotated_while_the_server_runs(home, monkeypatch):
+    monkeypatch.setattr(launch, "Orders", functools.partial(Orders, log_bytes=2000))
+    server = TritonServer(home)
+    state = server.start(keep=True)
+    until(lambda: "supervisor: rotated at 2000 bytes" in server.log.read_text())
+    assert "Started HTTPService" in server.log.with_suffix(".log.1").read_text()
+    assert answers(state.http) and server.state() == state
+
+
+def test_a_home_that_was_removed_takes_its_server_along(home, server):
+    state = server.state()
+    home.root.rename(home.root.with_name("gone"))
+    until(lambda: birth(state.guardian) is None)
+    assert birth(state.pid) is None and not regions(home)
+
+
 def test_wanted_are_the_models_of_the_tables_not_those_of_measurements(home):
     durable.write_json(TritonServer(home).routing("echo__probe"), {"project": "x"})
     durable.write_text(TritonServer(home).routing("damaged"), "{")
+    durable.write_bytes(TritonServer(home).routing("nonsense"), b"\xff\xfe")
     assert wanted_models(home) == ["echo__champion", "echo__challenger", "echo"]
 
 
