@@ -1,8 +1,8 @@
 """What a router writes into its log of each request: plain data, for `log_format`.
 
 Copied beside the router: standard library and numpy only. A request is `assigned` to an arm before that arm is asked,
-where the table has several; then it is `answered` (a record a row), or `failed`. `shadow` is an answer that nobody got, `breaker` the end of a
-challenger. A request's own inputs are never written.
+where the table has several; then it is `answered` (a record a row), or `failed`. `shadow` is an answer that nobody got,
+`breaker` the end of a challenger. A request's own inputs are never written.
 """
 
 from __future__ import annotations
