@@ -10,7 +10,7 @@ import math
 
 from dl_pipelines.brief.live import Rollout
 from dl_pipelines.lifecycle import rollout_reasons as reasons
-from dl_pipelines.lifecycle.rollout_evidence import Bound, Evidence, State, bin_edges
+from dl_pipelines.lifecycle.rollout_evidence import ArmEvidence, Bound, Evidence, State, bin_edges
 from dl_pipelines.lifecycle.sequential import (
     Moments,
     Side,
@@ -36,6 +36,11 @@ def _sides(rules: Rollout, stage: int, test: str) -> tuple[Side, Side]:
     return Side(rules.alpha, rules.min_units), Side(harm_alpha(rules, stage, test), rules.min_units / 10)
 
 
+def _independent(arm: ArmEvidence, requests: int) -> int:
+    """As how many these requests count: those of a unit depend on each other, so at most as many as there are units."""
+    return max(1, min(arm.units, requests))
+
+
 def score(evidence: Evidence, rules: Rollout, margin: float) -> Bound:
     """Of the primary metric: of pairs in a shadow stage, else of the two arms."""
     sides = _sides(rules, evidence.stage, "score")
@@ -51,16 +56,19 @@ def score(evidence: Evidence, rules: Rollout, margin: float) -> Bound:
 
 
 def failures(evidence: Evidence, rules: Rollout) -> Bound:
-    """Of the share of requests that the model answered."""
+    """Of the share of requests that the model answered; of a unit's many requests as much is learnt as of one."""
     unit = "share of requests"
-    first, second = (
-        Moments(arm.requests, arm.requests - arm.failed, arm.requests - arm.failed)
-        for arm in (evidence.challenger, evidence.champion)
-    )
-    if not first.count or not second.count:
+    if not evidence.challenger.requests or not evidence.champion.requests:
         return Bound("failures", None, None, None, rules.error_margin, "undecided", unit)
+    first, second = _answered(evidence.challenger), _answered(evidence.champion)
     low, high = difference_of_means(first, second, *_sides(rules, evidence.stage, "failures"))
     return _bound("failures", first.mean - second.mean, low, high, rules.error_margin, unit)
+
+
+def _answered(arm: ArmEvidence) -> Moments:
+    count = _independent(arm, arm.requests)
+    share = count - count * arm.failed / arm.requests
+    return Moments(count, share, share)
 
 
 def latency(evidence: Evidence, rules: Rollout) -> Bound:
@@ -70,8 +78,9 @@ def latency(evidence: Evidence, rules: Rollout) -> Bound:
     if not any(ours.values()) or not any(its.values()):
         return Bound(name, None, None, None, rules.latency_margin, "undecided", unit)
     promote, harm = rules.alpha / 2, harm_alpha(rules, evidence.stage, "latency") / 2
-    least, at, most = quantile_bins(ours, rules.latency_quantile, harm, promote)
-    its_least, its_at, its_most = quantile_bins(its, rules.latency_quantile, promote, harm)
+    own, other = (_independent(arm, sum(arm.latency.values())) for arm in (evidence.challenger, evidence.champion))
+    least, at, most = quantile_bins(ours, rules.latency_quantile, harm, promote, own)
+    its_least, its_at, its_most = quantile_bins(its, rules.latency_quantile, promote, harm, other)
     low = None if most is None or its_least is None else 1 - bin_edges(most)[1] / bin_edges(its_least)[0]
     high = None if least is None or its_most is None else 1 - bin_edges(least)[0] / bin_edges(its_most)[1]
     return _bound(name, 1 - bin_edges(at)[0] / bin_edges(its_at)[0], low, high, rules.latency_margin, unit)

@@ -166,19 +166,18 @@ def _first(holds: Callable[[int], bool], start: int, end: int, guess: int) -> in
 
 
 def quantile_bins(
-    histogram: Mapping[int, int], quantile: float, low_alpha: float, high_alpha: float
+    histogram: Mapping[int, int], quantile: float, low_alpha: float, high_alpha: float, independent: int | None = None
 ) -> tuple[int | None, int, int | None]:
     """The bins that hold the lower bound of the quantile, its estimate and its upper bound; None: no such bound yet.
 
-    `histogram` counts one value or more by rising bins.
+    `histogram` counts one value or more by rising bins. Of these `independent` (default: all) count as evidence, as
+    where each stands for several values alike.
     """
     bins = sorted(place for place, number in histogram.items() if number)
     totals = list(accumulate([histogram[place] for place in bins]))
-    count = totals[-1]
+    total = totals[-1]
+    count = total if independent is None else max(1, min(independent, total))
     low, high = quantile_rank(count, quantile, low_alpha, False), quantile_rank(count, quantile, high_alpha, True)
-    at = bins[bisect_left(totals, max(1, math.ceil(quantile * count)))]
-    return (
-        bins[bisect_left(totals, low)] if low else None,
-        at,
-        bins[bisect_left(totals, high)] if high <= count else None,
-    )
+    at = bins[bisect_left(totals, max(1, math.ceil(quantile * total)))]
+    least = bins[bisect_left(totals, (low - 1) * total // count + 1)] if low else None
+    return least, at, bins[bisect_left(totals, -(-high * total // count))] if high <= count else None

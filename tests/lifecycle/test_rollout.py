@@ -198,6 +198,21 @@ def test_bounds_say_how_much_and_in_what():
     assert {bound.state for bound in nothing} == {"undecided"}
 
 
+def test_a_unit_of_many_requests_counts_once():
+    """Fifty clients that ask forty times each say as much of failures and times as fifty requests."""
+    busy = [
+        replace(
+            one, units=50, requests=2000, failed=40 * one.failed, latency={at: 40 * n for at, n in one.latency.items()}
+        )
+        for one in (arm(50), arm(50, failed=4, times=SLOW))
+    ]
+    once = decide_rollout(shadow(50, 0, 0, challenger=arm(50, failed=4, times=SLOW)), RULES, 0.0)
+    assert decide_rollout(Evidence(SHADOW, 2.0, *busy, Moments()), RULES, 0.0).bounds[1:] == once.bounds[1:]
+    assert once.bounds[1].state == "undecided"
+    many = decide_rollout(shadow(2000, 0, 0, challenger=arm(2000, failed=160, times=SLOW)), RULES, 0.0)
+    assert many.bounds[1].state == "harmed"
+
+
 def test_a_margin_lets_as_good_a_challenger_through_and_no_margin_does_not():
     equal = split(arm(20_000), arm(20_000))
     assert decide_rollout(equal, RULES, 0.01).action == "promote"

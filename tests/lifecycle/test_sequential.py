@@ -237,6 +237,17 @@ def test_bins_are_those_of_the_ordered_values():
     assert quantile_bins({3: 2, 5: 1}, 0.9, 0.01, 0.01) == (None, 5, None)
 
 
+def test_values_that_come_in_copies_count_once():
+    values = np.sort(np.random.default_rng(4).poisson(40, 900))
+    once = {place: int((values == place).sum()) for place in range(15, 75)}
+    often = {place: 7 * number for place, number in once.items()}
+    assert quantile_bins(often, 0.95, 0.01, 0.02, 900) == quantile_bins(once, 0.95, 0.01, 0.02)
+    assert quantile_bins(often, 0.95, 0.01, 0.02) != quantile_bins(once, 0.95, 0.01, 0.02)
+    low, at, high = quantile_bins(often, 0.95, 0.01, 0.02, 901)  # not a whole number of copies
+    assert low <= at <= high
+    assert quantile_bins(once, 0.95, 0.01, 0.02, 5000) == quantile_bins(once, 0.95, 0.01, 0.02)
+
+
 @pytest.mark.parametrize("kind", ["smooth", "ties"])
 @pytest.mark.parametrize("quantile", [0.5, 0.95])
 def test_a_quantile_is_covered_at_every_look(quantile, kind):
