@@ -55,26 +55,32 @@ def resnet(folder: Path, dtype: str = "float32") -> Network:
 
 def tiny(folder: Path) -> Network:
     """One linear layer: uint8 images [8, 8, 1] to 10 numbers, as `tiny_outputs` computes them."""
+    rows = np.random.default_rng(0).integers(0, 256, (256, 8, 8, 1)).astype(np.uint8)
+    return linear(folder / "tiny.onnx", _weights(), rows, ("image", "scores"), "image")
+
+
+def linear(path: Path, weights: np.ndarray, rows: np.ndarray, names: tuple[str, str], summary: str) -> Network:
+    """Rows [N, ...] of K numbers to rows @ `weights` [K, outputs], float32; `names` are of the input and the output."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    given, gives = names
     nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["pixels", "shape"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
+        helper.make_node("Cast", [given], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["numbers", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], [gives]),
     ]
-    constants = {"shape": np.array([-1, 64], np.int64), "weights": _weights()}
+    constants = {"shape": np.array([-1, len(weights)], np.int64), "weights": weights}
+    kind, outputs = helper.np_dtype_to_tensor_dtype(rows.dtype), weights.shape[1]
     graph = helper.make_graph(
         nodes,
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["rows", 8, 8, 1])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 10])],
+        "linear",
+        [helper.make_tensor_value_info(given, kind, ["rows", *rows.shape[1:]])],
+        [helper.make_tensor_value_info(gives, TensorProto.FLOAT, ["rows", outputs])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    path = folder / "tiny.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-    rows = np.random.default_rng(0).integers(0, 256, (256, 8, 8, 1)).astype(np.uint8)
-    return _network("tiny", path, rows, 10)
+    return _network(path.stem, path, rows, outputs, names, summary)
 
 
 def tiny_outputs(rows: np.ndarray) -> np.ndarray:
@@ -86,12 +92,14 @@ def _weights() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.01, (64, 10)).astype(np.float32)
 
 
-def _network(name: str, onnx: Path, rows: np.ndarray, outputs: int) -> Network:
+def _network(
+    name: str, onnx: Path, rows: np.ndarray, outputs: int, names: tuple[str, str] = ("image", "scores"),
+    summary: str = "image",
+) -> Network:  # fmt: skip
     from dl_pipelines.inference.runtimes import save_openvino
 
-    signature = Signature(
-        (Tensor("image", str(rows.dtype), rows.shape[1:]),), (Tensor("scores", "float32", (outputs,)),), summary="image"
-    )
+    given, gives = Tensor(names[0], str(rows.dtype), rows.shape[1:]), Tensor(names[1], "float32", (outputs,))
+    signature = Signature((given,), (gives,), summary=summary)
     ir, _ = save_openvino(onnx, onnx.with_suffix(".xml"))
     return Network(name, onnx, ir, signature, rows)
 

@@ -1,9 +1,10 @@
-"""Kills what works, for as long as told, and looks at what it left: a writer of artifacts, workers of a training.
+"""Kills what works, for as long as told, and looks at what it left: writers, workers of a training, what serves.
 
 `python -m benchmarks.soak [PART ...] --minutes N [--folder DIR]` goes on where an earlier soak in the same folder
 stopped, and prints one JSON object a part with the count it reached. N is shared by the parts, all without PART.
 `durable_writes` kills a writer at every operation; a reader must find nothing, or a whole artifact; never half of one.
-`training` kills workers (`soak_training.py`).
+`training` kills workers, `serving` what answers, `requests` and `publications` send and publish what is no good
+(`soak_*.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
-from benchmarks import soak_training
+from benchmarks import soak_publications, soak_requests, soak_serving, soak_training
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Draft
 from dl_pipelines.store.home import Home
@@ -94,8 +95,14 @@ def soak(folder: Path, minutes: float) -> dict[str, object]:
     return {"name": "soak.durable_writes", "minutes": minutes, **counts}
 
 
-PARTS = {"durable_writes": (soak, 0.2), "training": (soak_training.soak, 0.8)}
-"""Each part, and its share of the minutes: a kill of a writer takes milliseconds, one of a training seconds."""
+PARTS = {
+    "durable_writes": (soak, 0.1),
+    "training": (soak_training.soak, 0.4),
+    "serving": (soak_serving.soak, 0.3),
+    "requests": (soak_requests.soak, 0.1),
+    "publications": (soak_publications.soak, 0.1),
+}
+"""Each part, and its share of the minutes: a kill of a writer takes milliseconds, others take seconds."""
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,12 @@ class Line:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, durability: str = "process") -> Iterator[Line]:
-    """A line in a home below `folder`, until the block ends. Raises TritonError."""
+def opened(folder: Path, durability: str = "process", others: Mapping[str, Published] | None = None) -> Iterator[Line]:
+    """A line in a home below `folder`, until the block ends; `others` are served too. Raises TritonError."""
     folder.mkdir(parents=True, exist_ok=True)
     network = tiny(folder)
     serving = Serving.model_validate({"max_batch": 8, "durability": durability, "timeout_ms": TIMEOUT_MS})
-    with served(folder / "home", {PROJECT: Published(network, serving)}) as server:
+    with served(folder / "home", {PROJECT: Published(network, serving), **(others or {})}) as server:
         yield Line(server, network.signature, network.rows, tiny_outputs(network.rows))
 
 
