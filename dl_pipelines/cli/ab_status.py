@@ -141,8 +141,8 @@ def write(found: Mapping[str, Any], path: Path) -> int:
     return len(chosen)
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """Every experiment as a page of its own."""
+def page(found: Mapping[str, Any], simulated: bool = False) -> str:
+    """Every experiment as a page of its own; `simulated` says so of its traffic."""
     from html import escape
 
     parts = []
@@ -157,13 +157,13 @@ def page(found: Mapping[str, Any]) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("At (UTC)", "Event", "Stage", "Share", "By", "Why"))
         parts.append(
             f"<h2>{escape(item['challenger'])} against {escape(item['champion'])}: {escape(item['state'])}</h2>"
-            f"<table><tr>{head}</tr>{rows}</table>{alone(together(pictures(item['looks'])))}"
+            f"<table><tr>{head}</tr>{rows}</table>{alone(together(pictures(item['looks'], simulated)))}"
         )
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:24px auto;padding:0 16px}"
         "td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}td:first-child{white-space:nowrap}"
     )
-    title = f"Live experiments of {escape(found['project'])}"
+    title = f"Live experiments of {escape(found['project'])}{' (simulated traffic)' if simulated else ''}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
         f"</head><body><h1>{title}</h1>{''.join(parts) or '<p>none yet</p>'}</body></html>\n"

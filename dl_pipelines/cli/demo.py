@@ -93,7 +93,7 @@ def run_demo(home: Home, screen: Console) -> dict[str, Any]:
             _train(home, brief_of(day), day, screen)  # the report tells what came of it
     found = status(workspace)
     path = home.reports / workspace.project / "experiments.html"
-    durable.write_text(path, page(found))
+    durable.write_text(path, page(found, simulated=True))
     _tell(workspace, found, path, screen)
     return {
         "experiments": [
@@ -203,7 +203,9 @@ def _tell(workspace: Workspace, found: Mapping[str, Any], path: Path, screen: Co
     from dl_pipelines.serving.champion import ledger
 
     for item in found["experiments"]:
-        screen.print(f"\n{item['challenger']} against {item['champion']}: {item['state']}", markup=False)
+        screen.print(
+            f"\n{item['challenger']} against {item['champion']}: {item['state']} (simulated traffic)", markup=False
+        )
         for part in evidence(item):
             screen.print(part)
     screen.print("\nWhat served when (simulated traffic; `dlp served` tells the same):", markup=False)

@@ -93,7 +93,8 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
         raise damaged
     told = f"{found.challenger}, stage {stage.number}: {decision.action} ({decision.reason})"
     if decision.action == "promote" and rules.lifecycle.promotion == "manual" and found.proposed is not None:
-        return Due(False, f"{told}; lifecycle.promotion is manual: a person decides (`dlp promote`)", there)
+        who = f"a person decides on the proposal {found.proposed['id']} (`dlp promote`)"
+        return Due(False, f"{told}; lifecycle.promotion is manual: {who}", there)
     needed = decision.action != "wait"
     return Due(needed, told, "" if needed else there)
 

@@ -195,10 +195,11 @@ def test_in_manual_mode_a_person_decides_once(world):
     assert world.shares == ("tiny__old", "", 0.5), "nothing moved"
     assert world.step(PROMOTE, promotion="manual") == []
     found = world.due(PROMOTE, promotion="manual")
-    assert not found.needed and found.told == (
-        "tiny__new, stage 2: promote (better); lifecycle.promotion is manual: a person decides (`dlp promote`)"
-    )
     proposed = ledger.running(world.workspace).proposed["id"]
+    assert not found.needed and found.told == (
+        "tiny__new, stage 2: promote (better); lifecycle.promotion is manual: a person decides on the proposal "
+        f"{proposed} (`dlp promote`)"
+    )
     with pytest.raises(PromotionError, match=f"that was proposed by the row {proposed + 9}; expected"):
         accept(world.workspace, world.rules, "ann", proposal=proposed + 9)
     for _ in range(2):
