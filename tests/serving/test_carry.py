@@ -312,7 +312,7 @@ def test_carriers_side_by_side_do_not_double(own, monkeypatch):
 def test_a_database_that_restarts_in_the_middle_loses_nothing(tmp_path, monkeypatch, postgres_url):
     """A killed server process has PostgreSQL end all others and start anew, as it does after a crash."""
     monkeypatch.setenv(DATABASE_URL, postgres_url)
-    monkeypatch.setattr(carry, "PATIENCE_S", (0.2, 0.5, 1.0, 2.0, 4.0))
+    monkeypatch.setattr(carry, "PATIENCE_S", (0.2, 0.5, 1.0, 2.0, 4.0, 8.0))
     own = Workspace(Home(tmp_path / "home").prepare(), "tiny")
     pieces(monkeypatch)
     writer = writer_of(own)
