@@ -81,6 +81,7 @@ def test_every_rate_and_every_candidate_is_told(report):
     assert (
         "Above the highest rate over gRPC, the client took 97% of a core: the server alone may carry more." in text
     ), "what is not the server's limit is not told as such"
+    assert "busy with something else" not in text
     assert "single rows, 1 s a rate, 32 connections, the client on the same 2 cores." in text
 
 
@@ -99,6 +100,12 @@ def test_the_curve_shows_p99_of_each_protocol_and_the_limit(report):
     words = [item.text for item in tree if item.tag == "text"]
     assert "p99 ≤ 20 ms" in words
     assert {"500", "1,000", "10", "100"} <= set(words)
+
+
+def test_a_disturbed_curve_is_told_as_one(whole, partition, brief, task):
+    disturbed = {**CURVES[0], "steps": [step(500, 80.0), *CURVES[0]["steps"][1:]]}
+    artifact = reported(whole, partition, brief, task, {**FOUND, "protocols": [disturbed]})
+    assert "Where a lower rate broke the limit and a higher one kept it" in artifact.file("report.md").read_text()
 
 
 def test_without_one_the_section_is_of_the_load_test(whole, partition, brief, task):

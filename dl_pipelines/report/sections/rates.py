@@ -118,15 +118,23 @@ def _note(found: dict[str, Any]) -> str:
         f"{number(found['seconds'])} s a rate{connections}, the client on the same {found['cores']} cores.",
         f"The limit of {limit(found)} is from {found['limit_from']}.",
         *_client(found["protocols"]),
+        *_disturbed(found),
     ])  # fmt: skip
 
 
 def _client(protocols: list[dict[str, Any]]) -> list[str]:
     """Where the client may be what broke the limit, with the reason of the first."""
     bound = [item for item in protocols if item["limit"]]
-    names = " and ".join(PROTOCOLS[item["name"]] for item in bound)
+    names = ", ".join(PROTOCOLS[item["name"]] for item in bound)
     more = "the server alone may carry more"
     return [f"Above the highest rate over {names}, {bound[0]['limit']}: {more}."] if bound else []
+
+
+def _disturbed(found: dict[str, Any]) -> list[str]:
+    below = [step for item in found["protocols"] for step in item["steps"][: item["at"] or 0]]
+    if all(step["p99_ms"] is not None and step["p99_ms"] <= found["limit_ms"] for step in below):
+        return []
+    return ["Where a lower rate broke the limit and a higher one kept it, the machine was busy with something else."]
 
 
 def _first(text: str) -> str:
