@@ -126,6 +126,18 @@ def check_resamples(brief: frame.Brief) -> Iterator[frame.Problem]:
         yield frame.Problem("monitoring.resamples", expected, str(given))
 
 
+def check_live(brief: frame.Brief) -> Iterator[frame.Problem]:
+    """A live experiment judges answers: they are kept, and until their labels are due."""
+    log, given = brief.serving.log, brief.lifecycle
+    if given.evidence != "live":
+        return
+    if log.sample == 0:
+        yield frame.Problem("serving.log.sample", "above 0 where lifecycle.evidence is live: answers are judged", "0")
+    if log.keep_days is not None and log.keep_days * 24 <= given.rollout.label_hours:
+        expected = f"more than the {given.rollout.label_hours:g} hours of lifecycle.rollout.label_hours"
+        yield frame.Problem("serving.log.keep_days", expected, f"{log.keep_days} ({log.keep_days * 24} hours)")
+
+
 def check_kinds(brief: frame.Brief) -> Iterator[frame.Problem]:
     """The family and the augmentations take what the task's inputs are."""
     task, plan = task_of(brief), brief.data.augmentation
@@ -143,5 +155,6 @@ def check_kinds(brief: frame.Brief) -> Iterator[frame.Problem]:
 
 
 CHECKS = (
-    check_targets, check_timezone, check_resamples, check_kinds, check_losses, check_candidates, check_search,
+    check_targets, check_timezone, check_resamples, check_live, check_kinds, check_losses, check_candidates,
+    check_search,
 )  # fmt: skip

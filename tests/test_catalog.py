@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dl_pipelines import catalog
 from dl_pipelines.brief import Brief, BriefError, Params
 from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.image_classification import ImageClassification
+from tests.small import small
 
 
 @pytest.fixture
@@ -103,4 +105,27 @@ def test_a_source_begins_its_days_where_the_brief_does(brief: Brief, data: dict,
         [f"b.yaml: data.source.params.timezone: found {expected}; expected '{wanted}', as data.timezone says"]
         if expected
         else []
+    )
+
+
+def test_a_live_experiment_needs_answers_until_their_labels_are_due():
+    def problems(log, **lifecycle):
+        brief = small(serving={"log": log}, lifecycle=lifecycle)
+        try:
+            catalog.read_brief(yaml.safe_dump(brief), "small.yaml")
+        except BriefError as error:
+            return [(problem.path, problem.describe("small.yaml").partition(": ")[2]) for problem in error.problems]
+        return []
+
+    none = {"sample": 0, "keep_days": 1}
+    assert problems(none) == [] == problems({"keep_days": 2}, evidence="live")
+    assert problems({"sample": 0.01, "keep_days": 1}, evidence="live", rollout={"label_hours": 23.9}) == []
+    sample, days = problems(none, evidence="live")
+    assert sample == (
+        "serving.log.sample",
+        "serving.log.sample: found 0; expected above 0 where lifecycle.evidence is live: answers are judged",
+    )
+    assert days == (
+        "serving.log.keep_days",
+        "serving.log.keep_days: found 1 (24 hours); expected more than the 24 hours of lifecycle.rollout.label_hours",
     )
