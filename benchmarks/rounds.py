@@ -69,7 +69,7 @@ def throughput(clients: Sequence[Call], rows: np.ndarray, seconds: float) -> flo
 def require_same(sides: Mapping[str, Call], rows: np.ndarray, tolerance: float, count: int = 16) -> float:
     """The largest absolute difference of any side's outputs to the first side's. Raises RuntimeError beyond it."""
     answers = [np.concatenate([call(row[None]) for row in rows[:count]]) for call in sides.values()]
-    found = max(float(np.abs(answer - answers[0]).max()) for answer in answers)
+    found = float(np.max([np.abs(answer - answers[0]).max() for answer in answers]))
     if not found <= tolerance:
         raise RuntimeError(f"found outputs of {', '.join(sides)} {found} apart; expected at most {tolerance}")
     return found

@@ -145,28 +145,30 @@ class Clients:
         call.close()
 
 
-def missing(workspace: Workspace, acknowledged: dict[str, bytes]) -> dict[str, Any]:
+def missing(workspace: Workspace, acknowledged: Mapping[str, bytes]) -> dict[str, Any]:
     """Of acknowledged answers: `lost` are not in the table, `doubled` more than once, `changed` with other outputs.
 
-    What the log has is carried before. Also how many rows there are.
+    `denied`: events call them failed or unanswered. What the log has is carried before. Also how many `rows` there are.
     """
     import sqlalchemy as sa
 
     from dl_pipelines.serving.carry import carry_log
     from dl_pipelines.store.database import Database
-    from dl_pipelines.store.tables import predictions as table
+    from dl_pipelines.store.tables import predictions, router_events
 
     while carry_log(workspace):
         pass
     left, doubled, changed, count = dict(acknowledged), 0, 0, 0
     with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
-        mine = table.c.project == workspace.project
-        for row in connection.execute(sa.select(table.c.request_id, table.c.outputs).where(mine)):
+        mine = sa.select(predictions.c.request_id, predictions.c.outputs)
+        for row in connection.execute(mine.where(predictions.c.project == workspace.project)):
             count += 1
             found = left.pop(row.request_id, None)
             doubled += found is None and row.request_id in acknowledged
             changed += found is not None and found != row.outputs
-    return {"lost": sorted(left), "doubled": doubled, "changed": changed, "rows": count}
+        events = sa.select(router_events.c.request_id).where(router_events.c.project == workspace.project)
+        denied = sorted({row.request_id for row in connection.execute(events)} & acknowledged.keys())
+    return {"lost": sorted(left), "doubled": doubled, "changed": changed, "denied": denied, "rows": count}
 
 
 def told(value: object) -> str:

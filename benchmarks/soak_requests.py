@@ -76,7 +76,7 @@ class Watch:
 
 def mutated(line: Line, seed: int, count: int) -> dict[str, Any]:
     """Send mutated requests; the outcomes, and what was wrong."""
-    from tests.serving.requests import Mutated
+    from benchmarks.mutated_requests import Mutated
 
     state = line.server.last()
     assert state is not None

@@ -3,7 +3,8 @@
 A round has a home, a server, clients, a carrier of the log and a database (PostgreSQL and SQLite in turn) of its own;
 `kill -9` hits at random times the router's process, the model's, the server, the carrier or the database (SQLite has no
 process: it is locked). After each the server has to answer again within 10 s. At the end the tables are held against
-what the clients were told. A soak that is stopped loses the round that it was in.
+what the clients were told. A soak that is stopped loses the round that it was in. `crashes` are ends of the server that
+nobody killed: it has to be back from them all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,30 +118,43 @@ class Round:
             connection.execute("ROLLBACK")
 
 
-def one(folder: Path, number: int, kills: int, end: float) -> dict[str, Any]:
-    """A round of at most so many kills until `end` (time.monotonic): its counts and faults. Raises TritonError."""
-    draw = random.Random(number)
+def one(folder: Path, number: int, targets: Callable[[Round], Iterable[str]]) -> dict[str, Any]:
+    """A round: kill the targets, one after the other. Its counts and faults. Raises TritonError."""
     with _database(number) as postgres, opened(folder, ("process", "disk")[number // 2 % 2]) as line:
         with Clients(line, name=f"{number}/") as clients:
             work = Round(line, clients, postgres)
             try:
-                while sum(work.kills.values()) < kills and time.monotonic() < end:
-                    time.sleep(draw.uniform(0, 2))
-                    targets = [target for target in work.kills if work.allowed(target)]
-                    if targets:
-                        work.kill(draw.choice(targets))
+                for target in targets(work):
+                    work.kill(target)
             except TimeoutError as error:
                 work.faults.append(str(error))
             finally:
                 work.close()
+        last = line.server.last()
+        crashes = last.restarts - work.kills["server"] if last else 0
         found = missing(line.workspace, clients.acknowledged)
     faults = work.faults + [f"answered wrongly: {text}" for text in clients.wrong]
-    faults += [f"{name}: {told(found[name])}" for name in ("lost", "doubled", "changed") if found[name]]
+    faults += [f"{name}: {told(found[name])}" for name in ("lost", "doubled", "changed", "denied") if found[name]]
     return {
         "kills": work.kills, "slowest": round(work.slowest, 2), "acknowledged": len(clients.acknowledged),
         "failed": sum(clients.failures.values()), "lost": len(found["lost"]), "doubled": found["doubled"],
-        "rows": found["rows"], "faults": faults,
+        "crashes": crashes, "rows": found["rows"], "faults": faults,
     }  # fmt: skip
+
+
+def at_random(number: int, kills: int, end: float) -> Callable[[Round], Iterable[str]]:
+    """At most so many targets until `end` (time.monotonic), at random times; the same for a number."""
+
+    def targets(work: Round) -> Iterator[str]:
+        draw, left = random.Random(number), kills
+        while left and time.monotonic() < end:
+            time.sleep(draw.uniform(0, 2))
+            allowed = [target for target in work.kills if work.allowed(target)]
+            if allowed:
+                left -= 1
+                yield draw.choice(allowed)
+
+    return targets
 
 
 @contextlib.contextmanager
@@ -183,17 +197,17 @@ def soak(folder: Path, minutes: float) -> dict[str, object]:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "serving.json"
     counts: dict[str, Any] = {"rounds": 0, "kills": {}, "acknowledged": 0, "failed": 0, "lost": 0, "doubled": 0,
-                              "slowest": 0.0, "faults": []}  # fmt: skip
+                              "crashes": 0, "slowest": 0.0, "faults": []}  # fmt: skip
     if state.exists():
         counts = durable.read_json(state)
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         number = counts["rounds"]
         shutil.rmtree(folder / "serving", ignore_errors=True)
-        found = one(folder / "serving", number, ROUND, end)
+        found = one(folder / "serving", number, at_random(number, ROUND, end))
         for name, value in found["kills"].items():
             counts["kills"][name] = counts["kills"].get(name, 0) + value
-        for name in ("acknowledged", "failed", "lost", "doubled"):
+        for name in ("acknowledged", "failed", "lost", "doubled", "crashes"):
             counts[name] += found[name]
         counts["rounds"], counts["slowest"] = number + 1, max(counts["slowest"], found["slowest"])
         counts["faults"] += [{"round": number, "fault": fault[:2000]} for fault in found["faults"]]

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.mutated_requests import Mutated
 from dl_pipelines.serving.server import running
-from tests.serving.requests import Mutated
 from tests.serving.routers import Client, Routed, asked, post, until
 
 ONE = [1, 2, 3, 4]
