@@ -123,6 +123,8 @@ def counted(line):
         client([1, 2, 3, 4], f"unit/{number}")
     with pytest.raises(Exception, match="finite"):
         client([1, 2, 3, math.nan])
+    until(lambda: routed.metrics().get('dlp_breaker_open{model="counted__b",project="counted"}') == 1)
+    assert routed.metrics()['dlp_arm_share{arm="challenger",project="counted"}'] == 0.5
     routed.mode("counted__b", "ok")
     routed.route("counted__a", shadow="counted__b", revision=2)
     for number in range(10):
@@ -144,6 +146,9 @@ def test_what_a_live_router_counted_is_read(counted):
         "champion": {"answered": 2 * (20 - mine) + 10},
         "challenger": {"answered": mine, "fell_back": mine},
     }
+    shares = {dict(labels)["arm"]: value for (name, labels), value in after.items() if name == "dlp_arm_share"
+              and ("project", "counted") in labels}  # fmt: skip
+    assert shares == {"champion": 1.0, "challenger": 0.0}, "the second table gave it nothing"
     assert found.refused > 0 and found.shadow["answered"] > 0 and found.log_errors == 0
     for arm in found.arms:
         low, middle, high = (arm.latency_ms[share] for share in (0.5, 0.95, 0.99))
