@@ -181,6 +181,15 @@ def test_a_slow_shadow_does_not_slow_the_client_and_what_it_misses_is_counted(ro
     assert time.monotonic() - started < 100 * 0.4 / 4
     assert until(lambda: routed.metrics().get(left_out, 0) > before)
     routed.mode("daring", "ok")
+    table = routed.route("steady", shadow="daring", revision=next(revisions))
+    names = iter(range(10_000))
+
+    def keeps_up() -> bool:
+        client([1, 0, 0, 0], name := f"keeps up/{next(names)}")
+        time.sleep(0.1)
+        return name in {record["id"] for record in logged(routed, table, records.SHADOW)}
+
+    until(keeps_up)
 
 
 def test_a_failing_shadow_is_logged_and_its_breaker_opens(routed, client):
