@@ -164,13 +164,18 @@ FLOWS = ("promote", "rollback", "put_challenger", "end_trial", "publish")
 
 @dataclass
 class Pair:
-    """Two published models of a project, and the states that flows start from; the first serves before each."""
+    """Two published models of a project, and the states that flows start from; the first serves before each.
+
+    `deaths` says during what the server itself died: this Triton's Python backend crashed three times in some 500 loads
+    on a busy machine (SIGSEGV in ModelInstanceExecute), and its supervisor starts it again.
+    """
 
     workspace: Workspace
     first: Artifact
     second: Artifact
     days: tuple[Partition, Partition] = (FIRST, SECOND)
     number: int = 1000
+    deaths: list[str] = field(default_factory=list)
 
     def start(self, flow: str) -> dict[str, Any]:
         """Bring the project into the state before a flow; what the flow is given."""
@@ -199,8 +204,8 @@ def crash_at(pair: Pair, crashes: Crashes, flow: str, number: int) -> Crash:
     Raises AssertionError on a torn state. A rollback that has moved the traffic is not asked for again: that would be
     a second one.
     """
-    workspace, given = pair.workspace, pair.start(flow)
-    before = routed(workspace)
+    workspace, given, server = pair.workspace, pair.start(flow), TritonServer(pair.workspace.home)
+    before, pid = routed(workspace), server.start().pid
     crash = crashes.run(flow, number, **given)
     table = routed(workspace)
     assert before and table, "a table was there and is"
@@ -211,6 +216,9 @@ def crash_at(pair: Pair, crashes: Crashes, flow: str, number: int) -> Crash:
     assert (wrong := list(torn(workspace))) == [], f"{where}: {wrong}"
     if flow != "rollback" or table == before:
         again = crashes.run(flow, **given)
+        if again.said and server.start().pid != pid:
+            pair.deaths.append(where)
+            again = crashes.run(flow, **given)
         assert again.ended and not again.said, f"{where}: the next try said {again.said}"
         assert (wrong := list(torn(workspace))) == [], f"after the next try, {where}: {wrong}"
     return crash
