@@ -117,21 +117,20 @@ def log_evidence(hits: int, count: int, share: float) -> float:
     that of `share`. For a split in two arms it is the test of Lindon and Malek, "Anytime-valid inference for
     multinomial count data", NeurIPS 2022. Exact at every count; it needs no order of arrival.
     """
-    a, b = _weights(share)
-    alike = hits * math.log(share) + (count - hits) * math.log1p(-share)
-    return _log_beta(a + hits, b + count - hits) - _log_beta(a, b) - alike
+    a, b, before, hit, miss = _prior(share)
+    mixture = math.lgamma(a + hits) + math.lgamma(b + count - hits) - math.lgamma(a + b + count)
+    return mixture - before - hits * hit - (count - hits) * miss
 
 
-def _weights(share: float) -> tuple[float, float]:
+@lru_cache
+def _prior(share: float) -> tuple[float, float, float, float, float]:
+    """The mixture's two parameters and the logarithm of its weight; the logarithms of a hit's chance and a miss's."""
     weight = 1 / min(share, 1 - share)
-    return weight * share, weight * (1 - share)
+    a, b = weight * share, weight * (1 - share)
+    return a, b, math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b), math.log(share), math.log1p(-share)
 
 
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-
-
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 18)
 def quantile_rank(count: int, quantile: float, alpha: float, upper: bool) -> int:
     """The rank (1 to `count`) of the value that bounds the quantile from below or above; 0 or `count` + 1: no bound.
 
@@ -173,7 +172,7 @@ def quantile_bins(
     `histogram` counts one value or more by rising bins. Of these `independent` (default: all) count as evidence, as
     where each stands for several values alike.
     """
-    bins = sorted(place for place, number in histogram.items() if number)
+    bins = sorted(histogram)
     totals = list(accumulate([histogram[place] for place in bins]))
     total = totals[-1]
     count = total if independent is None else max(1, min(independent, total))
