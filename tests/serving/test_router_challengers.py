@@ -57,7 +57,7 @@ def recovered(routed):
 
 @pytest.mark.parametrize("mode", list(WHY))
 def test_the_champion_answers_what_a_challenger_does_not_and_a_breaker_opens(routed, client, mode):
-    table = routed.route("steady", "daring", 1, revision=next(revisions), timeout_ms=150)
+    table = routed.route("steady", "daring", 1, revision=next(revisions), timeout_ms=5000)
     assert client([1, 0, 0, 0], f"{mode}/before")[0, 1] == 5
     routed.mode("daring", mode)
     if mode == "hang":
