@@ -56,7 +56,7 @@ AFTER = {
 
 def seen(table=TABLE, state=STATE, found=None, width=130) -> str:
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(view(table, state, found, Path("/home/server/server.log")))
+    console.print(view(table, state, found, Path("logs/server.log")))
     return console.export_text()
 
 
@@ -71,7 +71,7 @@ def test_an_arm_is_a_line():
     assert "last 10 s; Triton's own count, requests/s: p 50.0" in text
     assert "refused, as the request was wrong: 0.5/s" in text
     assert "3 appends to the prediction log failed since the router was loaded" in text
-    assert lines[-1] == ["metrics http://127.0.0.1:8002/metrics; log /home/server/server.log"]
+    assert lines[-1] == ["metrics http://127.0.0.1:8002/metrics; log logs/server.log"]
 
 
 def test_a_shadow_and_what_is_not_known_yet():
