@@ -6,8 +6,12 @@ from dataclasses import replace
 from datetime import date
 from threading import Barrier
 
+import dagster as dg
 import pytest
+import yaml
+from dagster._utils.warnings import disable_dagster_warnings
 
+from dl_pipelines import catalog
 from dl_pipelines.brief.live import Lifecycle, Rollout, Router
 from dl_pipelines.lifecycle import door, experiment, ledger, mend
 from dl_pipelines.lifecycle.experiment import Rules, accept, due, step
@@ -25,6 +29,10 @@ from dl_pipelines.store.tables import promotion_evidence
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.wire.log_format import LogError
 from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm, only
+from resources.workspaces import RESOURCE, WorkspaceResource
+from sensors.jobs import rollout_job
+from sensors.rollout import rollout_sensor
+from tests.small import small
 
 from .traffic import Table
 
@@ -131,20 +139,29 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch, task, data, evaluation):
-    """`old` serves; `new` is published and not worse on held-out rows."""
+def make_world(tmp_path, monkeypatch, task, data, evaluation):
+    """A function: `old` serves; `new` is published and not worse on held-out rows."""
+
+    def make():
+        given = Lifecycle(evidence="live", rollout=Rollout(shares=SHARES))
+        workspace = Workspace(Home(tmp_path / "home").prepare(), "tiny")
+        made = World(workspace, Rules(task, data, evaluation, given, Router()))
+        for name in ("put_challenger", "end_trial", "give_traffic"):
+            monkeypatch.setattr(mend, name, getattr(made, name))
+        monkeypatch.setattr(experiment, "decide_rollout", lambda evidence, rules, margin: made.decision)
+        made.publish(1, "old")
+        made.publish(2, "new")
+        made.serve("old")
+        made.compared("new", "old")
+        return made
+
+    return make
+
+
+@pytest.fixture
+def world(make_world, monkeypatch):
     monkeypatch.delenv("DLP_DATABASE_URL", raising=False)
-    given = Lifecycle(evidence="live", rollout=Rollout(shares=SHARES))
-    workspace = Workspace(Home(tmp_path / "home").prepare(), "tiny")
-    made = World(workspace, Rules(task, data, evaluation, given, Router()))
-    for name in ("put_challenger", "end_trial", "give_traffic"):
-        monkeypatch.setattr(mend, name, getattr(made, name))
-    monkeypatch.setattr(experiment, "decide_rollout", lambda evidence, rules, margin: made.decision)
-    made.publish(1, "old")
-    made.publish(2, "new")
-    made.serve("old")
-    made.compared("new", "old")
-    return made
+    return make_world()
 
 
 def test_from_shadow_over_every_share_to_all(world):
@@ -459,3 +476,46 @@ def test_a_large_stage_is_looked_at_by_a_run_every_five_minutes(world, monkeypat
     table.answers(revision, [{"request_id": "c", "arm": "champion"}])
     assert not world.due(WAIT, found.seen).needed, "within the five minutes"
     assert due(world.workspace, world.rules, 1e10 + experiment.RELOOK, found.seen).needed
+
+
+@pytest.mark.postgres
+def test_on_postgres_it_is_the_same(make_world, monkeypatch, postgres_url):
+    monkeypatch.setenv("DLP_DATABASE_URL", postgres_url)
+    world = make_world()
+    world.step()
+    Table(world.workspace).answers(routed(world.workspace).revision, [{"request_id": "a", "arm": "champion"}])
+    world.step(WAIT)
+    world.crash = "put"
+    with pytest.raises(Crash):
+        world.step(ADVANCE)
+    world.step(WAIT)
+    world.step(PROMOTE)
+    world.step(HARMED)
+    assert world.events == [("stage", 0, "new"), ("stage", 1, "new"), ("promoted", 1, "new")]
+    assert world.shares == ("tiny__new", "", 0)
+    assert [look["evidence"]["champion"]["requests"] for look in ledger.looks(world.workspace)] == [1, 1, 0, 0]
+
+
+def test_the_sensor_and_its_job_do_the_same(world, monkeypatch):
+    """Ticks as the daemon takes them, and the runs that they request, on one instance."""
+    brief = catalog.read_brief(yaml.safe_dump(small(project="tiny", lifecycle={"evidence": "live"})), "tiny.yaml")
+    resources = {RESOURCE: WorkspaceResource(home=str(world.workspace.home.root))}
+    told, cursor = [], None
+    with disable_dagster_warnings(), dg.DagsterInstance.ephemeral() as instance:
+        job = rollout_job(brief)
+        sensor = rollout_sensor(brief, job)
+        for number, decision in enumerate((WAIT, WAIT, ADVANCE, WAIT, HARMED, WAIT)):
+            world.decision = decision
+            if number:
+                row = {"request_id": f"r{number}", "arm": "champion"}
+                Table(world.workspace).answers(routed(world.workspace).revision, [row])
+            context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
+            with context:
+                result = sensor(context)
+            cursor = result.cursor
+            told.append(result.skip_reason.skip_message if result.skip_reason else len(result.run_requests))
+            if result.run_requests:
+                assert job.execute_in_process(instance=instance, resources=resources).success
+    assert told == [1, "tiny__new, stage 0: wait (too few)", 1, "tiny__new, stage 1: wait (too few)", 1,
+                    "no challenger waits"]  # fmt: skip
+    assert world.events == [("stage", 0, "new"), ("stage", 1, "new"), ("rolled_back", 1, "new")]
