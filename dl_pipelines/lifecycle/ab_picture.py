@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dl_pipelines.evaluation.bars import Picture
-from dl_pipelines.evaluation.svg import LEFT, RIGHT, Plane, drawing, label
+from dl_pipelines.evaluation.svg import LEFT, Plane, drawing, label
 from dl_pipelines.evaluation.wording import number, percent
 
 Row = Mapping[str, Any]
@@ -89,9 +89,8 @@ def _drawn(course: Course, simulated: bool) -> str:
     title = f"{course.name}: challenger minus champion{' (simulated traffic)' if simulated else ''}"
     ticks = {at: f"stage {stage}" for stage, at in course.stages.items()}
     parts = [label(LEFT, 14, title, "title"), *plane.grid(lambda value: worded(float(f"{value:.2g}"), course.unit))]
-    parts += plane.names({**ticks, plane.x[1]: f"{plane.x[1]:,.0f} units"}, "units seen")
-    limit = f"dashed: {worded(-course.margin, course.unit)}, what it may be"
-    parts.append(label(WIDTH - RIGHT, 14, limit, "end axis-name"))
+    axis = f"units seen; dashed: what it may be at worst, {worded(-course.margin, course.unit)}"
+    parts += plane.names({**ticks, plane.x[1]: f"{plane.x[1]:,.0f} units"}, axis)
     parts.append(plane.across(-course.margin))
     for at, after in itertools.pairwise([*course.stages.values(), float("inf")]):
         inside = [place for place, seen in enumerate(course.units) if at < seen <= after]

@@ -112,7 +112,8 @@ def test_the_course_of_each_bound_goes_on_over_the_stages(workspace):
     drawn = ET.fromstring(together(pictures(looks)))
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
     assert texts.count("stage 1") == 3 and "score: challenger minus champion" in texts
-    assert texts.count("dashed: 0, what it may be") == 1 and "dashed: -0.5%, what it may be" in texts
+    assert texts.count("units seen; dashed: what it may be at worst, 0") == 1
+    assert "units seen; dashed: what it may be at worst, -0.5%" in texts
     assert "no look at the evidence has been taken yet" in together([])
 
 
