@@ -293,17 +293,25 @@ def gc(
     home: HomeOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
 ) -> None:
-    """Remove artifacts beyond each brief's retention; what serves, served last or is cited by a report is kept."""
+    """Remove artifacts beyond each brief's retention; what serves, served last or is cited by a report is kept.
+
+    Answers of live requests go by serving.log.keep_days; a dry run does not look at them.
+    """
     from dl_pipelines.lifecycle.retention import collect_garbage
+    from dl_pipelines.serving.expiry import expire_log
     from dl_pipelines.store.workspace import Workspace
 
     place, total = home_of(home), 0
     for path in sorted(place.briefs.glob("*.yaml")):
         brief = brief_of(place, path.stem)
-        removed = collect_garbage(Workspace(place, brief.project), brief.lifecycle.keep, dry_run)
+        workspace = Workspace(place, brief.project)
+        removed = collect_garbage(workspace, brief.lifecycle.keep, dry_run)
         total += len(removed)
         for item in removed:
             typer.echo(str(item))
+        expired = 0 if dry_run else expire_log(workspace, brief.serving.log.keep_days)
+        if expired:
+            typer.echo(f"{expired:,} rows and segments of {brief.project}'s log older than serving.log.keep_days")
     typer.echo(f"{total} {'would be ' if dry_run else ''}removed")
 
 
