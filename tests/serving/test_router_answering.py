@@ -163,6 +163,30 @@ def test_one_bad_request_of_a_challengers_batch_fails_alone(bench):
     assert failed == {"r1": "broken"}
 
 
+def test_of_a_batch_only_what_is_not_finite_falls_back(bench):
+    def nan_at_nine(x):
+        return np.where(x[:, :1] == 9, np.float32(np.nan), good(5)(x))
+
+    it = bench(dueling(breaker=1), a=good(2), b=nan_at_nine)
+    ones = it.take([1, 0, 0, 0], [9, 0, 0, 0], [3, 0, 0, 0])
+    assert [outputs_of(one) for one in ones] == [[[1, 5]], [[9, 18]], [[3, 15]]]
+    found = {record["id"]: (record["by"], record["model"], record.get("fail", "")) for record in it.records("r")}
+    said = "found 2 of 2 values not finite; expected a number"
+    assert found == {
+        "r0": ("challenger", "b", ""), "r1": ("champion", "a", said), "r2": ("challenger", "b", ""),
+    }  # fmt: skip
+    assert it.asked == [("b", 3), ("a", 1)]
+    assert len(it.records("b")) == 1
+
+
+def test_one_bad_request_of_the_champions_batch_fails_alone(bench):
+    it = bench(only("p", "a", 1), a=lambda x: bad(x) if (x[:, 0] == 9).any() else good(2)(x))
+    ones = it.take([1, 0, 0, 0], [9, 0, 0, 0], [3, 0, 0, 0])
+    assert [outputs_of(ones[place]) for place in (0, 2)] == [[[1, 2]], [[3, 6]]]
+    assert error_of(ones[1]) == ("a could not answer: broken", asked.INTERNAL)
+    assert [record["id"] for record in it.records("e")] == ["r1"]
+
+
 def test_both_failing_is_an_error_and_a_record(bench):
     it = bench(dueling(), a=bad, b=bad)
     (one,) = it.take([1, 0, 0, 0])

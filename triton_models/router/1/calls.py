@@ -117,8 +117,6 @@ class Calls:
 
     def _work(self) -> None:
         while (call := self._waiting.get()) is not None:
-            if call.ended:
-                continue
             result, error, spent = None, call.unless(), 0.0
             if error is None:
                 if not call.begin():
