@@ -101,7 +101,9 @@ class Guardian:
             self.server = Server.start([*self.orders.command, *load], self.log.path)
         self._limit = time.monotonic() + start_limit(self.home)
         self._answered, self._failed = time.monotonic(), 0
-        self.stubs = Stubs(self.server.pid, self.home, self.control, self.log.say, self.orders.hang_seconds)
+        self.stubs = Stubs(
+            self.server.pid, self.home, self.control, self.log.say, self.orders.hang_seconds, self.orders.crashes
+        )
         self._write(ServerState(
             self.server.pid, self.server.born, self.orders.http, self.orders.grpc, self.orders.metrics, False,
             not self.orders.users, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), os.getpid(),

@@ -26,7 +26,6 @@ EVERY_SECONDS = 5.0
 CONFIRM_SECONDS = 0.3
 """What seems dead may be a model that is just being unloaded or loaded anew."""
 SWEEP_SECONDS = 60.0
-LOADS = 5
 _STUB = "triton_python_backend_stub"
 
 
@@ -56,7 +55,10 @@ def _state(pid: int) -> str:
 class Stubs:
     """Watches the backends' processes of one server; `look` is called twice a second or so."""
 
-    def __init__(self, server: int, home: Home, control: Control, say: Callable[[str], None], patience: float):
+    def __init__(
+        self, server: int, home: Home, control: Control, say: Callable[[str], None], patience: float, loads: int
+    ):
+        """`patience`: seconds that a process may stand still; `loads`: of one model within a minute, then it rests."""
         self._server, self._home, self._control, self._say = server, home, control, say
         self._patience = patience
         self._region = re.compile(re.escape(region_prefix(home)) + r"[0-9a-f-]{36}")
@@ -65,7 +67,7 @@ class Stubs:
         self._next = 0.0
         self._stopped: dict[int, float] = {}
         self._work: threading.Thread | None = None
-        self._failures: dict[str, Breaker] = defaultdict(lambda: Breaker(LOADS))
+        self._failures: dict[str, Breaker] = defaultdict(lambda: Breaker(loads))
         self.failing: dict[str, str] = {}
 
     def look(self, now: float) -> None:

@@ -107,6 +107,20 @@ def test_a_dead_process_of_a_model_is_replaced_and_the_others_stay(home, server)
     ]
 
 
+def test_a_model_whose_process_dies_again_and_again_rests_and_is_told(home, monkeypatch):
+    monkeypatch.setenv(launch.CRASHES, "2")
+    server = TritonServer(home)
+    state = server.start(keep=True)
+    for _ in range(3):
+        (pid,) = stubs_of(state.pid, "echo__challenger")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: answers(state.http, "echo__challenger") or server.last().failing)
+    told = "echo__challenger: a process of it is gone, 2 times within 60 s"
+    until(lambda: server.last().failing == told)
+    assert answers(state.http), "the others go on"
+    assert server.state().restarts == 0
+
+
 def test_a_model_that_is_unloaded_is_not_called_dead(home, server):
     state = server.state()
     assert state
