@@ -65,10 +65,13 @@ def one(folder: Path, number: int, bad: int, end: float) -> dict[str, Any]:
     with published(folder) as pair, Clients(pair.workspace) as load:
         before = routed(pair.workspace)
         while found["bad"] < bad and time.monotonic() < end:
-            for kind, pattern, said in publish_bad(pair.workspace, pair.second, BATCH, first=found["bad"]):
-                found["bad"] += 1
-                if not re.search(pattern, said):
-                    faults.append(f"{kind}: {said}")
+            first, found["bad"] = found["bad"], found["bad"] + BATCH
+            try:
+                told = publish_bad(pair.workspace, pair.second, BATCH, first=first)
+            except OSError as error:
+                faults.append(f"the server ended at one of the bad models from {first} on: {error}")
+                continue
+            faults += [f"{kind}: {said}" for kind, pattern, said in told if not re.search(pattern, said)]
         if routed(pair.workspace) != before:
             faults.append(f"the routing table became {routed(pair.workspace)}")
         faults += torn(pair.workspace)

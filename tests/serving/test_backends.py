@@ -32,12 +32,12 @@ def backend(monkeypatch, tmp_path):
     fake = SimpleNamespace(
         Tensor=FakeTensor, InferenceResponse=FakeResponse, TritonError=str,
         get_input_tensor_by_name=lambda request, name: request[name],
-        triton_string_to_numpy={"TYPE_FP32": np.float32}.__getitem__,
+        triton_string_to_numpy={"TYPE_FP32": np.float32, "TYPE_UINT8": np.uint8}.__getitem__,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.syspath_prepend(str(BACKENDS))
 
-    def load(runtime):
+    def load(runtime, warmups=()):
         onnx = tiny_onnx(tmp_path / "1" / "model.onnx", 0)
         if runtime == "openvino":
             save_openvino(onnx, onnx.with_suffix(".xml"))
@@ -45,6 +45,7 @@ def backend(monkeypatch, tmp_path):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = {"input": [{"name": "image"}], "output": [{"name": "logits", "data_type": "TYPE_FP32"}]}
+        config["model_warmup"] = list(warmups)
         given = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
         model = module.TritonPythonModel()
         model.initialize(given)
@@ -104,3 +105,22 @@ def test_a_run_that_fails_is_an_error_of_each_request_and_the_next_one_works(bac
     assert all(response.error.startswith("the model failed on 2 requests: ") for response in failed)
     image = images(1)
     np.testing.assert_allclose(outputs(ask(model, image)[0]), reference(image, 0), atol=1e-3)
+
+
+def warmup(rows, dims=(8, 8, 1)):
+    """As Triton hands it to a backend: large numbers are texts in protobuf's JSON."""
+    given = {"data_type": "TYPE_UINT8", "dims": list(map(str, dims)), "zero_data": True}
+    return {"name": f"rows_{rows}", "batch_size": rows, "inputs": {"image": given}}
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_model_that_would_fail_at_a_warm_up_of_the_servers_is_refused_before(backend, runtime, monkeypatch):
+    model = backend(runtime, [warmup(1), warmup(8)])
+    seen = []
+    monkeypatch.setattr(model, "_run", lambda inputs: seen.append(inputs))
+    model.settings.warm_up(model._run)
+    assert [(array.shape, array.dtype, int(array.max())) for array in seen] == [
+        ((rows, 8, 8, 1), np.uint8, 0) for rows in (1, 8)
+    ]
+    with pytest.raises(Exception, match=r"(?i)shape|dimension"):
+        backend(runtime, [warmup(1), warmup(8, (9, 9, 1))])

@@ -28,10 +28,21 @@ class Settings:
         (output,) = config["output"]
         self.output = output["name"]
         self.dtype = pb_utils.triton_string_to_numpy(output["data_type"])
+        self._warmups = config.get("model_warmup", [])
 
     def threads(self, key: str) -> int:
         """CPU threads by the name that the official backend has for them; 1 when not given."""
         return int(self.parameters.get(key, "1"))
+
+    def warm_up(self, run: Run) -> None:
+        """Run zeros as the config's own warm-ups will, so that a model that fails at them is refused here.
+
+        Triton 2.51 often ends with all of its models (SIGSEGV) when a warm-up of its own fails. Raises what `run` does.
+        """
+        for sample in self._warmups:
+            given = sample["inputs"][self.input]
+            shape = [int(sample["batch_size"]), *map(int, given["dims"])]
+            run(np.zeros(shape, pb_utils.triton_string_to_numpy(given["data_type"])))
 
 
 def answer(requests: list, settings: Settings, run: Run) -> list:

@@ -19,7 +19,7 @@ class TritonPythonModel:
     """One instance of one model."""
 
     def initialize(self, args: dict) -> None:
-        """Load the model, one thread an operator unless the parameters say more."""
+        """Load the model, one thread an operator unless the parameters say more, and try it."""
         self.settings = Settings(args, "model.onnx")
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.settings.threads("intra_op_thread_count")
@@ -30,6 +30,7 @@ class TritonPythonModel:
         # Idle threads must not spin: on a shared machine they take the router's core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(str(self.settings.file), options, providers=["CPUExecutionProvider"])
+        self.settings.warm_up(self._run)
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         (outputs,) = self.session.run([self.settings.output], {self.settings.input: inputs})

@@ -24,7 +24,7 @@ class TritonPythonModel:
     """One instance of one model."""
 
     def initialize(self, args: dict) -> None:
-        """Load the model with the same settings under which compression chose it."""
+        """Load the model with the same settings under which compression chose it, and try it."""
         self.settings = Settings(args, "model.xml")
         settings = {
             "INFERENCE_NUM_THREADS": self.settings.threads("INFERENCE_NUM_THREADS"),
@@ -36,6 +36,7 @@ class TritonPythonModel:
         }
         self.request = ov.Core().compile_model(str(self.settings.file), "CPU", settings).create_infer_request()
         self.place = NOWHERE
+        self.settings.warm_up(self._run)
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         if inputs.nbytes > SMALL_BYTES:
