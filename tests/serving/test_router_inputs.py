@@ -123,6 +123,28 @@ def test_times_may_have_gaps_where_the_signature_says_so():
     assert found == {"series": "no", "image": "yes", "tensor": "yes"}
 
 
+def test_a_router_with_the_config_of_an_older_version_works(routed):
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    older = Routed(routed.server, "older")
+    path = older.home.repository / "older" / "config.pbtxt"
+    parsed = text_format.Parse(path.read_text(), ModelConfig())
+    for name in ("finite", "sample", "columns", "segment_bytes"):
+        del parsed.parameters[name]
+    path.write_text(text_format.MessageToString(parsed))
+    older.route("plain")
+    older.load()
+    client = Client(older)
+    assert client(ONE, "older/1", country="DE").tolist() == [[10, 20]]
+    with pytest.raises(Exception, match="found nan at"):
+        client([np.nan, 1, 2, 3])
+    client.close()
+    (record,) = older.records("r")
+    assert record["col"] == {} and record["out"]
+    routed.server.control.unload("older")
+
+
 def test_a_log_that_is_full_is_each_clients_error_and_no_longer_than_that(routed, client):
     assert client(ONE, "full/before").tolist() == [[10, 20]]
     stub = routed.stub()
