@@ -15,6 +15,7 @@ from pathlib import Path
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving import champion, config, repair, repository
 from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.unloading import drop
 from dl_pipelines.store import durable
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Signature
@@ -59,7 +60,7 @@ def probed(workspace: Workspace, folder: Path, router: str) -> Iterator[Live]:
             yield Live(server, model, name, seconds)
         finally:
             stays = model in champion.kept_models(workspace)
-            repair.drop(workspace, server, name, *([] if stays else [model]))
+            drop(workspace, server, name, *([] if stays else [model]))
 
 
 def _install_router(workspace: Workspace, server: TritonServer, text: str, model: str, router: str) -> None:

@@ -1,4 +1,4 @@
-"""Makes true what the routing table says: folders put back, rows of the ledger completed, models loaded or dropped.
+"""Makes true what the routing table says: folders put back, rows of the ledger completed, models loaded.
 
 The table is the one truth about who serves. What a crash left is mended by whatever command comes next.
 """
@@ -6,7 +6,6 @@ The table is the one truth about who serves. What a crash left is mended by what
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -27,16 +26,11 @@ from dl_pipelines.serving.champion import (
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.unloading import drop_soon
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact, ArtifactError
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.routing import RoutingTable, read_table
-
-GRACE_SECONDS = 0.25
-"""Between a table that names a model no more and its unloading: the router reads the table at each batch."""
-
-UNLOAD_SECONDS = 5.0
-"""How long a model that no table names is waited for: a challenger may hang, and its rollback must not."""
 
 
 def reconcile(workspace: Workspace) -> list[str]:
@@ -86,7 +80,7 @@ def mend(workspace: Workspace, server: TritonServer) -> list[str]:
     project, done = workspace.project, list[str]()
     stray = [path.name for path in workspace.home.repository.glob(f"{project}__*")]
     if left := sorted({*stray, *repository.leftovers(workspace.home, project)} - kept_models(workspace)):
-        _drop_soon(workspace, server, *left)
+        drop_soon(workspace, server, *left)
         done += [f"removed {name}" for name in left]
     for path in (workspace.home.server / "incoming").glob(f"{project}*"):
         durable.remove_tree(path)
@@ -176,56 +170,3 @@ def install_router(workspace: Workspace, artifact: Artifact, control: Control | 
     if changed and control and control.model_ready(workspace.project):
         control.load(workspace.project)
     return changed
-
-
-def drop(workspace: Workspace, server: TritonServer, *names: str, seconds: float = 20) -> None:
-    """Unload models and routers of a measurement, and remove what they have in the home.
-
-    Triton lets a model end the requests that it has. Raises TritonError when that takes longer than `seconds`; it goes
-    when they have ended, and its folder is gone already.
-    """
-    home = workspace.home
-    try:
-        with contextlib.suppress(OSError):  # a server that died has unloaded everything
-            if server.state():
-                loaded = [name for name in names if server.control.model_ready(name)]
-                server.control.unload(*loaded, seconds=seconds)
-    finally:
-        for name in names:
-            repository.remove(home, name)
-            server.routing(name).unlink(missing_ok=True)
-            durable.remove_tree(home.server / "probes" / name)
-
-
-def _drop_soon(workspace: Workspace, server: TritonServer, *names: str) -> None:
-    """Drop models without letting one that hangs hold up who serves."""
-    try:
-        drop(workspace, server, *names, seconds=UNLOAD_SECONDS)
-    except TritonError as error:
-        workspace.progress(STAGE, f"{error}; nothing waits for it")
-
-
-@contextlib.contextmanager
-def clean_up(workspace: Workspace, server: TritonServer) -> Iterator[None]:
-    """A model that the block brought in and that failed is taken out again; the block's error is raised."""
-    try:
-        yield
-    except Exception as error:
-        try:
-            forget(workspace, server)
-        except (ValueError, OSError) as second:
-            error.add_note(f"what it left could not be removed yet ({second}); the next command does")
-        raise
-
-
-def forget(workspace: Workspace, server: TritonServer) -> None:
-    """Drop the models that no table names any more, when requests that were on their way to them have been asked.
-
-    Triton itself ends the requests that a model has before it is gone; a challenger's that comes too late is answered
-    by the champion.
-    """
-    staying = kept_models(workspace)
-    names = [path.name for path in workspace.home.repository.glob(f"{workspace.project}__*")]
-    if gone := [name for name in names if name not in staying]:
-        time.sleep(GRACE_SECONDS)
-        _drop_soon(workspace, server, *gone)

@@ -12,8 +12,9 @@ from typing import Any
 from dl_pipelines.serving import repository, rollouts
 from dl_pipelines.serving.champion import STAGE, Champion, NoChampion, append, champion, exclusive, ledger, previous
 from dl_pipelines.serving.parity import load_and_compare
-from dl_pipelines.serving.repair import clean_up, forget, install_router, mend, reconcile, settle
+from dl_pipelines.serving.repair import install_router, mend, reconcile, settle
 from dl_pipelines.serving.server import running
+from dl_pipelines.serving.unloading import clean_up, forget
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition, Workspace

@@ -10,8 +10,9 @@ from dataclasses import replace
 from dl_pipelines.brief.live import Router
 from dl_pipelines.serving import parity, repository, rollouts
 from dl_pipelines.serving.champion import NoChampion, append, artifact_of, exclusive, ledger, routed
-from dl_pipelines.serving.repair import clean_up, forget, mend, settle, withdraw
+from dl_pipelines.serving.repair import mend, settle, withdraw
 from dl_pipelines.serving.server import TritonServer, running
+from dl_pipelines.serving.unloading import clean_up, forget
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Workspace

@@ -13,6 +13,7 @@ from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.repair import reconcile
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.serving.traffic import ensure_champion, give_traffic, rollback
+from dl_pipelines.serving.unloading import drop
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_file
@@ -119,7 +120,7 @@ def test_a_crash_at_any_step_leaves_the_old_model_serving(duel, task, inputs):
     while not finished:
         number += 1
         give_traffic(workspace, first, FIRST, "back to the start")
-        repair.drop(workspace, TritonServer(workspace.home), name_of(second))
+        drop(workspace, TritonServer(workspace.home), name_of(second))
         seen, hook = crash_at(number)
         with contextlib.suppress(Crash), durable.inject(hook):
             give_traffic(workspace, second, SECOND, f"crash at {number}")
