@@ -48,11 +48,11 @@ def model_of(artifact):
 def test_a_kill_at_any_operation_leaves_nothing_torn(pair):
     """Each flow at some of its operations; all of them are killed in the soak."""
     with Crashes(pair.workspace) as crashes, Clients(pair.workspace) as load:
-        moves = crash_everywhere(pair, crashes, ("promote", "rollback", "put_challenger", "end_trial"), 5, 3)
-        whole = crash_everywhere(pair, crashes, ("publish",), 29, 12)
+        moves = crash_everywhere(pair, crashes, ("promote", "rollback", "put_challenger", "end_trial"), 8, 4)
+        whole = crash_everywhere(pair, crashes, ("publish",), 50, 30)
     assert load.requests > 100
     assert load.failures == [] or pair.deaths, load.failures[:3]
-    assert sum(moves.values()) >= 6 and whole["publish"] >= 2, (moves, whole)
+    assert sum(moves.values()) >= 5 and whole["publish"] >= 1, (moves, whole)
     assert set(load.by_model) == {0, 1}, "both have answered meanwhile"
 
 
