@@ -55,7 +55,7 @@ def answers(port: int, model: str = "echo", timeout: float = 3) -> bool:
     return status == 200 and b"1.5" in reply
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> float:
+def until(condition: Callable[[], object], seconds: float = 60) -> float:
     """Waits for it; returns how long that took. Raises AssertionError."""
     started = time.monotonic()
     while not condition():

