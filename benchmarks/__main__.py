@@ -15,7 +15,10 @@ from typing import Any
 
 from benchmarks.contract import Comparison, is_met
 
-ALL = ("main_job", "forecasting", "training_loop", "input_pipeline", "scaling", "search", "compression", "nas")
+ALL = (
+    *("main_job", "forecasting", "training_loop", "input_pipeline", "scaling", "search", "compression", "nas"),
+    *("serving", "router"),
+)
 WIDTH = 120
 """Of the table, in a file or a pipe."""
 

@@ -52,9 +52,12 @@ def added(
 ) -> Comparison:
     """What ours takes beyond the peer's, interleaved: an absolute figure, the median over the pairs.
 
-    Its ratio is limit / ours with its interval; what is below a thousandth of the limit counts as that.
+    Its ratio is limit / ours with its interval; what is below a thousandth of the limit counts as that. Raises
+    RuntimeError when ours took less: it contains the peer's, so something else had the cores meanwhile.
     """
     extra, (low, high) = _median([mine - theirs for mine, theirs in zip(ours, peer, strict=True)])
+    if high <= 0:
+        raise RuntimeError(f"found {name} of {extra:.3g} {unit}; expected more than 0: is something else running?")
     ratio, worst, best = (limit / max(value, limit / 1000) for value in (extra, high, low))
     told = {"limit": limit, "with": round(statistics.median(ours), 4), "without": round(statistics.median(peer), 4)}
     interval = _rounded((worst, best))

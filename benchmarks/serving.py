@@ -8,6 +8,7 @@ float32. The clients run on the cores that serve.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +34,8 @@ SETUPS = {"one": (1, THREADS), "two": (THREADS, 1)}
 PEER_SETUPS = (Setup(1, THREADS, False), Setup(1, THREADS, True), Setup(THREADS, 1, False))
 
 
-@contextlib.contextmanager
-def _network(dtype: str = "float32") -> Iterator[tuple[Path, Network]]:
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
-        yield Path(scratch), resnet(Path(scratch), dtype)
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=folder, prefix="home-")
 
 
 def _about(network: Network) -> dict[str, Any]:
@@ -44,17 +43,18 @@ def _about(network: Network) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)), "log": "on"}  # fmt: skip
 
 
-def latency() -> Iterator[Comparison]:
+def latency(folder: Path) -> Iterator[Comparison]:
     """By gRPC, HTTP and shared memory; the figure is that of the best, and the others stand beside it."""
     from dl_pipelines.brief.live import Serving
     from dl_pipelines.inference.runtimes import open_runtime
     from dl_pipelines.serving.protocols import PROTOCOLS, connecting
 
-    with _network() as (folder, network), contextlib.ExitStack() as stack:
+    network = resnet(folder)
+    with contextlib.ExitStack() as stack:
         projects = {
             name: Published(network, Serving(max_batch=8, threads=THREADS, durability=name)) for name in DURABILITIES
         }
-        server = stack.enter_context(served(folder / "home", projects))
+        server = stack.enter_context(served(Path(stack.enter_context(_scratch(folder))), projects))
         alone = open_runtime("openvino", network.ir, THREADS, "int8").run
         for project in DURABILITIES:
             sides: dict[str, Call] = {"in process": alone}
@@ -78,17 +78,17 @@ def _by_transport(name: str, found: Mapping[str, Sequence[float]], about: dict[s
     yield added(name, found[best], peer, limit, "ms", transport=best, by_transport=told, **about)
 
 
-def throughput_in_process() -> Iterator[Comparison]:
+def throughput_in_process(folder: Path) -> Iterator[Comparison]:
     """With the images of the other parts, and with those that the project's own image models take (uint8)."""
     for dtype, ending in (("float32", ""), ("uint8", "_uint8")):
-        with _network(dtype) as (folder, network):
-            yield from _saturated(folder, network, f"serving.throughput{ending}")
+        network = resnet(folder, dtype)
+        yield from _saturated(folder, network, f"serving.throughput{ending}")
 
 
 def _saturated(folder: Path, network: Network, name: str) -> Iterator[Comparison]:
     from dl_pipelines.serving.client import Caller
 
-    with served(folder / "home", _setups(network)) as server, contextlib.ExitStack() as stack:
+    with _scratch(folder) as home, served(Path(home), _setups(network)) as server, contextlib.ExitStack() as stack:
 
         def calling(project: str) -> Call:
             call = Caller.of(server.grpc, project, network.signature)
@@ -139,14 +139,15 @@ def _told(side: str) -> str:
     return f"{clients} {instances} instances of {threads} threads"
 
 
-def fastapi() -> Iterator[Comparison]:
+def fastapi(folder: Path) -> Iterator[Comparison]:
     """One int8 graph in all: ours as compression chooses (OpenVINO) against FastAPI with ONNX Runtime; then each alike.
 
     Both sides' settings are chosen by a short trial.
     """
-    with _network() as (folder, network), contextlib.ExitStack() as stack:
+    network = resnet(folder)
+    with contextlib.ExitStack() as stack:
         projects = {**_setups(network), **_setups(network, "onnxruntime", "_onnx")}
-        server = stack.enter_context(served(folder / "home", projects))
+        server = stack.enter_context(served(Path(stack.enter_context(_scratch(folder))), projects))
         files = {"openvino": network.ir, "onnxruntime": network.onnx}
         sides: dict[str, Sequence[Call]] = {}
         told: dict[str, str] = {}
@@ -194,4 +195,6 @@ def _best_setup(model: Path, network: Network, folder: Path) -> Setup:
 
 
 if __name__ == "__main__":
-    main({"latency": latency, "throughput": throughput_in_process, "fastapi": fastapi}, __doc__ or "")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        named = {"latency": latency, "throughput": throughput_in_process, "fastapi": fastapi}
+        main({name: functools.partial(part, Path(scratch)) for name, part in named.items()}, __doc__ or "")

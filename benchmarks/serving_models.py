@@ -6,15 +6,17 @@ IR, so that both runtimes compute the same. `tiny`: one linear layer on 64 pixel
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ROOT
 from dl_pipelines.tasks.base import Signature, Tensor
 
-CALIBRATION, SIDE = 16, 224
+CALIBRATION, ROWS, SIDE = 16, 48, 224
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,17 @@ class Network:
 
 
 def resnet(folder: Path, dtype: str = "float32") -> Network:
-    """ResNet-18 in int8 with 1000 outputs; images [224, 224, 3] of float32, or of uint8 as the project's own have."""
-    import torch
-    import torchvision
+    """ResNet-18 in int8 with 1000 outputs; images [224, 224, 3] of float32, or of uint8 as the project's own have.
 
-    class Images(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = torchvision.models.resnet18(weights=None)
-
-        def forward(self, images: Any) -> Any:
-            return self.body((images.permute(0, 3, 1, 2).float() - 128) / 64)
-
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 256, (48, SIDE, SIDE, 3)).astype(dtype)
-    float32 = _export(Images().eval(), rows[:1], folder / f"resnet-{dtype}-float32.onnx")
-    return _network(f"resnet_{dtype}", _quantized(float32, rows[:CALIBRATION]), rows, 1000)
+    Made by `serving_int8`, once a folder, in a process of its own: what torch and NNCF leave is not where one measures.
+    """
+    rows = np.random.default_rng(0).integers(0, 256, (ROWS, SIDE, SIDE, 3)).astype(dtype)
+    np.save(folder / "calibration.npy", rows[:CALIBRATION], allow_pickle=False)
+    path = folder / f"resnet-{dtype}.onnx"
+    command = [sys.executable, "-m", "benchmarks.serving_int8", str(folder / "calibration.npy"), str(path)]
+    if not path.exists():
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return _network(f"resnet_{dtype}", path, rows, 1000)
 
 
 def tiny(folder: Path) -> Network:
@@ -102,26 +98,3 @@ def _network(
     signature = Signature((given,), (gives,), summary=summary)
     ir, _ = save_openvino(onnx, onnx.with_suffix(".xml"))
     return Network(name, onnx, ir, signature, rows)
-
-
-def _export(network: Any, example: np.ndarray, path: Path) -> Path:
-    import torch
-
-    free = {"image": {0: "rows"}, "scores": {0: "rows"}}
-    torch.onnx.export(
-        network, (torch.from_numpy(example),), str(path), input_names=["image"], output_names=["scores"],
-        dynamic_axes=free, dynamo=False,
-    )  # fmt: skip
-    return path
-
-
-def _quantized(onnx_path: Path, rows: np.ndarray) -> Path:
-    """Static int8 by NNCF, as QDQ nodes of ONNX."""
-    import nncf
-    import onnx
-
-    given = nncf.Dataset([{"image": row[None]} for row in rows])
-    made = nncf.quantize(onnx.load(str(onnx_path)), given, subset_size=len(rows))
-    path = onnx_path.with_name(onnx_path.name.replace("float32.onnx", "int8.onnx"))
-    onnx.save(made, str(path))
-    return path
