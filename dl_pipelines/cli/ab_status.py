@@ -95,7 +95,7 @@ def _bounds(look: Mapping[str, Any]) -> Table:
         ]
         for bound in decision["bounds"]
     ]
-    table = plain_table("", ("", "Difference", "Low", "High", "Worse by at most", "State"), rows)
+    table = plain_table("", ("", "Better by", "Low", "High", "Worse by at most", "State"), rows)
     table.caption = (
         f"{units(seen):,} units in {seen['hours']:.2f} h, {seen['challenger']['labelled']:,} of the challenger's "
         f"{seen['challenger']['matured']:,} and {seen['champion']['labelled']:,} of the champion's "
@@ -125,7 +125,7 @@ def plot(course: Course, title: str) -> Text:
     names[limit] = worded(-course.margin, course.unit)
     lines = [f"{names.get(place, ''):>10} {''.join(row)}" for place, row in enumerate(rows)]
     foot = f"{'units':>10} {f'{begin:,.0f}':<{WIDTH // 2}}{f'{end:,.0f}':>{WIDTH - WIDTH // 2}}"
-    return Text("\n".join([f"{title}, challenger minus champion", *lines, foot]))
+    return Text("\n".join([f"{title} against the champion, above 0 is better", *lines, foot]))
 
 
 def write(found: Mapping[str, Any], path: Path) -> int:

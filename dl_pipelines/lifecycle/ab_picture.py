@@ -86,7 +86,9 @@ def _drawn(course: Course, simulated: bool) -> str:
     bottom, top = min([*known, -course.margin, 0.0]), max([*known, 0.0])
     room = (top - bottom or 1.0) * 0.05
     plane = Plane((0.0, max(course.units)), (bottom - room, top + room), WIDTH, HEIGHT)
-    title = f"{course.name}: challenger minus champion{' (simulated traffic)' if simulated else ''}"
+    title = (
+        f"{course.name}: challenger against champion, above 0 is better{' (simulated traffic)' if simulated else ''}"
+    )
     ticks = {at: f"stage {stage}" for stage, at in course.stages.items()}
     parts = [label(LEFT, 14, title, "title"), *plane.grid(lambda value: worded(float(f"{value:.2g}"), course.unit))]
     axis = f"units seen; dashed: what it may be at worst, {worded(-course.margin, course.unit)}"

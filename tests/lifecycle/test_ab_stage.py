@@ -111,7 +111,7 @@ def test_the_course_of_each_bound_goes_on_over_the_stages(workspace):
     assert [units(look["evidence"]) for look in looks] == [50, 200, 200, 600]
     drawn = ET.fromstring(together(pictures(looks)))
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
-    assert texts.count("stage 1") == 3 and "score: challenger minus champion" in texts
+    assert texts.count("stage 1") == 3 and "score: challenger against champion, above 0 is better" in texts
     assert texts.count("units seen; dashed: what it may be at worst, 0") == 1
     assert "units seen; dashed: what it may be at worst, -0.5%" in texts
     assert "no look at the evidence has been taken yet" in together([])
