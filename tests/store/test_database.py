@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from dl_pipelines.store import tables
-from dl_pipelines.store.database import HEAD, Database, DatabaseError
+from dl_pipelines.store.database import HEAD, Database, DatabaseError, patiently
 from dl_pipelines.store.home import DATABASE_URL, Home
 
 ROOT = Path(__file__).parent.parent.parent
@@ -305,3 +306,27 @@ def test_the_homes_database_is_a_file_in_it_or_the_variables(tmp_path: Path, mon
     assert Database.of(Home(tmp_path)).url == f"sqlite:///{tmp_path}/dlp.sqlite"
     monkeypatch.setenv(DATABASE_URL, "postgres://u@h/d")
     assert Database.of(Home(tmp_path)).url == "postgresql+psycopg2://u@h/d"
+
+
+def test_what_a_database_that_is_away_is_asked_is_asked_again(monkeypatch):
+    monkeypatch.setattr("dl_pipelines.store.database.PATIENCE_S", (0.0, 0.0))
+    away = sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+    wrapped = DatabaseError("found no usable database")
+    wrapped.__cause__ = away
+    answers = iter([away, wrapped, 7])
+
+    def step():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patiently(step, "count") == 7
+    answers = iter([away] * 3 + [8])
+    told = r"found the database unable to count \(database is locked\); expected it to answer; run it again when it"
+    with pytest.raises(DatabaseError, match=told):
+        patiently(step, "count")
+    assert next(answers) == 8, "no more than three tries"
+    answers = iter([sa.exc.IntegrityError("INSERT", {}, sqlite3.IntegrityError("twice"))])
+    with pytest.raises(sa.exc.IntegrityError):
+        patiently(step, "count")
