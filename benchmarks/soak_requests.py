@@ -1,8 +1,8 @@
 """Requests that no good client sends, beside good clients: mutated ones, slow ones, one that is huge.
 
 None may be answered wrongly, none may hang; a server that such a request ended has to be back within 10 s, with all
-that it had acknowledged. `p99_ratio` is the good clients' p99 beside them by that without (at most 1.2 is wanted; the
-clients that do the harm run on the same cores), median over the rounds, without what was under way in a restart.
+that it had acknowledged. They come from another process, on the same cores. `p99_ratio` is the good clients' p99 beside
+them by that without (at most 1.2 is wanted), median over the rounds, without what was under way in a restart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.mutated_requests import Mutated
 from benchmarks.serving_home import Published, direct
 from benchmarks.serving_models import Network, linear
 from benchmarks.soak_line import PROJECT, Clients, Line, Span, missing, opened, told
@@ -74,13 +77,9 @@ class Watch:
         return False
 
 
-def mutated(line: Line, seed: int, count: int) -> dict[str, Any]:
+def mutated(http_port: int, grpc: str, seed: int, count: int) -> dict[str, Any]:
     """Send mutated requests; the outcomes, and what was wrong."""
-    from benchmarks.mutated_requests import Mutated
-
-    state = line.server.last()
-    assert state is not None
-    sender = Mutated(state.http, f"127.0.0.1:{state.grpc}", OTHER, seed, direct(OTHER), depth=200)
+    sender = Mutated(http_port, grpc, OTHER, seed, direct(OTHER), depth=200)
     found: dict[str, Any] = {"answered": 0, "refused": 0, "wrong": []}
     for _ in range(count):
         try:
@@ -91,12 +90,12 @@ def mutated(line: Line, seed: int, count: int) -> dict[str, Any]:
     return found
 
 
-def slow(line: Line, count: int, seconds: float) -> dict[str, Any]:
+def slow(http_port: int, count: int, seconds: float) -> dict[str, Any]:
     """Sockets that send a good request's first bytes one by one, and never its end."""
     head = f"POST /v2/models/{PROJECT}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode()
     end, place = time.monotonic() + seconds, 0
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", line.http))) for _ in range(count)]
+        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", http_port))) for _ in range(count)]
         while time.monotonic() < end:
             for each in sockets:
                 with contextlib.suppress(OSError):  # the server may end it
@@ -106,9 +105,9 @@ def slow(line: Line, count: int, seconds: float) -> dict[str, Any]:
     return {"slow": count, "wrong": []}
 
 
-def huge(line: Line, size: int) -> dict[str, Any]:
+def huge(http_port: int, size: int) -> dict[str, Any]:
     """One request of so many bytes over HTTP, with a right head: it must be refused, or the connection end."""
-    connection = http.client.HTTPConnection("127.0.0.1", line.http, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=PATIENCE)
     piece, wrong = bytes(2**20), list[str]()
     try:
         connection.putrequest("POST", f"/v2/models/{PROJECT}/infer")
@@ -131,21 +130,23 @@ def huge(line: Line, size: int) -> dict[str, Any]:
 def one(folder: Path, number: int, mutations: int = MUTATED, slows: int = SLOW, size: int = HUGE_BYTES,
         seconds: float = SECONDS) -> dict[str, Any]:  # fmt: skip
     """A round: good clients alone, then beside each kind of harm. Counts, ratios of p99, faults."""
-    harms: dict[str, Callable[[Line], dict[str, Any]]] = {
-        "mutated": lambda line: mutated(line, number, mutations),
-        "slow": lambda line: slow(line, slows, seconds),
-        "huge": lambda line: huge(line, size),
-    }
     found: dict[str, Any] = {"answered": 0, "refused": 0, "slow": 0, "huge": 0, "restarts": 0, "slowest": 0.0}
     ratios: dict[str, float] = {}
     faults: list[str] = []
     acknowledged: dict[str, bytes] = {}
-    with opened(folder, others={OTHER: Published(_numbers(folder), _settings())}) as line:
+    others = {OTHER: Published(_numbers(folder), _settings())}
+    with opened(folder, others=others) as line, ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+        port, address = line.http, line.server.grpc
+        harms: dict[str, tuple[Any, ...]] = {
+            "mutated": (mutated, port, address, number, mutations), "slow": (slow, port, slows, seconds),
+            "huge": (huge, port, size),
+        }  # fmt: skip
+        elsewhere.submit(_nothing).result()  # it has imported what it needs
         for name, harm in random.Random(number).sample(sorted(harms.items()), len(harms)):
             with _beside(line, f"{number}/{name}/before/", acknowledged, faults) as quiet:
                 time.sleep(seconds)
             with Watch(line) as watch, _beside(line, f"{number}/{name}/", acknowledged, faults) as loaded:
-                done = harm(line)
+                done = elsewhere.submit(*harm).result()
                 time.sleep(0.5)
             faults += done.pop("wrong")
             for key, value in done.items():
@@ -169,6 +170,10 @@ def _beside(line: Line, name: str, acknowledged: dict[str, bytes], faults: list[
         yield clients
     acknowledged.update(clients.acknowledged)
     faults += [f"answered wrongly: {text}" for text in clients.wrong]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _numbers(folder: Path) -> Network:
