@@ -65,7 +65,7 @@ def one(folder: Path, number: int, bad: int, end: float) -> dict[str, Any]:
     with published(folder) as pair, Clients(pair.workspace) as load:
         before = routed(pair.workspace)
         while found["bad"] < bad and time.monotonic() < end:
-            first, found["bad"] = found["bad"], found["bad"] + BATCH
+            first, found["bad"] = number * bad + found["bad"], found["bad"] + BATCH
             try:
                 told = publish_bad(pair.workspace, pair.second, BATCH, first=first)
             except OSError as error:
