@@ -25,7 +25,7 @@ ODD: tuple[Any, ...] = (
 NAMES = ("shared_memory_region", "shared_memory_byte_size", "binary_data_size", "classification", "sequence_id",
          "priority", "timeout", "unit_id", "binary_data_output", "triton_x", "a" * 300)  # fmt: skip
 
-_DEEP = "(deep)"
+_DEEP, _BYTES = "(deep)", "(bytes)"
 
 
 class Mutated:
@@ -114,7 +114,8 @@ class Mutated:
 
     def _text(self, body: dict[str, Any]) -> bytes:
         left, right = self._random.choice((("[", "]"), ('{"a":', "}")))
-        return json.dumps(body).replace(f'"{_DEEP}"', left * self._depth + "1" + right * self._depth).encode()
+        deep = json.dumps(body).replace(f'"{_DEEP}"', left * self._depth + "1" + right * self._depth)
+        return deep.encode().replace(_BYTES.encode(), b"\xff\xfe")
 
     def _change(self, body: dict[str, Any]) -> None:
         """Put something odd somewhere into a JSON tree, take something out, or double it."""
@@ -129,6 +130,9 @@ class Mutated:
             holder[draw.choice(NAMES)] = draw.choice(ODD)
         elif turn < 0.55:
             holder[key] = _DEEP
+        elif turn < 0.65:  # no UTF-8 where the router itself reads texts
+            named = {"id": _BYTES}, {"parameters": {"unit_id": _BYTES}}, {"parameters": {draw.choice(NAMES): _BYTES}}
+            body.update(draw.choice(named))
         else:
             holder[key] = copy.deepcopy(draw.choice(ODD))
 

@@ -1,4 +1,7 @@
+import contextlib
+import json
 import resource
+import threading
 import time
 
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 
 from benchmarks.mutated_requests import Mutated
 from dl_pipelines.serving.server import running
-from tests.serving.routers import Client, Routed, asked, post, until
+from tests.serving.routers import SETTINGS, Client, Routed, asked, post, until
 
 ONE = [1, 2, 3, 4]
 
@@ -113,7 +116,6 @@ def test_what_is_wrong_with_the_rest_is_said_over_http(routed):
 def test_times_may_have_gaps_where_the_signature_says_so():
     from dl_pipelines.serving import config
     from dl_pipelines.tasks.base import Signature, Tensor
-    from tests.serving.routers import SETTINGS
 
     tensors = (Tensor("x", "float32", (4,)),)
     found = {
@@ -166,12 +168,71 @@ def test_a_log_that_is_full_is_each_clients_error_and_no_longer_than_that(routed
     until(lambda: routed.metrics().get('dlp_log_errors_total{project="checked"}', 0) >= 4)
 
 
-def test_mutated_requests_are_refused_or_answered_rightly_and_others_go_on(routed, client):
-    mutated = Mutated(routed.server.state().http, routed.server.grpc, "checked", seed=1)
+@contextlib.contextmanager
+def good_clients(routed, count=3):
+    """Clients of the same router, whose answers are counted; yields what they got that was not right."""
+    over, wrong, answered = threading.Event(), [], []
+
+    def work(number: int) -> None:
+        mine = Client(routed)
+        while not over.is_set():
+            try:
+                if (found := mine(ONE, f"beside/{number}/{time.time_ns()}").tolist()) != [[10, 20]]:
+                    wrong.append(found)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
+                wrong.append(str(error))
+            answered.append(number)
+        mine.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: set(answered) == set(range(count)))
+        yield wrong
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def batched(routed):
+    """A router that gathers batches: who asks at the same time shares one."""
+    batched = Routed(routed.server, "gathered", SETTINGS.model_copy(update={"queue_delay_ms": 20}))
+    batched.route("plain")
+    batched.load()
+    yield batched
+    routed.server.control.unload("gathered")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"id": "h(bytes)"}, "found the byte 0xff in the request's id or parameters; expected UTF-8"),
+        ({"id": "h", "parameters": {"unit_id": "(bytes)"}}, "found the byte 0xff in the request's id or parameters"),
+        ({"id": "h", "parameters": {"country": "(bytes)"}}, "found the byte 0xff in the request's id or parameters"),
+        ({"id": "h", "parameters": {"(bytes)": "DE"}}, "found the byte 0xff in the request's id or parameters"),
+        ({"id": "i" * 81}, "found a request id of 81 characters"),
+    ],
+)
+def test_a_request_that_can_not_be_read_is_refused_alone(batched, fields, said):
+    refused = 'dlp_requests_total{arm="",outcome="refused",project="gathered"}'
+    before = batched.metrics().get(refused, 0)
+    with good_clients(batched) as wrong:
+        for _ in range(3):
+            status, body = post(batched, json.dumps(asked(ONE, **fields)).encode().replace(b"(bytes)", b"\xff\xfe"))
+            assert status == 400 and said in body["error"] and "model.py" not in body["error"]
+    assert not wrong
+    until(lambda: batched.metrics().get(refused, 0) - before == 3)
+
+
+def test_mutated_requests_are_refused_or_answered_rightly_and_others_go_on(batched):
+    mutated = Mutated(batched.server.state().http, batched.server.grpc, "gathered", seed=1)
     outcomes = {"answered": 0, "refused": 0}
-    for number in range(150):
-        outcomes[mutated.send()] += 1
-        if number % 10 == 0:
-            assert client(ONE, f"good/{number}").tolist() == [[10, 20]]
+    with good_clients(batched) as wrong:
+        for _ in range(150):
+            outcomes[mutated.send()] += 1
+    assert not wrong
     assert min(outcomes.values()) > 10
-    assert routed.server.control.ready()
+    assert batched.server.control.ready()

@@ -168,6 +168,19 @@ def test_rows_are_checked(array, said):
     assert str(caught.value).startswith(said)
 
 
+def test_whatever_is_wrong_with_a_request_is_said_without_its_content_or_our_code():
+    found = [
+        checks.Refused("found a; expected b"),
+        UnicodeDecodeError("utf-8", b"ab\xff", 2, 3, "bad"),
+        ValueError("/x"),
+    ]
+    assert [checks.refusal(error) for error in found] == [
+        "found a; expected b",
+        "found the byte 0xff in the request's id or parameters; expected UTF-8",
+        "found a request that can't be read (ValueError); expected id, parameters and rows as documented",
+    ]
+
+
 def test_what_may_hold_gaps_or_nothing_but_numbers_passes():
     checks.require_rows("x", np.array([[np.nan]]), finite=False)
     for dtype in (np.uint8, np.int64, np.bool_, object):

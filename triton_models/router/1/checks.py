@@ -21,6 +21,17 @@ class Refused(ValueError):
     """A request that no model is asked for; says what was found and what is expected."""
 
 
+def refusal(error: Exception) -> str:
+    """What the client is told of a request that could not be read; Triton hands on bytes that are no text."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"found the byte 0x{error.object[error.start]:02x} in the request's id or parameters; expected UTF-8"
+    return (
+        f"found a request that can't be read ({type(error).__name__}); expected id, parameters and rows as documented"
+    )
+
+
 def parameters_of(text: str) -> Mapping[str, Any]:
     """A request's own parameters, from the JSON that Triton gives."""
     return json.loads(text) if len(text) > 2 else {}

@@ -22,7 +22,7 @@ import triton_python_backend_utils as pb_utils
 from answering import Answering
 from asked import INVALID, Asked, Content, ModelError
 from breaker import Breaker
-from checks import Refused, parameters_of, require_id, require_rows, unit_of
+from checks import parameters_of, refusal, require_id, require_rows, unit_of
 from counters import Counters, Publisher
 from journal import Journal
 from wire.routing import Watched
@@ -53,8 +53,7 @@ class Reply:
             return
         self._given = True
         if asked.outputs is None:
-            error = pb_utils.TritonError(asked.error, getattr(pb_utils.TritonError, asked.code))
-            response = pb_utils.InferenceResponse(error=error)
+            response = _error(asked.error, asked.code)
         else:
             outputs, tensor = asked.answer or (None, None)
             if asked.outputs is not outputs:
@@ -64,6 +63,14 @@ class Reply:
             self.response = response
         else:
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def refuse(self, why: str) -> None:
+        """It could not be read: no model is asked, nothing else is given."""
+        self._given, self.response = True, _error(why, INVALID)
+
+
+def _error(text: str, code: str):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, code)))
 
 
 class TritonPythonModel:
@@ -99,24 +106,25 @@ class TritonPythonModel:
         replies, asked = [], []
         for request in requests:
             replies.append(Reply(request, self.output))
-            asked.append(self._read(request, replies[-1], at, started))
-        self.answering.take([one for one in asked if not one.error])
+            if one := self._read(request, replies[-1], at, started):
+                asked.append(one)
+        self.answering.take(asked)
         return [reply.response for reply in replies]
 
-    def _read(self, request, reply: Reply, at: float, started: float) -> Asked:
-        """A request as the router knows it; one that no model may see has got its error."""
-        given = request.request_id()
-        (tensor,) = request.inputs()
-        one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
+    def _read(self, request, reply: Reply, at: float, started: float) -> Asked | None:
+        """A request as the router knows it; None for one that no model may see: it has got its error."""
         try:
+            given = request.request_id()
+            (tensor,) = request.inputs()
+            one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
             require_id(one.id, one.rows)
             require_rows(self.input, one.inputs, self.finite)
             one.parameters = parameters_of(request.parameters())
             one.unit = unit_of(one.parameters, one.id)
-        except Refused as refusal:
-            one.fail(str(refusal), INVALID)
+        except Exception as error:  # noqa: BLE001 - the others of its batch have nothing to do with it
             self.counters.request("", "refused")
-            reply.give(one)
+            reply.refuse(refusal(error))
+            return None
         return one
 
     def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
