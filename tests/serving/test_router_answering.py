@@ -259,3 +259,36 @@ def test_a_defect_leaves_nobody_waiting(bench):
     it.answering._content.answered = lambda *_: 1 / 0
     (one,) = it.take([1, 0, 0, 0])
     assert error_of(one) == ("the router failed: ZeroDivisionError: division by zero", asked.INTERNAL)
+
+
+def test_without_threads_the_champion_answers_and_the_challenger_comes_again(bench, monkeypatch):
+    it = bench(dueling(shadow="c"), a=good(2), b=good(5), c=good(7))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread"))
+        )
+        ones = it.take([1, 0, 0, 0], [2, 0, 0, 0])
+        assert [outputs_of(one) for one in ones] == [[[1, 2]], [[2, 4]]]
+    assert {record["fail"] for record in it.records("r")} == {"not asked: can't start new thread"}
+    assert not it.records("b")
+    (one,) = it.take([1, 0, 0, 0], name="later")
+    assert outputs_of(one) == [[1, 5]]
+    shown = until(lambda: it.records("s"))
+    assert [record["id"] for record in shown] == ["later0"]
+    assert it.counters.totals()["dlp_shadow_requests_total", (("project", "p"), ("outcome", "left_out"))] == 2
+
+
+def test_what_can_not_be_handed_over_is_told_and_the_others_are_answered(bench):
+    it = bench(dueling(share=0.5), a=good(2), b=good(5))
+    names = [f"r{number}" for number in range(20)]
+    there = {name for name in names if it.table.arm(name).name == "challenger"}
+    ones = [it.one(np.float32([[1, 0, 0, 0]]), name) for name in names]
+    last = next(one for one in reversed(ones) if one.id in there)
+    last.reply.detach = lambda: 1 / 0
+    it.answering.take(ones)
+    for one in ones:
+        if one.id in there:
+            assert error_of(one) == ("the router failed: ZeroDivisionError: division by zero", asked.INTERNAL)
+        else:
+            assert outputs_of(one) == [[1, 2]]
+    assert 0 < len(there) < 20

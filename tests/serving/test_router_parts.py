@@ -86,6 +86,58 @@ def test_calls_end_once_and_threads_that_hang_are_replaced():
     made.close()
 
 
+@pytest.fixture
+def refuse(monkeypatch):
+    """Have the system refuse threads: none but the first so many."""
+    start, left = threading.Thread.start, []
+
+    def limited(thread):
+        if left and not left[0]:
+            raise RuntimeError("can't start new thread")
+        if left:
+            left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return lambda *granted: left.__setitem__(slice(None), granted)
+
+
+def test_threads_that_were_refused_are_started_with_the_next_call(refuse):
+    made, ended = calls.Calls("test", 2), []
+
+    def call(work, seconds=5):
+        return calls.Call(work, lambda *end: ended.append(end), seconds)
+
+    for granted in (0, 1, 2):
+        refuse(granted)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            made.start(call(lambda: "refused"))
+    refuse()
+    made.start(call(lambda: time.sleep(20), 0.05))
+    made.start(call(lambda: "made"))
+    until(lambda: len(ended) == 2)
+    assert {str(error) for _, error, _ in ended} == {"None", "no answer within 50 ms"}
+    made.close()
+
+
+def test_deadlines_are_kept_when_no_thread_can_replace_one_that_hangs(refuse):
+    made, ended, release = calls.Calls("test", 1), [], threading.Event()
+    made.start(calls.Call(lambda: "first", lambda *end: ended.append(end), 5))
+    until(lambda: ended)
+    refuse(0)
+    for _ in range(2):
+        late = time.monotonic() + 0.05
+        made.start(calls.Call(lambda: release.wait(20), lambda *end: ended.append(end), 0.05, late))
+    until(lambda: len(ended) == 3, 5)
+    assert all(isinstance(error, calls.Overdue) for _, error, _ in ended[1:])
+    refuse()
+    release.set()
+    made.start(calls.Call(lambda: "last", lambda *end: ended.append(end), 5))
+    until(lambda: len(ended) == 4)
+    assert ended[-1][0] == "last", "the thread that hung goes on"
+    made.close()
+
+
 def test_a_call_out_of_time_before_its_turn_is_not_made():
     made, ended, made_calls, release = calls.Calls("test", 1), [], [], threading.Event()
     made.start(calls.Call(lambda: release.wait(20), lambda *end: ended.append(end), 20))

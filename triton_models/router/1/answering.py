@@ -87,9 +87,7 @@ class Answering:
         if len(table.arms) > 1 and not self._log(asked, [assigned(one, table) for one in asked], flush=False):
             return
         for model, group in there.items():
-            for one in group:
-                one.reply.detach()
-            self._challenge(group, model, table, again)
+            self._hand_over(group, model, table, again)
         if here:
             self._champion(here, table, again)
 
@@ -109,6 +107,15 @@ class Answering:
             one.outputs, one.by, one.model = rows, table.arms[0].name, table.champion
         self._finish(group, table)
 
+    def _hand_over(self, group: Sequence[Asked], model: str, table: RoutingTable, again: bool) -> None:
+        """Leave requests to a challenger: they are no longer answered with their batch."""
+        try:
+            for one in group:
+                one.reply.detach()
+            self._challenge(group, model, table, again)
+        except Exception as failure:  # noqa: BLE001 - no request may be left without an answer
+            self._give_up(group, broke(failure), INTERNAL)
+
     def _challenge(self, group: Sequence[Asked], model: str, table: RoutingTable, again: bool) -> None:
         """Have a challenger asked by another thread."""
         seconds = table.timeout_ms / 1000
@@ -125,7 +132,10 @@ class Answering:
             return NotAsked("its breaker is open") if self._breaker.is_open(table.revision, model) else None
 
         deadline = group[0].started - time.perf_counter() + time.monotonic() + seconds
-        self._challengers.start(Call(lambda: self._ask(model, group), done, seconds, deadline, closed))
+        try:
+            self._challengers.start(Call(lambda: self._ask(model, group), done, seconds, deadline, closed))
+        except RuntimeError as error:
+            done(None, NotAsked(str(error)), 0.0)
 
     def _challenged(
         self, group: Sequence[Asked], model: str, table: RoutingTable, outputs: np.ndarray | None,

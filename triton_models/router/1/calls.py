@@ -83,17 +83,13 @@ class Calls:
         self._late: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._watched: deque[Call] = deque()
         self._news, self._lock = threading.Event(), threading.Lock()
-        self._started, self._closed = False, False
+        self._lacking = [*[self._work] * threads, self._end_late, self._end_late, self._watch]
+        self._closed = False
 
     def start(self, call: Call) -> None:
-        """Have a call made; returns at once."""
-        if not self._started:  # threads cost memory: a router without a challenger has none
-            self._started = True
-            for _ in range(self._threads):
-                self._thread(self._work)
-            self._thread(self._watch)
-            self._thread(self._end_late)
-            self._thread(self._end_late)
+        """Have a call made; returns at once. Raises RuntimeError when the system gives no thread: it is not made."""
+        if self._lacking:  # threads cost memory: a router without a challenger has none
+            self._begin()
         if call.deadline is not None:
             self._watch_over(call)
         self._waiting.put(call)
@@ -106,6 +102,13 @@ class Calls:
         self._late.put(None)
         self._late.put(None)
         self._news.set()
+
+    def _begin(self) -> None:
+        """Start the threads that are not there yet; what is refused now is tried again at the next call."""
+        with self._lock:
+            while self._lacking:
+                self._thread(self._lacking[-1])
+                self._lacking.pop()
 
     def _thread(self, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=self._name, daemon=True).start()
@@ -150,8 +153,11 @@ class Calls:
         with self._lock:
             if self._hung == MOST_HUNG:
                 return False
+            try:
+                self._thread(self._work)
+            except RuntimeError:  # the system gives no thread: the one that hangs keeps its place
+                return False
             self._hung += 1
-        self._thread(self._work)
         return True
 
     def _end_late(self) -> None:

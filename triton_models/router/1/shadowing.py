@@ -60,7 +60,11 @@ class Shadowing:
         def closed() -> Closed | None:
             return Closed() if self._breaker.is_open(table.revision, model) else None
 
-        self._calls.start(Call(lambda: self._ask(model, group), done, table.timeout_ms / 1000, None, closed))
+        try:
+            self._calls.start(Call(lambda: self._ask(model, group), done, table.timeout_ms / 1000, None, closed))
+        except RuntimeError:  # the system gives no thread
+            self._counters.shadow("left_out", len(group))
+            done(None, Closed(), 0.0)
 
     def _shown(
         self, group: Sequence[Asked], table: RoutingTable, outputs: np.ndarray | None, error: BaseException | None,
