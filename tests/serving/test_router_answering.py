@@ -69,6 +69,10 @@ def bad(x):
     raise asked.ModelError("broken")
 
 
+def picky(x):
+    return bad(x) if (x[:, 0] == 9).any() else good(5)(x)
+
+
 def outputs_of(one):
     (given,) = until(lambda: one.reply.given)
     assert given[1] == "", given
@@ -84,6 +88,10 @@ def error_of(one):
 def dueling(champion="a", challenger="b", share=1.0, **fields):
     arms = (Arm("champion", champion, 1 - share), Arm("challenger", challenger, share))
     return RoutingTable("p", champion, arms, 1, **{"revision": 5, **fields})
+
+
+def shadowed(**fields):
+    return RoutingTable("p", "a", (Arm("champion", "a", 1.0),), 1, shadow="b", **{"revision": 5, **fields})
 
 
 @pytest.fixture
@@ -153,9 +161,6 @@ def test_a_table_that_changes_again_and_again_is_followed_once(bench):
 
 
 def test_one_bad_request_of_a_challengers_batch_fails_alone(bench):
-    def picky(x):
-        return bad(x) if (x[:, 0] == 9).any() else good(5)(x)
-
     it = bench(dueling(), a=good(2), b=picky)
     ones = it.take([1, 0, 0, 0], [9, 0, 0, 0], [3, 0, 0, 0])
     assert [outputs_of(one) for one in ones] == [[[1, 5]], [[9, 18]], [[3, 15]]]
@@ -292,3 +297,51 @@ def test_what_can_not_be_handed_over_is_told_and_the_others_are_answered(bench):
         else:
             assert outputs_of(one) == [[1, 2]]
     assert 0 < len(there) < 20
+
+
+def test_one_bad_request_of_a_shadows_batch_fails_alone_and_the_breaker_stays_closed(bench):
+    it = bench(shadowed(breaker=3), a=good(2), b=picky)
+    ones = it.take(*[[9 if number == 4 else 1, 0, 0, 0] for number in range(12)])
+    assert [outputs_of(one)[0][1] for one in ones] == [2.0] * 4 + [18.0] + [2.0] * 7
+    shown = until(lambda: len(found := it.records("s")) == 12 and found)
+    assert {record["id"]: record["fail"] for record in shown if "fail" in record} == {"r4": "broken"}
+    assert all(record["out"] for record in shown if record["id"] != "r4")
+    assert sorted(it.asked) == [("a", 12), *[("b", 1)] * 12, ("b", 12)]
+    assert not it.records("b")
+    until(lambda: it.answering._shadowing._count == it.answering._shadowing._bytes == 0)
+
+
+def test_a_shadow_that_always_fails_is_ended_by_its_limit_of_failures(bench):
+    it = bench(shadowed(breaker=3), a=good(2), b=bad)
+    it.take(*[[1, 0, 0, 0]] * 12)
+    (opened,) = until(lambda: it.records("b"))
+    assert opened["fail"] == "3 failures in a row, the last: broken"
+    until(lambda: it.answering._shadowing._count == 0)
+    assert len(it.asked) <= 1 + 1 + 3 + 1, "the champion, the batch, three, and what the other thread had begun"
+
+
+@pytest.mark.parametrize("arm", ["challenger", "shadow"])
+def test_one_overdue_call_is_one_failure_however_many_wait_for_it(bench, arm):
+    stalls = iter([0.25])
+
+    def stalling(x):
+        time.sleep(next(stalls, 0))
+        return good(5)(x)
+
+    fields = {"timeout_ms": 100, "breaker": 2}
+    table = dueling(**fields) if arm == "challenger" else shadowed(**fields)
+    it, kind = bench(table, a=good(2), b=stalling), "r" if arm == "challenger" else "s"
+    ones = it.take(*[[1, 0, 0, 0]] * 10)
+    assert [outputs_of(one) for one in ones] == [[[1, 2]]] * 10
+    late = until(lambda: len(found := it.records(kind)) == 10 and found)
+    assert {record["fail"] for record in late} == {"no answer within 100 ms"}
+    (one,) = it.take([1, 0, 0, 0], name="later")
+    assert outputs_of(one) == [[1, 5 if arm == "challenger" else 2]]
+    until(lambda: len(it.records(kind)) == 11)
+    assert not it.records("b")
+    stalls = iter([0.25, 0.25])
+    for name in ("once", "twice"):
+        for one in it.take(*[[1, 0, 0, 0]] * 5, name=name):
+            outputs_of(one)
+    (opened,) = until(lambda: it.records("b"))
+    assert opened["fail"] == "2 failures in a row, the last: no answer within 100 ms"

@@ -152,8 +152,8 @@ class Answering:
         elif outputs is None:
             for one in group:
                 one.failure = f"not asked: {error}" if isinstance(error, NotAsked) else told(error)
-                if not isinstance(error, NotAsked):
-                    self._count(one, model, table)
+            if not isinstance(error, NotAsked):
+                self._count(group[0], model, table)  # one call, one failure, however many waited for it
             self._champion(group, table)
         else:
             for one, rows in zip(group, parts(group, outputs), strict=True):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from asked import Ask, Asked, told
 from breaker import Breaker
-from calls import Call, Calls
+from calls import Call, Calls, Overdue
 from checks import worse
 from counters import Counters
 from journal import Journal
@@ -39,41 +39,48 @@ class Shadowing:
 
     def show(self, group: Sequence[Asked], table: RoutingTable) -> None:
         """Queue requests that have been answered."""
-        model = table.shadow
-        if self._breaker.is_open(table.revision, model):
+        if self._breaker.is_open(table.revision, table.shadow):
             return
-        size = sum(one.inputs.nbytes for one in group)
+        size = _size(group)
         with self._lock:
             fits = self._count + len(group) <= MOST and (not self._count or self._bytes + size <= MOST_BYTES)
             if fits:
                 self._count, self._bytes = self._count + len(group), self._bytes + size
-        if not fits:
+        if fits:
+            self._begin(group, table)
+        else:
             self._counters.shadow("left_out", len(group))
-            return
+
+    def _begin(self, group: Sequence[Asked], table: RoutingTable) -> None:
+        """Have the shadow asked; a batch that fails is asked again one by one: a bad request fails alone."""
 
         def done(outputs: np.ndarray | None, error: BaseException | None, spent: float) -> None:
+            why = told(error) if outputs is None else self._fault(group, outputs)
+            if why and len(group) > 1 and not isinstance(error, Closed | Overdue):
+                for one in group:
+                    self._begin([one], table)
+                return
             with self._lock:
-                self._count, self._bytes = self._count - len(group), self._bytes - size
+                self._count, self._bytes = self._count - len(group), self._bytes - _size(group)
             if not isinstance(error, Closed):
-                self._shown(group, table, outputs, error, 1000 * spent)
+                self._shown(group, table, outputs, why, 1000 * spent)
 
         def closed() -> Closed | None:
-            return Closed() if self._breaker.is_open(table.revision, model) else None
+            return Closed() if self._breaker.is_open(table.revision, table.shadow) else None
 
+        seconds = table.timeout_ms / 1000
         try:
-            self._calls.start(Call(lambda: self._ask(model, group), done, table.timeout_ms / 1000, None, closed))
+            self._calls.start(Call(lambda: self._ask(table.shadow, group), done, seconds, None, closed))
         except RuntimeError:  # the system gives no thread
             self._counters.shadow("left_out", len(group))
             done(None, Closed(), 0.0)
 
     def _shown(
-        self, group: Sequence[Asked], table: RoutingTable, outputs: np.ndarray | None, error: BaseException | None,
-        milliseconds: float,
-    ) -> None:  # fmt: skip
-        """Log what it answered, a record a row, and count."""
-        why = told(error) if outputs is None else self._fault(group, outputs)
+        self, group: Sequence[Asked], table: RoutingTable, outputs: np.ndarray | None, why: str, milliseconds: float
+    ) -> None:
+        """Log what it answered, a record a row, and count. A call without an answer counts once for the breaker."""
         found, at, start = list[records.Record](), time.time(), 0
-        for one in group:
+        for place, one in enumerate(group):
             rows = None if why or outputs is None else outputs[start : start + one.rows]
             failure = why or worse(rows, one.outputs)
             start += one.rows
@@ -83,14 +90,19 @@ class Shadowing:
                 name = records.row_id(one.id, row, one.rows)
                 record = records.shadow(name, at, table.shadow, table.revision, milliseconds, kept, failure)
                 found.append(record)
-            if not failure:
-                self._breaker.worked(table.revision, table.shadow)
-            elif self._breaker.failed(table.revision, ARM, table.shadow, table.breaker, failure):
-                self.settle()
+            if not (why and place):
+                self._note(table, failure)
         try:
             self._journal.append(found, flush=False)
         except LogError:
             self._counters.log_error()
+
+    def _note(self, table: RoutingTable, failure: str) -> None:
+        """Tell the breaker."""
+        if not failure:
+            self._breaker.worked(table.revision, table.shadow)
+        elif self._breaker.failed(table.revision, ARM, table.shadow, table.breaker, failure):
+            self.settle()
 
     def settle(self) -> None:
         """Write what breakers have to tell; what can't be written is tried again at the next call."""
@@ -105,6 +117,10 @@ class Shadowing:
     def close(self) -> None:
         """End the threads."""
         self._calls.close()
+
+
+def _size(group: Sequence[Asked]) -> int:
+    return sum(one.inputs.nbytes for one in group)
 
 
 class Closed(Exception):
