@@ -345,3 +345,32 @@ def test_one_overdue_call_is_one_failure_however_many_wait_for_it(bench, arm):
             outputs_of(one)
     (opened,) = until(lambda: it.records("b"))
     assert opened["fail"] == "2 failures in a row, the last: no answer within 100 ms"
+
+
+def test_a_batch_of_any_size_reaches_a_shadow_that_is_not_busy(bench, monkeypatch):
+    it = bench(shadowed(), a=good(2), b=good(5))
+    it.take(*[[1, 0, 0, 0]] * 65)
+    until(lambda: len(it.records("s")) == 65)
+    assert ("b", 65) in it.asked
+    until(lambda: it.answering._shadowing._count == 0)
+    monkeypatch.setattr("shadowing.MOST_BYTES", 20)
+    it.take(*[[1, 0, 0, 0]] * 3, name="wide")
+    until(lambda: len(it.records("s")) == 68)
+
+
+def test_what_a_busy_shadow_has_no_room_for_is_left_out(bench):
+    release = threading.Event()
+
+    def waits(x):
+        release.wait(10)
+        return good(5)(x)
+
+    it = bench(shadowed(timeout_ms=20000), a=good(2), b=waits)
+    it.take(*[[1, 0, 0, 0]] * 63)
+    it.take([1, 0, 0, 0], [2, 0, 0, 0], name="beyond")
+    it.take([1, 0, 0, 0], name="fits")
+    release.set()
+    until(lambda: len(it.records("s")) == 64)
+    assert {record["id"] for record in it.records("s")} >= {"r0", "r62", "fits0"}
+    left_out = it.counters.totals()["dlp_shadow_requests_total", (("project", "p"), ("outcome", "left_out"))]
+    assert left_out == 2

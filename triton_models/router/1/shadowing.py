@@ -38,12 +38,12 @@ class Shadowing:
         self._count, self._bytes = 0, 0
 
     def show(self, group: Sequence[Asked], table: RoutingTable) -> None:
-        """Queue requests that have been answered."""
+        """Queue requests that have been answered; a batch of any size when nothing waits."""
         if self._breaker.is_open(table.revision, table.shadow):
             return
         size = _size(group)
         with self._lock:
-            fits = self._count + len(group) <= MOST and (not self._count or self._bytes + size <= MOST_BYTES)
+            fits = not self._count or (self._count + len(group) <= MOST and self._bytes + size <= MOST_BYTES)
             if fits:
                 self._count, self._bytes = self._count + len(group), self._bytes + size
         if fits:
