@@ -63,6 +63,15 @@ def test_the_marker_keeps_to_the_present_revision(tmp_path):
     assert json.loads((tmp_path / "p.breaker").read_text()) == {"open": [[2, "d"]]}
 
 
+def test_a_late_failure_of_an_older_revision_does_not_close_a_newer_breaker(tmp_path):
+    it = breaker.Breaker(tmp_path / "p.breaker")
+    for revision, model in ((7, "new"), (6, "old")):
+        it.failed(revision, "challenger", model, 1, "why")
+        it.settle(lambda *_: None)
+    again = breaker.Breaker(tmp_path / "p.breaker")
+    assert again.is_open(7, "new") and again.is_open(6, "old")
+
+
 def test_calls_end_once_and_threads_that_hang_are_replaced():
     made, ended, release = calls.Calls("test", 2), [], threading.Event()
 

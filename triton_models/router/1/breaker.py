@@ -56,7 +56,7 @@ class Breaker:
         """Tell (revision, arm, model, why) of each breaker that opened, then remember it on disk.
 
         What `tell` raises, and OSError, go on; the next call tries what is left. A crash between the two makes it be
-        told again, not forgotten.
+        told again, not forgotten. What is older than this failure is dropped; a late failure drops nothing newer.
         """
         with self._lock:
             while self._untold:
@@ -64,7 +64,7 @@ class Breaker:
                 if not self._heard:
                     tell(revision, arm, model, why)
                     self._heard = True
-                told = {key for key in self._told if key[0] == revision} | {(revision, model)}
+                told = {key for key in self._told if key[0] >= revision} | {(revision, model)}
                 _write(self._marker, sorted(told))
                 self._told, self._heard = told, False
                 del self._untold[0]
