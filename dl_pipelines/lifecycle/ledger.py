@@ -63,8 +63,8 @@ class Experiment:
 
     @property
     def end(self) -> Row | None:
-        """The row that ended it."""
-        return next((row for row in self.rows if row["event"] in ENDS), None)
+        """The row that ended it: the last one, since a promotion that can't be carried out is stopped after it."""
+        return next((row for row in reversed(self.rows) if row["event"] in ENDS), None)
 
     @property
     def revisions(self) -> frozenset[int]:

@@ -15,7 +15,9 @@ from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.ledger import Experiment, Row
 from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive, routed
 from dl_pipelines.serving.parity import ParityError
+from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
+from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.serving.traffic import give_traffic
 from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger
 from dl_pipelines.store.artifacts import ArtifactError
@@ -24,6 +26,8 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.wire.routing import RoutingTable
 
 SENSOR = "sensor"
+UNFIT = (ParityError, ArtifactError, RepositoryError)
+"""What a model is that may not answer clients, whoever decided that it should."""
 
 
 def to_mend(workspace: Workspace) -> str:
@@ -61,15 +65,34 @@ def _mend(workspace: Workspace, router: Router) -> list[str]:
     if last.end is None:
         return _put(workspace, router, last)
     if last.end["event"] == ledger.PROMOTED:
-        row = last.end
-        artifact = workspace.by_digest(STAGE, last.first["decision"]["digest"])
-        facts = {"rollout": row["id"], "experiment": last.name, "champion": last.champion}
+        return _promote(workspace, router, last, last.end)
+    end_trial(workspace, last.end["id"])
+    return [f"{last.challenger} is taken out; {last.champion} has the traffic"]
+
+
+def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) -> list[str]:
+    """Give the challenger all traffic; one that can't have it is taken out, and a later row says so."""
+    facts = {"rollout": row["id"], "experiment": found.name, "champion": found.champion}
+    try:
+        artifact = workspace.by_digest(STAGE, found.first["decision"]["digest"])
         give_traffic(
             workspace, artifact, Partition.parse(row["partition"]), row["reason"], facts, actor=row["actor"]
         )  # fmt: skip
-        return [f"{last.challenger} has the traffic"]
-    end_trial(workspace, last.end["id"])
-    return [f"{last.challenger} is taken out; {last.champion} has the traffic"]
+    except (*UNFIT, TritonError) as error:
+        if isinstance(error, TritonError) and not _can_load(workspace, found.champion):
+            raise  # the server is away: that says nothing of the challenger
+        reason = f"the challenger can't be promoted: {error}"
+        return end(workspace, router, found, ledger.STOPPED, reason, SENSOR, key=f"{found.name}:not promoted")
+    return [f"{found.challenger} has the traffic"]
+
+
+def _can_load(workspace: Workspace, model: str) -> bool:
+    """Whether the server lives and loads this model."""
+    try:
+        TritonServer(workspace.home).control.load(model)
+    except (TritonError, OSError):
+        return False
+    return True
 
 
 def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
@@ -79,7 +102,7 @@ def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
         put_challenger(
             workspace, artifact, share=row["share"], salt=found.name, revision=row["id"], router=router
         )  # fmt: skip
-    except (ParityError, ArtifactError, RepositoryError, TrialError) as error:
+    except (*UNFIT, TrialError) as error:
         return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be served: {error}", SENSOR)
     what = "sees all and answers nobody" if row["share"] == 0 else f"answers {row['share']:.1%} of the units"
     return [f"{found.challenger} {what}"]
@@ -96,13 +119,13 @@ def _moved(workspace: Workspace, found: Experiment, now: Champion | None) -> lis
 
 def end(
     workspace: Workspace, router: Router, found: Experiment, event: str, reason: str, actor: str,
-    decision: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None, key: str = "",
 ) -> list[str]:  # fmt: skip
-    """End an experiment, unless it has ended, and have the traffic follow."""
+    """End an experiment, unless it has ended (so: unless the row with this key is there); the traffic follows."""
     row = found.stage
     told = add(
         workspace, found, event, row["stage"], row["share"], decision or {}, reason, actor,
-        f"{found.name}:end",
+        key or f"{found.name}:end",
     )  # fmt: skip
     return told + mend(workspace, router)
 

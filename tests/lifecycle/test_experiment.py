@@ -20,9 +20,10 @@ from dl_pipelines.lifecycle.rollout import Decision
 from dl_pipelines.serving.champion import append, champion, routed
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
+from dl_pipelines.serving.repository import RepositoryError
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store import durable
-from dl_pipelines.store.artifacts import Gate
+from dl_pipelines.store.artifacts import ArtifactError, Gate
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.tables import promotion_evidence
@@ -356,6 +357,44 @@ def test_a_challenger_that_can_not_be_served_ends_its_experiment(world, monkeypa
     done = world.step()
     assert done[1] == "tiny__new: stopped (the challenger can't be served: found a largest difference of 3)"
     assert world.shares == ("tiny__old", "", 0) and not world.due().needed
+
+
+@pytest.mark.parametrize("error", [ParityError, ArtifactError, RepositoryError, TritonError])
+@pytest.mark.parametrize("mode", ["automatic", "manual"])
+def test_a_promotion_that_can_not_be_carried_out_takes_the_challenger_out(world, monkeypatch, error, mode):
+    def refuse(*given, **named):
+        raise error("found it damaged")
+
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    monkeypatch.setattr(mend, "give_traffic", refuse)
+    monkeypatch.setattr(mend, "_can_load", lambda workspace, model: True)
+    told = "the challenger can't be promoted: found it damaged"
+    world.step(PROMOTE, promotion=mode)
+    if mode == "manual":
+        with pytest.raises(PromotionError, match=rf"found that the experiment of tiny__new was stopped \({told}\)"):
+            accept(world.workspace, world.rules, "ann")
+    assert world.events[-2:] == [("promoted", 2, "new"), ("stopped", 2, "new")]
+    end = ledger.experiments(world.workspace)[-1].end
+    assert (end["event"], end["reason"], end["actor"]) == ("stopped", told, "sensor")
+    assert world.shares == ("tiny__old", "", 0) and routed(world.workspace).revision == end["id"]
+    before = world.events
+    assert not world.due().needed and world.step(PROMOTE) == [] and world.events == before
+
+
+def test_a_server_that_is_away_puts_a_promotion_off(world, monkeypatch):
+    def away(*given, **named):
+        raise TritonError("found no server")
+
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    with monkeypatch.context() as patched:
+        patched.setattr(mend, "give_traffic", away)
+        for _ in range(2):
+            with pytest.raises(TritonError, match="found no server"):
+                world.step(PROMOTE)
+    assert world.events[-1] == ("promoted", 2, "new") and world.due().told == "tiny__new was to be promoted"
+    assert world.step() == ["tiny__new has the traffic"] and world.shares == ("tiny__new", "", 0)
 
 
 def test_a_server_that_is_away_ends_nothing(world, monkeypatch):
