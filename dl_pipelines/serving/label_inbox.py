@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from dataclasses import dataclass
@@ -121,25 +122,45 @@ def _take(database: Database, project: str, key: str, task: Task | None, after: 
 
     from dl_pipelines.store.tables import label_inbox as table
 
-    query = sa.select(table).where(table.c.project == project, table.c.id > after).order_by(table.c.id).limit(BATCH)
     with database.begin() as connection:
-        rows = connection.execute(query.with_for_update()).all()
+        kind = connection.dialect.name
+        raw = [_raw(column, kind) for column in (table.c.request_id, table.c.label, table.c.signature)]
+        query = sa.select(table.c.id, *raw).where(table.c.project == project, table.c.id > after)
+        rows = connection.execute(query.order_by(table.c.id).limit(BATCH).with_for_update()).all()
         if not rows:
             return None
-        good = [(row, label) for row in rows if (label := _label(row, project, key, task)) is not None]
-        stored = keep_first(connection, project, [(row.request_id, label) for row, label in good])
+        good = {row.id: pair for row in rows if (pair := _pair(row, project, key, task)) is not None}
+        stored = keep_first(connection, project, good.values())
         if good:
-            connection.execute(table.delete().where(table.c.id.in_([row.id for row, _ in good])))
+            connection.execute(table.delete().where(table.c.id.in_(list(good))))
         return Taken(stored, len(rows) - len(good)), rows[-1].id
 
 
-def _label(row: sa.Row[Any], project: str, key: str, task: Task | None) -> Any:
-    """The label of a row, None when it is refused."""
+def _raw(column: sa.Column[Any], kind: str) -> sa.Label[Any]:
+    """A column undecoded: what others have written there may be no JSON, in SQLite not even text.
+
+    SQLite keeps a JSON number as a number; a text is fetched as bytes.
+    """
+    import sqlalchemy as sa
+
+    if kind != "sqlite":
+        return sa.cast(column, sa.Text).label(column.name)
+    plain = sa.type_coerce(column, sa.LargeBinary)
+    return sa.case((sa.func.typeof(column) == "text", sa.cast(column, sa.LargeBinary)), else_=plain).label(column.name)
+
+
+def _pair(row: sa.Row[Any], project: str, key: str, task: Task | None) -> tuple[str, Any] | None:
+    """Request id and label of a row, None when it is refused."""
     try:
-        require_plain(row.request_id, row.label)
-        right = sign_label(key, project, row.request_id, row.label)
-        if not hmac.compare_digest(right.encode(), row.signature.encode("utf-8", "surrogatepass")):
+        name, signature = _text(row.request_id), _text(row.signature)
+        label = json.loads(_text(row.label)) if isinstance(row.label, str | bytes) else row.label
+        require_plain(name, label)
+        if not hmac.compare_digest(sign_label(key, project, name, label).encode(), signature.encode()):
             return None
-        return row.label if task is None else fitting_label(task, row.label)
-    except LabelError:
+        return name, label if task is None else fitting_label(task, label)
+    except (ValueError, RecursionError):  # a LabelError, or no JSON
         return None
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

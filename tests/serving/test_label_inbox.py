@@ -9,6 +9,7 @@ import stat
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from dl_pipelines.serving import label_inbox
 from dl_pipelines.serving.label_inbox import Taken, new_key, read_key, require_key, sign_label, take_labels
@@ -71,6 +72,28 @@ def test_signed_labels_are_taken_once_and_the_others_stay(own):
     assert read_labels(own)["b"] == [0.1, None]
 
 
+def test_rows_that_are_no_json_are_refused_and_hold_up_nobody(own):
+    """Other systems write with SQL of their own: SQLite takes anything, PostgreSQL any depth and any number."""
+    key = new_key(own.home)
+    put(own, ("a", 0.1 + 0.2, sign_label(key, "tiny", "a", 0.1 + 0.2)))
+    wrong = ["'" + "[" * 3000 + "]" * 3000 + "'", "'" + "9" * 5000 + "'"]
+    database = Database.of(own.home)
+    sqlite = database.engine.dialect.name == "sqlite"
+    if sqlite:
+        wrong += ["'cat'", "''", "'NaN'", "x'ff'", "CAST(x'ff' AS TEXT)"]
+    into = f"INSERT INTO {'' if sqlite else 'dlp.'}label_inbox (project, request_id, label, signature, at) VALUES "
+    with database.begin() as connection:
+        for number, label in enumerate(wrong):
+            connection.execute(sa.text(f"{into} ('tiny', 'w{number}', {label}, 'none', '2026')"))
+        if sqlite:
+            connection.execute(sa.text(f"{into} ('tiny', CAST(x'ff' AS TEXT), '1', x'ff', '2026')"))
+            wrong.append("the id")
+    database.close()
+    put(own, ("b", 1, sign_label(key, "tiny", "b", 1)), ("c", "x", sign_label(key, "tiny", "c", "x")))
+    assert take_labels(own, key) == Taken(Stored(3, 0, ()), len(wrong))
+    assert read_labels(own) == {"a": 0.1 + 0.2, "b": 1, "c": "x"}
+
+
 def test_labels_of_another_kind_than_the_tasks_are_refused(own, task):
     key = new_key(own.home)
     put(own, *((str(label), label, sign_label(key, "tiny", str(label), label)) for label in (1, 7, "bright", "grey")))
@@ -103,13 +126,11 @@ def test_the_key_is_its_owners_alone(tmp_path):
     assert stat.S_IMODE(home.label_key.stat().st_mode) == 0o600
     assert read_key(home) == key
     require_key(home, key + "\n")
-    with pytest.raises(
-        LabelError, match="found a label key in .* what was signed with it would no longer count"
-    ) as caught:
+    with pytest.raises(LabelError, match=r"found a label key in .* what was signed with it would no longer") as caught:
         new_key(home)
     told = [str(caught.value)]
-    for given, message in [("k" * 64, "found a label key that is not the home's"), ("é", "not the home's"),
-                           (None, "found no label key; expected that of"), ("", "found no label key; expected that")]:  # fmt: skip
+    none, other = "found no label key; expected that of", "found a label key that is not the home's"
+    for given, message in [("k" * 64, other), ("é", other), (None, none), ("", none)]:
         with pytest.raises(LabelError, match=message) as caught:
             require_key(home, given)
         told.append(str(caught.value))
