@@ -192,6 +192,18 @@ def test_one_bad_request_of_the_champions_batch_fails_alone(bench):
     assert [record["id"] for record in it.records("e")] == ["r1"]
 
 
+def test_an_error_that_is_no_text_fails_its_request_alone(bench):
+    def unreadable(x):
+        if (x[:, 0] == 9).any():
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        return good(2)(x)
+
+    it = bench(only("p", "a", 1), a=unreadable)
+    ones = it.take([1, 0, 0, 0], [9, 0, 0, 0])
+    assert outputs_of(ones[0]) == [[1, 2]]
+    assert "a could not answer: 'utf-8' codec can't decode" in error_of(ones[1])[0]
+
+
 def test_both_failing_is_an_error_and_a_record(bench):
     it = bench(dueling(), a=bad, b=bad)
     (one,) = it.take([1, 0, 0, 0])

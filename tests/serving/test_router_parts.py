@@ -280,6 +280,7 @@ def test_answers_are_checked_by_shape_type_and_the_champions():
     assert checks.fault(rows.astype(np.float64), 2, (3,), np.dtype(np.float32)) != ""
     mine, other = np.array([1, np.nan, np.inf]), np.array([1, np.nan, 2])
     assert checks.worse(mine, other) == "found 1 of 3 values not finite; expected a number"
+    assert checks.worse(mine, np.zeros(2)) == "found 2 of 3 values not finite; expected a number", "a free dimension"
     assert checks.worse(other, mine) == "" and checks.worse(np.array([1]), np.array([2])) == ""
 
 

@@ -216,7 +216,7 @@ class Answering:
         started = time.perf_counter()
         try:
             outputs = self._ask(model, group)
-        except ModelError as error:
+        except Exception as error:  # noqa: BLE001 - also a message that is no text: the batch is asked one by one
             return None, told(error)
         finally:
             spent = 1000 * (time.perf_counter() - started)

@@ -66,7 +66,7 @@ def require_id(request_id: str, rows: int) -> None:
 
 
 def _plain(text: str) -> bool:
-    return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
+    return text.isascii() or not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
 def require_rows(name: str, inputs: np.ndarray, finite: bool, largest: int = LARGEST_BYTES) -> None:
@@ -95,8 +95,10 @@ def fault(outputs: np.ndarray, rows: int, shape: Sequence[int], dtype: np.dtype)
 
 
 def worse(outputs: np.ndarray, reference: np.ndarray) -> str:
-    """What is wrong with an answer beside the champion's, of the same shape: not finite where that is; else empty."""
+    """What is wrong with an answer beside the champion's: not finite where that is (anywhere, if of another shape)."""
     if outputs.dtype.kind != "f":
         return ""
-    lost = ~np.isfinite(outputs) & np.isfinite(reference)
+    lost = ~np.isfinite(outputs)
+    if outputs.shape == reference.shape:
+        lost &= np.isfinite(reference)
     return f"found {int(lost.sum())} of {lost.size} values not finite; expected a number" if lost.any() else ""
