@@ -1,4 +1,8 @@
-"""Retention of live data: answers older than the brief's `serving.log.keep_days` go, and their labels with them."""
+"""Retention of live data: answers older than the brief's `serving.log.keep_days` go, and their labels with them.
+
+What an experiment that is under way counts stays until it has ended: bounds that hold at every look are of all that
+a stage saw, not of its last days.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.carry import patiently
 from dl_pipelines.serving.client import acknowledged_folder
+from dl_pipelines.serving.rollouts import OPEN
 from dl_pipelines.store import durable
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.workspace import Workspace
@@ -25,8 +30,8 @@ DAY_S, HOUR_S = 86_400, 3600
 def expire_log(workspace: Workspace, keep_days: int | None) -> int:
     """Remove answers, shadow answers, events and labels older than `keep_days`, and the segments that held them.
 
-    A segment goes only when all of it is in the tables and nobody writes it. None keeps everything. Returns how many
-    rows and segments were removed. Raises DatabaseError.
+    Rows of the experiment under way stay, whatever their age. A segment goes only when all of it is in the tables and
+    nobody writes it. None keeps everything. Returns how many rows and segments were removed. Raises DatabaseError.
     """
     folder = workspace.home.predictions / workspace.project
     _remove_unborn(folder)
@@ -79,19 +84,36 @@ def _expire_rows(connection: sa.Connection, project: str, before: float) -> int:
     answers, labels, inbox = tables.predictions, tables.labels, tables.label_inbox
     text = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
     mine = sa.select(answers.c.request_id).where(answers.c.project == project)
-    old = labels.c.request_id.in_(mine.where(answers.c.asked_at < before))
+    counted = _counted(connection, project)
+    old = labels.c.request_id.in_(mine.where(answers.c.asked_at < before, answers.c.revision.not_in(counted)))
     orphan = sa.and_(labels.c.at < text, labels.c.request_id.not_in(mine))
     removed = 0
     for statement in (
         labels.delete().where(labels.c.project == project, sa.or_(old, orphan)),
         inbox.delete().where(inbox.c.project == project, inbox.c.at < text),
         *(
-            table.delete().where(table.c.project == project, table.c.asked_at < before)
+            table.delete().where(
+                table.c.project == project, table.c.asked_at < before, table.c.revision.not_in(counted)
+            )
             for table in (answers, tables.shadow_predictions, tables.router_events)
         ),
     ):
         removed += connection.execute(statement).rowcount
     return removed
+
+
+def _counted(connection: sa.Connection, project: str) -> list[int]:
+    """The revisions of the experiment that is under way: what was answered under them is its evidence."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import rollouts as table
+
+    query = sa.select(table.c.experiment, table.c.event).where(table.c.project == project)
+    last = connection.execute(query.order_by(table.c.id.desc()).limit(1)).first()
+    if last is None or last.event not in OPEN:
+        return []
+    mine = sa.select(table.c.id).where(table.c.project == project, table.c.experiment == last.experiment)
+    return list(connection.execute(mine).scalars())
 
 
 def _remove_unborn(folder: Path) -> None:

@@ -20,6 +20,7 @@ from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire import records
 from dl_pipelines.wire.log_format import LogWriter
 from dl_pipelines.wire.log_reading import segments
+from tests.lifecycle.traffic import Table
 from tests.logged import MODEL, answer, outputs_of, writer_of
 
 DAY = 86_400
@@ -50,14 +51,14 @@ def label(workspace, name, days):
     database.close()
 
 
-def written(workspace, name, days, folder=None):
+def written(workspace, name, days, folder=None, revision=3):
     """A segment with one answer of so many days ago, and what else is logged."""
     at = time.time() - days * DAY
     writer = writer_of(workspace) if folder is None else LogWriter(folder)
     if folder is None:
-        answer(writer, name, at=at)
-        writer.append([records.shadow(name, at, "tiny__two", 3, 1.0, outputs_of(name))])
-        writer.append([records.failed(name + "/f", at, "u", "champion", MODEL, 3, "no")])
+        answer(writer, name, at=at, revision=revision)
+        writer.append([records.shadow(name, at, "tiny__two", revision, 1.0, outputs_of(name))])
+        writer.append([records.failed(name + "/f", at, "u", "champion", MODEL, revision, "no")])
     else:
         writer.append([{"id": name}])
     writer.close()
@@ -134,3 +135,26 @@ def test_what_a_writer_left_before_its_name_is_swept(own):
         os.utime(folder / name, (time.time() - age,) * 2)
     expire_log(own, None)
     assert [path.name for path in folder.iterdir()] == ["b.new"]
+
+
+def test_what_an_experiment_counts_stays_until_it_has_ended(own):
+    """A window that slides is no confidence sequence; a breaker that opened long ago is open."""
+    table = Table(own)
+    before, first = table.stage(0, 0, experiment="before", key="1"), table.stage(0, 0, key="2")
+    second = table.stage(0.5, 1, key="3")
+    for row in (before, first, second):
+        written(own, f"of-{row['id']}", 90, revision=row["id"])
+        label(own, f"of-{row['id']}", 80)
+    table.event(first["id"], "breaker", "shadow", detail="10 failures in a row")
+    carry_log(own)
+    kept = {f"of-{row['id']}" for row in (first, second)}
+    for event in ("stage", "proposed"):
+        table.stage(0.5, 1, event=event, key=event)
+        expire_log(own, 30)
+        assert answered_ids(own) == set(read_labels(own)) == kept
+        assert count(own, tables.shadow_predictions) == 2
+        assert count(own, tables.router_events) == 3
+    table.stage(0.5, 1, event="promoted", key="e:end")
+    expire_log(own, 30)
+    assert answered_ids(own) == set() == set(read_labels(own))
+    assert count(own, tables.shadow_predictions) == count(own, tables.router_events) == 0
