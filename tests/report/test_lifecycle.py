@@ -43,6 +43,7 @@ def test_live_evidence_tells_stages_rules_and_what_was_tried(facts):
     experiments = [
         line("small__aa", "rolled_back", 0.31),
         line("small__bb", "promoted"),
+        line("small__st", "stopped", 7.5),
         line("small__cc", "running", stage=2),
     ]
     given = facts(
@@ -57,18 +58,27 @@ def test_live_evidence_tells_stages_rules_and_what_was_tried(facts):
     assert found["AB_VAL"].text.startswith("at alpha 0.02, however often it is looked at: the lower bound")
     assert "lies above -0.01 and no guardrail" in found["AB_VAL"].text
     assert found["AB_VAL"].text.endswith(
-        "3 experiments so far: 1 promoted, 1 rolled back, 1 running; this model's: running"
+        "4 experiments so far: 1 promoted, 1 rolled back, 1 running, 1 stopped; this model's: running"
     )
     assert "the last time 0.31 s after the decision" in found["AB_ROLLBACK"].text
     assert found["AB_ROLLBACK"].source["of"][0]["field"] == "experiment.json#/experiments"
     (table,) = extras(given)
-    assert (table.title, [name for name, _ in table.rows]) == (TITLE, ["small__aa", "small__bb", "small__cc"])
-    assert [cell.text or cell.reason for cell in table.rows[2][1]] == [
+    assert (table.title, [name for name, _ in table.rows]) == (TITLE, [
+        "small__aa", "small__bb", "small__st", "small__cc",
+    ])  # fmt: skip
+    assert [cell.text or cell.reason for cell in table.rows[3][1]] == [
         "small__00", "2026-01-02 09:00 UTC", "running in stage 2", "not measured: it has not ended", "why running",
     ]  # fmt: skip
     assert table.rows[0][1][2].source["field"] == "experiment.json#/experiments/0/state"
     drawn = str(charts.experiment(given))
     assert "<text>it</text>" in drawn and "<style>" not in drawn
+
+
+def test_an_experiment_that_only_stopped_is_no_harm_that_was_taken_out(facts):
+    told = {"state": "stopped", "experiments": [line("small__st", "stopped", 7.5), line("small__bb", "promoted", 2.5)]}
+    text = cells(facts(told, evidence="live"))["AB_ROLLBACK"].text
+    assert "in manual mode too, which has not happened yet;" in text
+    assert "7.5" not in text and "2.5" not in text
 
 
 def test_a_live_project_without_an_experiment_says_so(facts):

@@ -135,14 +135,13 @@ def _sources(facts: Facts) -> list[Source]:
 
 def _taken_out(facts: Facts) -> Cell:
     found = facts.find(STAGE, f"{FILE}#/experiments")
-    ended = [] if isinstance(found, Cell) else [item for item in found.value if item["seconds"] is not None]
-    if isinstance(found, Cell) or not ended:
+    if isinstance(found, Cell):
         return _rollback()
-    last = ended[-1]
+    ended = [item["seconds"] for item in found.value if item["state"] == "rolled_back" and item["seconds"] is not None]
+    last = f"the last time {number(ended[-1])} s after the decision" if ended else "which has not happened yet"
     return told(
-        f"a harmed guardrail takes the challenger out, in manual mode too: the last time "
-        f"{number(last['seconds'])} s after the decision; `dlp rollback` gives the version that last served the "
-        "traffic back, byte for byte",
+        f"shown harm (score, failures, latency, an open breaker) takes the challenger out, in manual mode too, {last}; "
+        "`dlp rollback` gives the version that last served the traffic back, byte for byte",
         found.source, library("serving.traffic"),
     )  # fmt: skip
 
