@@ -84,7 +84,9 @@ def counts(workspace: Workspace, stage: Stage) -> dict[str, int]:
         for table in (tables.predictions, tables.shadow_predictions, tables.router_events):
             query = sa.select(sa.func.count()).select_from(table).where(*of_stage(table, stage))
             found[table.name] = connection.execute(query).scalar_one()
-        query = sa.select(sa.func.count()).where(tables.labels.c.project == stage.project)
+        labels, answers = tables.labels, tables.predictions
+        same = (labels.c.project == answers.c.project) & (labels.c.request_id == answers.c.request_id)
+        query = sa.select(sa.func.count()).select_from(answers.join(labels, same)).where(*of_stage(answers, stage))
         return {**found, "labels": connection.execute(query).scalar_one()}
 
 

@@ -184,6 +184,7 @@ def test_counts_say_whether_there_is_something_new(table):
     table.labels({"a": 1})
     assert set(counts(table.workspace, stage).values()) == {1}
     table.answers(stage.revision + 1, [{"request_id": "z", "arm": "champion"}])
+    table.labels({"z": 1, "of no request": 1})
     assert set(counts(table.workspace, stage).values()) == {1}
 
 
