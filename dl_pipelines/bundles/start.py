@@ -1,22 +1,14 @@
 """How the server of a cloud bundle starts: one script in the image, whatever starts the container.
 
-Loading, unloading and configuring models, shared memory, tracing and logging are for whoever has the admin key. gRPC
-takes it as `triton-grpc-protocol-dlp-admin`, HTTP as `dlp-admin`.
+Loading, unloading and configuring models, shared memory, tracing and logging are for whoever has the admin key
+(serving/admin.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-HEADER = "dlp-admin"
-RESTRICTED = ("model-repository", "model-config", "shared-memory", "trace", "logging")
-"""Triton's names of what a client has no business with; what is asked with a wrong key is refused."""
-
-
-def restricted(key: str) -> list[str]:
-    """Flags of tritonserver that ask for a key."""
-    names = ",".join(RESTRICTED)
-    return [f"--http-restricted-api={names}:{HEADER}={key}", f"--grpc-restricted-protocol={names}:{HEADER}={key}"]
+from dl_pipelines.serving.admin import restricted
 
 
 def script(command: Sequence[str], variable: str) -> str:

@@ -7,21 +7,25 @@ import json
 import time
 from typing import Any
 
+from dl_pipelines.serving.admin import http_headers
 from dl_pipelines.serving.process import TritonError
 
 _GONE = ("", "UNAVAILABLE")
 
 
 class Control:
-    """Talks to one server on 127.0.0.1. Raises OSError when it doesn't answer, TritonError when it refuses."""
+    """Talks to one server on 127.0.0.1, as an administrator where it has the `key`.
 
-    def __init__(self, port: int):
-        self.port = port
+    Raises OSError when it doesn't answer, TritonError when it refuses.
+    """
+
+    def __init__(self, port: int, key: str = ""):
+        self.port, self._headers = port, http_headers(key)
 
     def _ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body))
+            connection.request(method, path, None if body is None else json.dumps(body), self._headers)
             reply = connection.getresponse()
             return reply.status, reply.read()
         except http.client.HTTPException as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dl_pipelines.serving import process
+from dl_pipelines.serving import admin, process
 from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import birth
@@ -84,7 +84,7 @@ class Guardian:
     def __init__(self, orders: Orders):
         self.orders, self.home = orders, Home(Path(orders.home))
         self.log = ServerLog(self.home.server / "server.log", orders.log_bytes)
-        self.control = Control(orders.http)
+        self.control = Control(orders.http, admin.read_key(self.home))
         self.crashes = Breaker(orders.crashes, orders.window)
         self.restarts, self.last_exit, self.stopping = orders.restarts, "", False
         self._users = os.open(orders.users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) if orders.users else None

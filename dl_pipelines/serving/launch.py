@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dl_pipelines.serving import process, users
+from dl_pipelines.serving import admin, process, users
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import Installation, TritonError, birth
 from dl_pipelines.serving.server_log import MARK, ServerLog
@@ -45,7 +45,9 @@ def launch(home: Home, http: int | None, grpc: int | None, keep: bool) -> Server
     for left in reversed(range(attempts)):
         free = process.free_ports(3)
         installation = Installation.find()
-        orders = _orders(home, installation, (http or free[0], grpc or free[1], free[2]), keep)
+        for folder in (home.repository, home.server):
+            folder.mkdir(parents=True, exist_ok=True)
+        orders = _orders(home, installation, (http or free[0], grpc or free[1], free[2]), keep, admin.new_key(home))
         process.assemble_backends(installation, home.server / "backends")
         ServerLog(log_of(home)).shift()
         spawn(orders, installation)
@@ -66,7 +68,8 @@ def launch(home: Home, http: int | None, grpc: int | None, keep: bool) -> Server
 def adopt(home: Home, state: ServerState) -> None:
     """Give a living server a guardian again. Raises TritonError."""
     installation = Installation.find()
-    orders = _orders(home, installation, (state.http, state.grpc, state.metrics), state.kept)
+    key = admin.read_key(home) or admin.new_key(home)  # one of an older version asks for none until it starts again
+    orders = _orders(home, installation, (state.http, state.grpc, state.metrics), state.kept, key)
     spawn(replace(orders, adopt=(state.pid, state.born), restarts=state.restarts), installation)
 
 
@@ -94,7 +97,8 @@ def end(home: Home) -> None:
         process.end(last.pid, last.born, STOP_SECONDS)
         process.end_orphans(last.pid)
     process.remove_regions(home)
-    state_file(home).unlink(missing_ok=True)
+    for path in (state_file(home), admin.key_file(home)):
+        path.unlink(missing_ok=True)
 
 
 def spawn(orders: Orders, installation: Installation) -> None:
@@ -124,9 +128,7 @@ def spawn(orders: Orders, installation: Installation) -> None:
         )
 
 
-def _orders(home: Home, installation: Installation, ports: tuple[int, int, int], keep: bool) -> Orders:
-    for folder in (home.repository, home.server):
-        folder.mkdir(parents=True, exist_ok=True)
+def _orders(home: Home, installation: Installation, ports: tuple[int, int, int], keep: bool, key: str) -> Orders:
     http, grpc, metrics = ports
     command = (
         str(installation.binary),
@@ -141,6 +143,7 @@ def _orders(home: Home, installation: Installation, ports: tuple[int, int, int],
         "--exit-on-error=false",  # a model that can't be loaded must not keep the others from answering
         "--strict-readiness=false",  # nor make the server look dead
         "--exit-timeout-secs=5",
+        *admin.restricted(key),
     )
     return Orders(
         command,

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dl_pipelines.serving import process
+from dl_pipelines.serving import admin, process
 from dl_pipelines.serving.client import PATIENCE_MS, Caller, open_client
 from dl_pipelines.serving.config import triton_type
 from dl_pipelines.serving.server import TritonServer
@@ -135,7 +135,7 @@ class SharedMemoryCaller:
     def __init__(self, address: str, model: str, signature: Signature, home: Home, timeout_ms: float = PATIENCE_MS):
         self._client, self._model, self._timeout = open_client(address), model, timeout_ms / 1000
         (self._given,), (self._gives,) = signature.inputs, signature.outputs
-        self._prefix, self._region = _prefix(home), _Region(self._client, self._timeout)
+        self._prefix, self._region = _prefix(home), _Region(self._client, home, self._timeout)
         self._shape: tuple[int, ...] = ()
         self._tensors: tuple[list[Any], list[Any]] = ([], [])
 
@@ -189,8 +189,8 @@ class SharedMemoryCaller:
 class _Region:
     """One region that the server knows, or none yet."""
 
-    def __init__(self, client: Any, timeout: float):
-        self._client, self._timeout = client, timeout
+    def __init__(self, client: Any, home: Home, timeout: float):
+        self._client, self._home, self._timeout = client, home, timeout
         self.name, self.size, self.handle = "", 0, None
 
     def open(self, name: str, size: int) -> None:
@@ -199,7 +199,9 @@ class _Region:
         self.close()
         self.handle = shared_memory.create_shared_memory_region(name, name, size, create_only=True)
         self.name, self.size = name, size
-        self._client.register_system_shared_memory(name, name, size, client_timeout=self._timeout)
+        self._client.register_system_shared_memory(
+            name, name, size, headers=self._admin(), client_timeout=self._timeout
+        )
 
     def close(self) -> None:
         from tritonclient.utils import InferenceServerException, shared_memory
@@ -207,12 +209,15 @@ class _Region:
         if self.handle is None:
             return
         try:
-            self._client.unregister_system_shared_memory(self.name, client_timeout=self._timeout)
+            self._client.unregister_system_shared_memory(self.name, self._admin(), self._timeout)
         except InferenceServerException:
             pass  # a server that is gone knows no region
         finally:
             shared_memory.destroy_shared_memory_region(self.handle)
             self.handle, self.size = None, 0
+
+    def _admin(self) -> dict[str, str]:
+        return admin.grpc_headers(admin.read_key(self._home))  # another one with each start of the server
 
 
 def _prefix(home: Home) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dl_pipelines.serving import launch, users
+from dl_pipelines.serving import admin, launch, users
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import TritonError, birth
 from dl_pipelines.serving.state import ServerState, projects, read_state, routing_file
@@ -43,7 +43,7 @@ class TritonServer:
     @property
     def control(self) -> Control:
         """Control requests to the living server. Raises TritonError when there is none."""
-        return Control(self._living().http)
+        return Control(self._living().http, admin.read_key(self.home))
 
     @property
     def grpc(self) -> str:
@@ -60,17 +60,20 @@ class TritonServer:
         """Attach to the living server or start one; it is ready when this returns. `keep`: it outlives this process.
 
         A server that was started for one command is started anew when it is to be kept; a kept one that died is kept
-        again. One that its guardian is just starting again is waited for. Raises TritonError, also when the guardian
-        gave it up; asking for one that is kept starts it all the same.
+        again. One that its guardian is just starting again is waited for. One of an older version, which lets everybody
+        load models, goes on for commands, and is started anew on its ports when it is to be kept. Raises TritonError,
+        also when the guardian gave it up; asking for one that is kept starts it all the same.
         """
         if not keep and not users.entered(self.home):
             users.enter(self.home)  # outside of a block the whole process counts as one
         with self._lock():
             last = self.last()
-            found = self._attach(last, keep) if last and (last.kept or not keep) else None
+            keyless = last if last and last.kept and keep and self._keyless() else None
+            found = self._attach(last, keep) if last and (last.kept or not keep) and not keyless else None
             if found is None:
                 launch.end(self.home)
-                found = launch.launch(self.home, self._http, self._grpc, keep or bool(last and last.kept))
+                http, grpc = self._http or (keyless and keyless.http), self._grpc or (keyless and keyless.grpc)
+                found = launch.launch(self.home, http, grpc, keep or bool(last and last.kept))
         for project in self.projects():
             with contextlib.suppress(ValueError):  # raised to whoever asks for that project
                 self.serve(project)
@@ -90,6 +93,9 @@ class TritonServer:
         if found and found.gave_up:
             self._refuse(found)
         return found
+
+    def _keyless(self) -> bool:
+        return self.state() is not None and not admin.key_file(self.home).exists()
 
     def _refuse(self, state: ServerState) -> None:
         raise TritonError(

@@ -10,7 +10,8 @@ import pytest
 from dl_pipelines.bundles.compose import compose
 from dl_pipelines.bundles.kserve import inference_service
 from dl_pipelines.bundles.kubernetes import ADMIN_KEY, Served, manifests, require_image
-from dl_pipelines.bundles.start import restricted, script
+from dl_pipelines.bundles.start import script
+from dl_pipelines.serving.admin import restricted
 
 
 def served(**changed):

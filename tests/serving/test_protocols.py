@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from dl_pipelines.serving import process, repository
+from dl_pipelines.serving import admin, process, repository
 from dl_pipelines.serving.client import open_client
 from dl_pipelines.serving.probe import probed, router_pbtxt
 from dl_pipelines.serving.protocols import HttpCaller, SharedMemoryCaller, connecting, remove_left
@@ -69,7 +70,10 @@ def test_a_region_is_this_homes_and_goes_with_its_caller(live, task, inputs):
     call(inputs[:8])
     assert len(regions(live.server)) == 1, "a larger region takes the place of the first"
     client = open_client(live.server.grpc)
-    client.unregister_system_shared_memory()  # as a server that was started anew
+    with pytest.raises(InferenceServerException, match="restricted"):
+        client.unregister_system_shared_memory()
+    key = admin.read_key(live.server.home)
+    client.unregister_system_shared_memory(headers=admin.grpc_headers(key))  # as a server that was started anew
     client.close()
     with pytest.raises(InferenceServerException, match="shared memory"):
         call(inputs[:8])
@@ -108,7 +112,7 @@ def test_nobody_waits_for_ever(task, inputs):
         port = silent.getsockname()[1]
         for make in (
             lambda: HttpCaller(port, "m", task.signature(), timeout_ms=100),
-            lambda: SharedMemoryCaller(f"127.0.0.1:{port}", "m", task.signature(), Home("/none"), timeout_ms=100),
+            lambda: SharedMemoryCaller(f"127.0.0.1:{port}", "m", task.signature(), Home(Path("/none")), timeout_ms=100),
         ):
             call, started = make(), time.monotonic()
             with pytest.raises(InferenceServerException):
