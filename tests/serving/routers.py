@@ -1,7 +1,7 @@
 """A router of its own in front of hand-written models, inside a running server: nothing has to be trained or published.
 
 The models take `x` float32 [N, 4] and give `y` float32 [N, 2]: the sum of a row, and that times the model's factor. A
-model does what the file `mode` in its folder says: ok, raise, hang, slow, nan, shape, dtype.
+model does what the file `mode` in its folder says: ok, raise, picky (raise at -7), hang, slow, nan, shape, dtype.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TritonPythonModel:
         return [self.answer(pb.get_input_tensor_by_name(request, "x").as_numpy(), mode) for request in requests]
 
     def answer(self, x, mode):
-        if mode == "raise" or (x == -13).any():
+        if mode == "raise" or (x == -13).any() or (mode == "picky" and (x == -7).any()):
             return pb.InferenceResponse(error=pb.TritonError("this model is broken"))
         sums = x.sum(axis=1)
         y = np.stack([sums, sums * self.factor], axis=1).astype(np.float32)

@@ -9,7 +9,7 @@ from tritonclient.utils import InferenceServerException
 from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.server import running
 from dl_pipelines.wire import records
-from tests.serving.routers import Client, Routed, until
+from tests.serving.routers import SETTINGS, Client, Routed, until
 
 WHY = {
     "raise": "this model is broken",
@@ -202,6 +202,46 @@ def test_a_failing_shadow_is_logged_and_its_breaker_opens(routed, client):
     assert [record["fail"] for record in found] == [WHY["nan"]] * 3
     (opened,) = until(lambda: logged(routed, table, "b"))
     assert (opened["arm"], opened["model"]) == ("shadow", "daring")
+
+
+@pytest.mark.parametrize("arm", ["challenger", "shadow"])
+def test_one_bad_request_among_many_fails_alone_whatever_batch_it_is_in(routed, arm):
+    gathered = Routed(routed.server, f"gathered_{arm}", SETTINGS.model_copy(update={"queue_delay_ms": 100}))
+    share, shadow = (1, "") if arm == "challenger" else (0, "daring")
+    table = gathered.route(
+        "steady", "daring" if share else "", share, shadow=shadow, revision=next(revisions), breaker=4, timeout_ms=5000
+    )
+    gathered.load()
+    routed.mode("daring", "picky")
+    answers, begin = {}, threading.Barrier(6)
+
+    def work(number: int) -> None:
+        mine = Client(gathered)
+        begin.wait()
+        for turn in range(3):
+            name = f"{number}/{turn}"
+            answers[name] = mine([-7 if number == 4 else number + 10 * turn, 0, 0, 0], name).tolist()
+        mine.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kind = "r" if arm == "challenger" else records.SHADOW
+    found = until(lambda: len(found := logged(gathered, table, kind)) == 18 and found)
+    failed = {record["id"]: record["fail"] for record in found if "fail" in record}
+    assert set(failed) == {f"4/{turn}" for turn in range(3)}
+    assert all("this model is broken" in why for why in failed.values())
+    for number in (0, 1, 2, 3, 5):
+        for turn in range(3):
+            value = number + 10 * turn
+            assert answers[f"{number}/{turn}"] == [[value, (5 if share else 2) * value]]
+    seen = {record["id"]: records.unpacked(record).tolist() for record in found if record["id"] not in failed}
+    assert all(outputs == [answers[name][0][0], 5 * answers[name][0][0]] for name, outputs in seen.items())
+    assert not logged(gathered, table, "b")
+    routed.mode("daring", "ok")
+    routed.server.control.unload(gathered.name)
 
 
 def test_the_router_is_unloaded_while_a_challenger_hangs(routed, client):
