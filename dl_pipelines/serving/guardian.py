@@ -25,8 +25,16 @@ from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.server_log import ServerLog
-from dl_pipelines.serving.state import Orders, ServerState, start_limit, wanted_models, write_state
-from dl_pipelines.serving.stubs import Stubs, group_of
+from dl_pipelines.serving.state import (
+    Orders,
+    ServerState,
+    read_state,
+    start_limit,
+    state_file,
+    wanted_models,
+    write_state,
+)
+from dl_pipelines.serving.stubs import Stubs, end_orphans, group_of
 from dl_pipelines.store.home import Home
 
 LOOK_SECONDS = 0.5
@@ -38,17 +46,17 @@ FAILED_PROBES = 3
 class Server:
     """One server's process: our child, or one that was found."""
 
-    def __init__(self, pid: int, born: str, child: subprocess.Popen[bytes] | None = None):
-        self.pid, self.born, self._child = pid, born, child
+    def __init__(self, home: Home, pid: int, born: str, child: subprocess.Popen[bytes] | None = None):
+        self._home, self.pid, self.born, self._child = home, pid, born, child
 
     @classmethod
-    def start(cls, command: list[str], log: Path) -> Server:
+    def start(cls, home: Home, command: list[str], log: Path) -> Server:
         """Raises OSError."""
         with log.open("ab") as sink:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
             )
-        return cls(child.pid, birth(child.pid) or "", child)
+        return cls(home, child.pid, birth(child.pid) or "", child)
 
     def gone(self) -> bool:
         """Whether it has ended."""
@@ -75,7 +83,7 @@ class Server:
                 if sign == signal.SIGTERM and set(group_of(self.pid)) <= {self.pid}:
                     break
                 time.sleep(STEP_SECONDS)
-        process.end_orphans(self.pid)
+        end_orphans(self._home, self.pid)
 
 
 class Guardian:
@@ -93,12 +101,12 @@ class Guardian:
     def begin(self) -> None:
         """Start the server, or take over one that lives; its state is written then. Raises OSError."""
         if self.orders.adopt:
-            self.server = Server(*self.orders.adopt)
+            self.server = Server(self.home, *self.orders.adopt)
             self.orders = replace(self.orders, adopt=None)
             self.log.say(f"watches the server {self.server.pid}, whose guardian had ended")
         else:
             load = [f"--load-model={name}" for name in wanted_models(self.home)]
-            self.server = Server.start([*self.orders.command, *load], self.log.path)
+            self.server = Server.start(self.home, [*self.orders.command, *load], self.log.path)
         self._limit = time.monotonic() + start_limit(self.home)
         self._answered, self._failed = time.monotonic(), 0
         self.stubs = Stubs(
@@ -118,6 +126,14 @@ class Guardian:
         finally:
             self.server.end(PATIENCE_SECONDS)
             process.remove_regions(self.home)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Remove the state of a server that nobody wants any longer; of a kept one it says that it is to be kept."""
+        last = read_state(self.home)
+        if self.orders.users and last and last.guardian == os.getpid():
+            with contextlib.suppress(OSError):
+                state_file(self.home).unlink()
 
     def _watch(self) -> str:
         """Look after the server; returns why it has to be started again, empty when it is not wanted any longer."""
@@ -161,7 +177,7 @@ class Guardian:
 
         A server that crashes again and again is given up for a minute, then tried once more, and so on.
         """
-        process.end_orphans(self.server.pid)
+        end_orphans(self.home, self.server.pid)
         process.remove_regions(self.home)
         while True:
             now = time.monotonic()

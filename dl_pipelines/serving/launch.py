@@ -19,6 +19,7 @@ from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import Installation, TritonError, birth
 from dl_pipelines.serving.server_log import MARK, ServerLog
 from dl_pipelines.serving.state import Orders, ServerState, read_state, start_limit, state_file
+from dl_pipelines.serving.stubs import end_orphans
 from dl_pipelines.store.home import Home
 
 GUARDIAN = Path(__file__).resolve().parent / "guardian.py"
@@ -95,7 +96,7 @@ def end(home: Home) -> None:
         process.end(last.guardian, last.guardian_born, STOP_SECONDS)  # first: it would start the server again
         last = read_state(home) or last
         process.end(last.pid, last.born, STOP_SECONDS)
-        process.end_orphans(last.pid)
+        end_orphans(home, last.pid)
     process.remove_regions(home)
     for path in (state_file(home), admin.key_file(home)):
         path.unlink(missing_ok=True)

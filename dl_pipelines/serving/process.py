@@ -159,13 +159,6 @@ def this_boot(born: str) -> bool:
     return born.startswith(f"{_boot()}:")
 
 
-def end_orphans(pid: int) -> None:
-    """End what a dead server left: its backends' processes, which wait for it for ever, are of its process group."""
-    if birth(pid) is None:  # a number that a group still has is given to no new process
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-
-
 def end(pid: int, born: str, patience: float) -> None:
     """End the one process that started then: SIGTERM, and SIGKILL after `patience` seconds."""
     for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
-from dl_pipelines.serving.process import SHARED_MEMORY, TritonError, region_prefix
+from dl_pipelines.serving.process import SHARED_MEMORY, TritonError, birth, region_prefix
 from dl_pipelines.serving.state import wanted_models
 from dl_pipelines.store.home import Home
 
@@ -26,6 +26,8 @@ EVERY_SECONDS = 5.0
 CONFIRM_SECONDS = 0.3
 """What seems dead may be a model that is just being unloaded or loaded anew."""
 SWEEP_SECONDS = 60.0
+ORPHAN_SECONDS = 2.0
+"""A killed process may have to finish what it reads or writes."""
 _STUB = "triton_python_backend_stub"
 
 
@@ -37,6 +39,30 @@ def group_of(server: int) -> dict[int, str]:
         if fields and int(fields[2]) == server:
             found[int(path.name)] = fields[0]
     return found
+
+
+def end_orphans(home: Home, server: int) -> None:
+    """End what a dead server of this home left in its process group: its backends' processes wait for it for ever.
+
+    The number may be another's group by now: of that no process was started for this home, and none is touched.
+    """
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while birth(server) is None and time.monotonic() < deadline:
+        ours = [pid for pid in group_of(server) if _of_home(home, pid)]
+        if not ours:
+            return
+        for pid in ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _of_home(home: Home, pid: int) -> bool:
+    """Whether a process has this home's shared memory in its command line, or the environment of its server."""
+    with contextlib.suppress(OSError):
+        surroundings = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return region_prefix(home).encode() in _command(pid) or f"HOME={home.server}".encode() in surroundings
+    return False
 
 
 def _fields(pid: int) -> list[str]:
