@@ -136,6 +136,10 @@ def check_live(brief: frame.Brief) -> Iterator[frame.Problem]:
     if log.keep_days is not None and log.keep_days * 24 <= given.rollout.label_hours:
         expected = f"more than the {given.rollout.label_hours:g} hours of lifecycle.rollout.label_hours"
         yield frame.Problem("serving.log.keep_days", expected, f"{log.keep_days} ({log.keep_days * 24} hours)")
+    rules = given.rollout
+    if rules.max_hours <= (least := max(rules.min_hours, rules.label_hours)):
+        expected = f"more than {least:g}, as rollout.min_hours or .label_hours says"
+        yield frame.Problem("lifecycle.rollout.max_hours", expected, f"{rules.max_hours:g}")
 
 
 def check_kinds(brief: frame.Brief) -> Iterator[frame.Problem]:

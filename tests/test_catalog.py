@@ -129,3 +129,11 @@ def test_a_live_experiment_needs_answers_until_their_labels_are_due():
         "serving.log.keep_days",
         "serving.log.keep_days: found 1 (24 hours); expected more than the 24 hours of lifecycle.rollout.label_hours",
     )
+    told = "lifecycle.rollout.max_hours: found {}; expected more than {}, as rollout.min_hours or .label_hours says"
+    for rules, found, expected in (
+        ({"label_hours": 336}, 336, 336),
+        ({"max_hours": 2, "label_hours": 1, "min_hours": 3}, 2, 3),
+    ):
+        assert problems({}, rollout=rules) == []
+        (hours,) = problems({}, evidence="live", rollout=rules)
+        assert hours == ("lifecycle.rollout.max_hours", told.format(found, expected))

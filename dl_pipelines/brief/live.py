@@ -103,6 +103,10 @@ class Rollout(Section):
         default=50_000, ge=100,
         description="units of a stage, old enough for a label, after which an undecided challenger is taken out",
     )  # fmt: skip
+    max_hours: float = Field(
+        default=336, gt=0,
+        description="hours of a stage after which an undecided challenger is taken out: little traffic, no labels",
+    )  # fmt: skip
     error_margin: float = Field(default=0.005, gt=0, lt=1, description="by which the share of failures may be higher")
     latency_quantile: float = Field(default=0.95, gt=0, lt=1)
     latency_margin: float = Field(default=0.25, gt=0, description="by which that quantile may grow, as a share")

@@ -32,12 +32,12 @@ def decide_rollout(evidence: Evidence, rules: Rollout, margin: float) -> Decisio
     """What the evidence of a stage says; `margin` >= 0 (lifecycle.margin) is of the score. Missing data never promotes.
 
     Roll back when the primary metric or a guardrail is harmed (all of its interval is below -margin), or the router's
-    breaker opened. Stop when more units came to one arm than its share explains, or more labels, or when `max_units`
-    are old enough for a label, `min_hours` are over, and nothing is decided. Advance after `min_hours` and `min_units`
-    with a label, unless a value lies below -margin; from the last stage promote after them, when the primary metric's
-    lower bound clears -margin and every guardrail is not worse. A lower bound is wrong at any look of a stage with at
-    most `alpha`; all tests that take a challenger out, in all stages together, with at most `harm_alpha`. Raises
-    RolloutError.
+    breaker opened. Stop when more units came to one arm than its share explains, or more labels, or when nothing is
+    decided after `max_hours`, or after `min_hours` with `max_units` old enough for a label. Advance after `min_hours`
+    and `min_units` with a label, unless a value lies below -margin; from the last stage promote after them, when the
+    primary metric's lower bound clears -margin and every guardrail is not worse. A lower bound is wrong at any look of
+    a stage with at most `alpha`; all tests that take a challenger out, in all stages together, with at most
+    `harm_alpha`. Raises RolloutError.
     """
     _check(evidence, rules, margin)
     shadow = rules.shares[evidence.stage] == 0
@@ -66,6 +66,8 @@ def decide_rollout(evidence: Evidence, rules: Rollout, margin: float) -> Decisio
         return decided("advance", reasons.full(evidence, labelled))
     if matured >= rules.max_units and evidence.hours >= rules.min_hours:
         return decided("stop", reasons.through(matured, rules.max_units, missing))
+    if evidence.hours >= rules.max_hours:
+        return decided("stop", reasons.too_long(evidence.hours, rules.max_hours, missing))
     return decided("wait", missing)
 
 

@@ -76,3 +76,8 @@ def undecided(bounds: Iterable[Bound]) -> str:
 def through(matured: int, most: int, last: str) -> str:
     """The stage has had enough units."""
     return f"no decision after {matured} units (rollout.max_units {most}): {last}"
+
+
+def too_long(hours: float, most: float, last: str) -> str:
+    """The stage has had enough time: whoever waits for it waits no longer."""
+    return f"no decision after {hours:.0f} hours (rollout.max_hours {most:g}): {last}"

@@ -66,6 +66,18 @@ CASES = {
         "stop",
         r"no decision after 60000 units \(rollout.max_units 50000\): 60000 units are old enough .* labels are missing",
     ),
+    "labels never come, to few requests": (
+        shadow(500, 0, 0, labelled=0, hours=336.0),
+        "stop",
+        r"no decision after 336 hours \(rollout.max_hours 336\): 500 units are old enough .* labels are missing",
+    ),
+    "no traffic": (
+        shadow(0, 0, 0, hours=400.0),
+        "stop",
+        r"no decision after 400 hours \(rollout.max_hours 336\): no unit is old enough for a label yet \(24 h\)",
+    ),
+    "not so long yet": (shadow(500, 0, 0, labelled=0, hours=335.9), "wait", r"500 units are old enough .*"),
+    "through, though long": (shadow(hours=400.0), "advance", r"stage 0 is through: .*"),
     "too few": (shadow(1999), "wait", r"1999 of at least 2000 units with a label \(1999 are old enough for one\)"),
     "too soon": (shadow(hours=0.5), "wait", r"0.5 of at least 1 hours"),
     "too soon, though many": (shadow(60_000, hours=0.5), "wait", r"0.5 of at least 1 hours"),
