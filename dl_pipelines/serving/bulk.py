@@ -70,13 +70,16 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
     pieces = Pieces(out, digest)
     with alone(workspace.home, out):
         if pieces.is_done():
-            return Scored(len(inputs), len(inputs), ())
+            failed = tuple(pieces.refused())
+            return Scored(len(inputs) - len(failed), len(inputs) - len(failed), failed)
         anew = pieces.begin()
         batch = int(about["max_batch"])
         size = batch * max(1, PIECE_ROWS // batch)
         starts = range(0, len(inputs), size)
-        left = [start for start in starts if not pieces.has(start)]
-        before = sum(min(size, len(inputs) - start) for start in starts if start not in set(left))
+        done = [start for start in starts if pieces.has(start)]
+        left = sorted({*starts} - {*done})
+        before = sum(min(size, len(inputs) - start) for start in done)
+        answered = before - sum(1 for _ in pieces.failed(done))
         if left:
             with serving(workspace) as server:
                 patience = max(PATIENCE_MS, float(about["timeout_ms"]))
@@ -85,7 +88,7 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
         failed = tuple(pieces.failed(starts))
         shape = list(task.signature().outputs[0].shape)
         pieces.finish(starts, schema_of(task), {"project": workspace.project, "model": about["model"], "shape": shape})
-        return Scored(len(inputs) - len(failed), before, failed, anew)
+        return Scored(len(inputs) - len(failed), answered, failed, anew)
 
 
 class _Work:

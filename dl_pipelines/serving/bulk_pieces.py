@@ -49,6 +49,10 @@ class Pieces:
             return (pq.read_schema(self._out).metadata or {}).get(DIGEST) == self._digest.encode()
         return False
 
+    def refused(self) -> list[tuple[str, str]]:
+        """Inputs without an answer and why, in order, of the output that is there already."""
+        return list(_failed(self._out))
+
     def has(self, start: int) -> bool:
         """Whether the piece that starts with this input is there."""
         return self._path(start).exists()
@@ -63,13 +67,8 @@ class Pieces:
 
     def failed(self, starts: Sequence[int]) -> Iterator[tuple[str, str]]:
         """Inputs without an answer and why, in order."""
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
         for start in starts:
-            rows = pq.read_table(self._path(start), columns=["input", "error"])
-            for row in rows.filter(pc.field("error").is_valid()).to_pylist():
-                yield row["input"], row["error"]
+            yield from _failed(self._path(start))
 
     def finish(self, starts: Sequence[int], schema: pa.Schema, facts: Mapping[str, Any]) -> None:
         """Put all pieces into the output, by a rename; they are gone then. Raises OSError (no space)."""
@@ -90,6 +89,15 @@ class Pieces:
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:012d}.parquet"
+
+
+def _failed(path: Path) -> Iterator[tuple[str, str]]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path, columns=["input", "error"], filters=pc.field("error").is_valid())
+    for row in rows.to_pylist():
+        yield row["input"], row["error"]
 
 
 @contextlib.contextmanager

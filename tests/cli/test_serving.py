@@ -95,6 +95,8 @@ def bulk(dlp, copy, pictures, labels):
     rows = pq.read_table(out).to_pylist()
     assert [row["input"] for row in rows] == [*pictures, str(broken)]
     assert [json.loads(row["answer_json"])["label"] for row in rows[:-1]] == labels
+    once_more = dlp("predict", "small", listed, "--out", out, "--home", copy, "--json")
+    assert (once_more.code, once_more.json) == (1, said.json | {"before": len(pictures)}), "and says so again"
     again = dlp("predict", "small", *pictures, "--out", out, "--home", copy)
     assert (again.code, again.out) == (0, "")
 

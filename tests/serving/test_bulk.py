@@ -97,7 +97,9 @@ def test_files_folders_lists_and_arrays_in_their_order(served, task, inputs, tmp
     assert failed == [4, 36]
     assert "not a readable PNG or JPEG" in rows[4]["error"] and "No such file" in rows[36]["error"]
     assert all(rows[place][name] is None for place in failed for name in ("outputs", "request_id", "answer_json"))
-    assert scored == Scored(37, 0, tuple((names[place], rows[place]["error"]) for place in failed))
+    why = tuple((names[place], rows[place]["error"]) for place in failed)
+    assert scored == Scored(37, 0, why)
+    assert score(served, task, [str(path) for path in given], out) == Scored(37, 37, why), "the same once more"
     images = np.concatenate([inputs[:35], inputs[1:2], inputs[:1], inputs[2:4]])
     there = [place for place in range(39) if place not in failed]
     found = np.array([rows[place]["outputs"] for place in there])
