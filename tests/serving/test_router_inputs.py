@@ -66,6 +66,9 @@ def test_what_is_wrong_with_a_request_is_said_over_grpc(routed):
         [1, 3], "FP32", FLOATS[:12]
     )
     assert "batch-size must be <= 8 for 'checked'" in told([9, 4], "FP32", FLOATS * 9)
+    for rows in (0, 2**62, -(2**63)):
+        said = "found the shape [4] of the input x; expected [rows, 4]"
+        assert told([rows, 4], "FP32", FLOATS) == said
     said = "found nan at [1, 2] of the input x; expected finite values"
     bad = np.array([ONE, [1, 2, np.nan, 4]], np.float32).tobytes()
     assert told([2, 4], "FP32", bad) == said

@@ -242,6 +242,15 @@ def test_whatever_is_wrong_with_a_request_is_said_without_its_content_or_our_cod
     ]
 
 
+def test_rows_have_the_shape_of_the_signature():
+    for shape, dims in (((2, 4), (4,)), ((1, 7, 3), (-1, 3)), ((5,), ())):
+        checks.require_shape("x", np.zeros(shape), dims)
+    for shape, dims in (((4,), (4,)), ((), (4,)), ((2, 5), (4,)), ((2, 4, 1), (4,)), ((1, 7, 3), (-1, 4))):
+        with pytest.raises(checks.Refused) as caught:
+            checks.require_shape("x", np.zeros(shape), dims)
+        assert str(caught.value).startswith(f"found the shape {list(shape)} of the input x")
+
+
 def test_what_may_hold_gaps_or_nothing_but_numbers_passes():
     checks.require_rows("x", np.array([[np.nan]]), finite=False)
     for dtype in (np.uint8, np.int64, np.bool_, object):

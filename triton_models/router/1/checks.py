@@ -69,6 +69,14 @@ def _plain(text: str) -> bool:
     return text.isascii() or not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
+def require_shape(name: str, inputs: np.ndarray, dims: Sequence[int]) -> None:
+    """Raises Refused unless `inputs` are [rows, *dims]; -1 is free. Triton lets 0 rows pass, and takes 2**62 for 0."""
+    found = inputs.shape
+    if len(found) != len(dims) + 1 or any(wanted not in (-1, got) for wanted, got in zip(dims, found[1:], strict=True)):
+        expected = ", ".join(map(str, ("rows", *dims)))
+        raise Refused(f"found the shape {list(found)} of the input {name}; expected [{expected}]")
+
+
 def require_rows(name: str, inputs: np.ndarray, finite: bool, largest: int = LARGEST_BYTES) -> None:
     """Raises Refused unless `inputs` [N, ...] have a row, are not too large and, where that is wanted, are finite."""
     if not len(inputs):

@@ -22,7 +22,7 @@ import triton_python_backend_utils as pb_utils
 from answering import Answering
 from asked import INVALID, Asked, Content, ModelError
 from breaker import Breaker
-from checks import parameters_of, refusal, require_id, require_rows, unit_of
+from checks import parameters_of, refusal, require_id, require_rows, require_shape, unit_of
 from counters import Counters, Publisher
 from journal import Journal
 from wire.routing import Watched
@@ -81,8 +81,9 @@ class TritonPythonModel:
         sys.setswitchinterval(SWITCH_S)
         folder, config = Path(args["model_repository"]), json.loads(args["model_config"])
         given = {key: value["string_value"] for key, value in config["parameters"].items()}
-        (self.input,), (output,) = ([tensor["name"] for tensor in config["input"]], config["output"])
-        self.output = output["name"]
+        (tensor,), (output,) = config["input"], config["output"]
+        self.input, self.output = tensor["name"], output["name"]
+        self.dims = [int(size) for size in tensor["dims"]]
         # A table of times has gaps: what is missing is not finite, and the task's own models know that.
         self.finite = given.get("finite", "no" if given["summary"] == "series" else "yes") == "yes"
         routing = (folder / given["routing"]).resolve()
@@ -117,6 +118,7 @@ class TritonPythonModel:
             given = request.request_id()
             (tensor,) = request.inputs()
             one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
+            require_shape(self.input, one.inputs, self.dims)
             require_id(one.id, one.rows)
             require_rows(self.input, one.inputs, self.finite)
             one.parameters = parameters_of(request.parameters())
