@@ -81,8 +81,9 @@ def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) 
     except (*UNFIT, TritonError) as error:
         if isinstance(error, TritonError) and not _can_load(workspace, found.champion):
             raise  # the server is away: that says nothing of the challenger
-        reason = f"the challenger can't be promoted: {error}"
-        return end(workspace, router, found, ledger.STOPPED, reason, SENSOR, key=f"{found.name}:not promoted")
+        reason, key = f"the challenger can't be promoted: {error}", f"{found.name}:not promoted"
+        told = _add(workspace, found, ledger.STOPPED, row["stage"], row["share"], {}, reason, SENSOR, key)
+        return told + mend(workspace, router)
     return [f"{found.challenger} has the traffic"]
 
 
@@ -111,22 +112,19 @@ def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
 def _moved(workspace: Workspace, found: Experiment, now: Champion | None) -> list[str]:
     """End an experiment whose champion somebody moved."""
     took_over = now is not None and now.model == found.challenger
-    event, actor = (ledger.PROMOTED if took_over else ledger.STOPPED), _mover(workspace)
+    event, actor = (ledger.PROMOTED if took_over else ledger.STOPPED), (now.actor if now else "") or "unknown"
     reason = f"{now.model if now else 'nothing'} was given the traffic: {now.reason if now else 'the table is gone'}"
     row = found.stage
-    return add(workspace, found, event, row["stage"], row["share"], {}, reason, actor, f"{found.name}:end")
+    return _add(workspace, found, event, row["stage"], row["share"], {}, reason, actor, f"{found.name}:end")
 
 
 def end(
     workspace: Workspace, router: Router, found: Experiment, event: str, reason: str, actor: str,
-    decision: Mapping[str, Any] | None = None, key: str = "",
+    decision: Mapping[str, Any] | None = None,
 ) -> list[str]:  # fmt: skip
-    """End an experiment, unless it has ended (so: unless the row with this key is there); the traffic follows."""
-    row = found.stage
-    told = add(
-        workspace, found, event, row["stage"], row["share"], decision or {}, reason, actor,
-        key or f"{found.name}:end",
-    )  # fmt: skip
+    """End an experiment, unless it has ended, and have the traffic follow."""
+    row, key = found.stage, f"{found.name}:end"
+    told = add(workspace, found, event, row["stage"], row["share"], decision or {}, reason, actor, key)
     return told + mend(workspace, router)
 
 
@@ -134,7 +132,21 @@ def add(
     workspace: Workspace, found: Experiment, event: str, stage: int, share: float, decision: Mapping[str, Any],
     reason: str, actor: str, key: str,
 ) -> list[str]:  # fmt: skip
-    """Add a row to an experiment; what it says as a sentence, nothing when its key is there already."""
+    """Add a row to an experiment; what it says as a sentence, nothing when its key is there already.
+
+    Nothing either when the experiment has ended since it was read, or the champion was moved: `mend` then says so.
+    """
+    with exclusive(workspace):  # who moves the champion holds this, and ends the experiment
+        now = champion(workspace)
+        if ledger.newest(workspace, found.name).end or now is None or now.version != found.version:
+            return []
+        return _add(workspace, found, event, stage, share, decision, reason, actor, key)
+
+
+def _add(
+    workspace: Workspace, found: Experiment, event: str, stage: int, share: float, decision: Mapping[str, Any],
+    reason: str, actor: str, key: str,
+) -> list[str]:  # fmt: skip
     added = ledger.add(
         workspace, key, experiment=found.name, event=event, stage=stage, share=share, champion=found.champion,
         challenger=found.challenger, partition=found.first["partition"], decision=decision, reason=reason, actor=actor,
@@ -146,11 +158,6 @@ def add(
 def _given(workspace: Workspace, end: Row) -> bool:
     """Whether the move of a promotion is in the ledger of what serves."""
     return any(row["evidence"].get("rollout") == end["id"] for row in _served(workspace) if row["event"] != "published")
-
-
-def _mover(workspace: Workspace) -> str:
-    moves = [row for row in _served(workspace) if row["event"] in ("champion", "rollback")]
-    return (moves[-1]["actor"] if moves else "") or "unknown"
 
 
 def _served(workspace: Workspace) -> list[Row]:

@@ -21,6 +21,7 @@ from dl_pipelines.serving.champion import append, champion, routed
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
+from dl_pipelines.serving.rollouts import end_rollout, open_rollout
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Gate
@@ -501,6 +502,43 @@ def test_where_the_log_is_damaged_a_challenger_goes_no_further_but_may_be_taken_
     with pytest.raises(LogError):
         world.step(HARMED)
     assert world.events[-1] == ("rolled_back", 0, "new") and world.shares == ("tiny__old", "", 0)
+
+
+@pytest.mark.parametrize("decision", [ADVANCE, PROMOTE, HARMED])
+def test_who_moves_the_champion_between_a_look_and_its_row_has_ended_the_experiment(world, monkeypatch, decision):
+    world.publish(3, "other")
+    world.step()
+
+    def decide(evidence, rules, margin):
+        row = open_rollout(world.workspace)
+        world.serve("other", "ann", "rollback")  # what `dlp rollback` does; it waits for no look
+        end_rollout(world.workspace, row["id"], "tiny__other", "by ann", "ann")
+        return decision
+
+    monkeypatch.setattr(experiment, "decide_rollout", decide)
+    assert step(world.workspace, world.rules, 1e10) == []
+    assert world.events == [("stage", 0, "new"), ("stopped", 0, "new")]
+    assert open_rollout(world.workspace) is None and world.shares == ("tiny__other", "", 0)
+
+
+@pytest.mark.parametrize("decision", [ADVANCE, PROMOTE, HARMED])
+def test_a_move_between_a_look_and_its_row_that_crashed_before_its_own_row_ends_it_too(world, monkeypatch, decision):
+    world.publish(3, "other")
+    world.step()
+
+    def decide(evidence, rules, margin):
+        made, partition = world.published["other"]
+        row = {"model": "tiny__other", "digest": made.digest, "partition": partition.key, "reason": "ann knows"}
+        version = append(world.workspace, event="published", evidence={"event": "champion"}, actor="ann", **row)
+        world.route(only("tiny", "tiny__other", version))
+        return decision
+
+    monkeypatch.setattr(experiment, "decide_rollout", decide)
+    assert step(world.workspace, world.rules, 1e10) == [
+        "tiny__new: stopped (tiny__other was given the traffic: ann knows)"
+    ]
+    assert world.events == [("stage", 0, "new"), ("stopped", 0, "new")]
+    assert ledger.experiments(world.workspace)[0].end["actor"] == "ann", "who moved, by the row of the publication"
 
 
 def test_a_large_stage_is_looked_at_by_a_run_every_five_minutes(world, monkeypatch):
