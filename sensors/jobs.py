@@ -62,9 +62,10 @@ def promotion_job(brief: Brief):
 
     @dg.op(name=f"{brief.project}_promote", config_schema={"evidence": int})
     def promote(context: dg.OpExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]) -> None:
-        from dl_pipelines.lifecycle.experiment import Rules, accept
+        from dl_pipelines.lifecycle.door import Rules
         from dl_pipelines.lifecycle.promotion import promote as give
         from dl_pipelines.lifecycle.promotion import read_evidence
+        from dl_pipelines.lifecycle.verdict import accept
 
         workspace, number = workspaces.open(brief.project, context.log.info), context.op_config["evidence"]
         actor = "sensor" if context.has_tag(BY_SENSOR) else "promotion job"

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dl_pipelines.lifecycle.experiment import Rules, accept
+from dl_pipelines.lifecycle.door import Rules
 from dl_pipelines.lifecycle.promotion import (
     PromotionError,
     Row,
@@ -18,6 +18,7 @@ from dl_pipelines.lifecycle.promotion import (
     promote,
     read_evidence,
 )
+from dl_pipelines.lifecycle.verdict import accept
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import STAGE, Champion, NoChampion, champion
 from dl_pipelines.serving.traffic import give_traffic, rollback

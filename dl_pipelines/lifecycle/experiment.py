@@ -1,7 +1,7 @@
 """Live experiments: looks at their evidence and carries out what `rollout` decides about a challenger.
 
 One experiment of a project runs at a time; which one begins is door.py's. A person who moves the champion ends it.
-Traffic is moved by mend.py, which follows the ledger's rows.
+Traffic is moved by mend.py, which follows the ledger's rows; a person's word on an experiment is verdict.py's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.door import Rules, begin, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
-from dl_pipelines.lifecycle.ledger import Experiment, Row
+from dl_pipelines.lifecycle.ledger import Experiment
 from dl_pipelines.lifecycle.mend import SENSOR, add, end, mend, to_mend
-from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError
@@ -47,7 +46,7 @@ def step(workspace: Workspace, rules: Rules, at: float, actor: str = SENSOR) -> 
     called at any time, from any process: the same evidence moves once. Where a part of the log can't be read, a
     challenger may be taken out but goes no further. Raises TritonError, RoutingError; LogError after all else is done.
     """
-    damaged = _carried(workspace)
+    damaged = carried(workspace)
     with alone(workspace):
         done = mend(workspace, rules.router)
         found = ledger.running(workspace)
@@ -79,7 +78,7 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
     if found is None:
         row = waiting(workspace, rules)
         return Due(row is not None, f"{row['challenger']} waits for its experiment" if row else "no challenger waits")
-    damaged, stage = _carried(workspace), Stage.of(found.stage)
+    damaged, stage = carried(workspace), Stage.of(found.stage)
     there, rows = f"{stage.revision}:{int(at // RELOOK)}", counts(workspace, stage)
     large = sum(rows.values()) > LARGE
     there += "" if large else f":{sorted(rows.items())}"
@@ -99,7 +98,7 @@ def due(workspace: Workspace, rules: Rules, at: float, seen: str = "") -> Due:
     return Due(needed, told, "" if needed else there)
 
 
-def _carried(workspace: Workspace) -> LogError | None:
+def carried(workspace: Workspace) -> LogError | None:
     """Bring the routers' log into the tables; what was wrong with a part of it, if anything."""
     from dl_pipelines.serving.carry import carry_log
 
@@ -112,13 +111,13 @@ def _carried(workspace: Workspace) -> LogError | None:
 
 def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> Decision:
     """What the evidence of the present stage says; kept as a row of `rollout_looks` when it saw something new."""
-    given, row = rules.lifecycle, found.stage
+    given = rules.lifecycle
     shares = given.rollout.shares
-    carried = tuple(item["share"] for item in found.rows if item["event"] == ledger.STAGE)
-    if shares[: len(carried)] != carried:
-        told = f"the brief's shares are {shares} now, this experiment has had {carried}: what it counts is not by them"
+    had = tuple(item["share"] for item in found.rows if item["event"] == ledger.STAGE)
+    if shares[: len(had)] != had:
+        told = f"the brief's shares are {shares} now, this experiment has had {had}: what it counts is not by them"
         return Decision("stop", told)
-    evidence = gather(workspace, rules.task, Stage.of(row), given.rollout.label_hours, at)
+    evidence = gather(workspace, rules.task, Stage.of(found.stage), given.rollout.label_hours, at)
     decision = decide_rollout(evidence, given.rollout, given.margin)
     ledger.add_look(workspace, found, evidence, decision.plain())
     return decision
@@ -144,34 +143,6 @@ def carry_out(workspace: Workspace, rules: Rules, found: Experiment, decision: D
         )  # fmt: skip
     event = ENDED_BY[decision.action]
     return end(workspace, rules.router, found, event, decision.reason, actor, decision.plain())
-
-
-def accept(workspace: Workspace, rules: Rules, actor: str, reason: str = "", proposal: int | None = None) -> Row:
-    """A person's yes to the promotion that was proposed (by the row `proposal`, if given); the row that says so.
-
-    The same yes twice promotes once.
-
-    Raises PromotionError when nothing is proposed, or the experiment has ended otherwise.
-    """
-    with alone(workspace):
-        mend(workspace, rules.router)
-        every = ledger.experiments(workspace)
-        found = every[-1] if every else None
-        if found is None or found.proposed is None or proposal not in (None, found.proposed["id"]):
-            by = "" if proposal is None else f" by the row {proposal}"
-            raise PromotionError(
-                f"found no promotion of {workspace.project} that was proposed{by}; expected an experiment that has "
-                "shown its challenger good enough; look at `dlp ab status`"
-            )
-        told = reason or f"proposed: {found.proposed['reason']}"
-        end(workspace, rules.router, found, ledger.PROMOTED, told, actor, found.proposed["decision"])
-        row = ledger.newest(workspace, found.name).end
-        if row is None or row["event"] != ledger.PROMOTED:
-            raise PromotionError(
-                f"found that the experiment of {found.challenger} was {row['event'] if row else 'not ended'} "
-                f"({row['reason'] if row else 'it runs'}); expected it to wait for a person; train another model"
-            )
-        return row
 
 
 def alone(workspace: Workspace):

@@ -14,9 +14,10 @@ from dagster._utils.warnings import disable_dagster_warnings
 from dl_pipelines import catalog
 from dl_pipelines.brief.live import Lifecycle, Rollout, Router
 from dl_pipelines.lifecycle import door, experiment, ledger, mend
-from dl_pipelines.lifecycle.experiment import Rules, accept, due, step
+from dl_pipelines.lifecycle.experiment import Rules, due, step
 from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision
+from dl_pipelines.lifecycle.verdict import accept
 from dl_pipelines.serving.champion import append, champion, routed
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
@@ -505,6 +506,42 @@ def test_where_the_log_is_damaged_a_challenger_goes_no_further_but_may_be_taken_
     with pytest.raises(LogError):
         world.step(HARMED)
     assert world.events[-1] == ("rolled_back", 0, "new") and world.shares == ("tiny__old", "", 0)
+
+
+def propose(world):
+    for decision in (WAIT, ADVANCE, ADVANCE, PROMOTE):
+        world.step(decision, promotion="manual")
+    return ledger.running(world.workspace).proposed["id"]
+
+
+@pytest.mark.parametrize(("decision", "event"), [(HARMED, "rolled_back"), (STOP, "stopped")])
+def test_who_accepts_has_the_newest_evidence_looked_at_first(world, decision, event):
+    propose(world)
+    world.decision, looks = decision, len(ledger.looks(world.workspace))
+    told = (
+        rf"found that the experiment of tiny__new was {event} \({decision.reason}\); expected it to wait for a person"
+    )
+    for _ in range(2):
+        with pytest.raises(PromotionError, match=told):
+            accept(world.workspace, world.rules, "ann")
+    assert world.shares == ("tiny__old", "", 0) and "give" not in world.calls
+    assert ledger.experiments(world.workspace)[0].end["actor"] == "ann"
+    assert len(ledger.looks(world.workspace)) == looks + 1
+
+
+def test_nothing_is_accepted_while_a_part_of_the_log_is_damaged(world, monkeypatch):
+    def fail(workspace):
+        raise LogError("found a damaged segment")
+
+    propose(world)
+    world.decision = PROMOTE
+    with monkeypatch.context() as patched:
+        patched.setattr("dl_pipelines.serving.carry.carry_log", fail)
+        told = r"found a part of the log that can't be read \(found a damaged segment\); expected all of it"
+        with pytest.raises(PromotionError, match=told):
+            accept(world.workspace, world.rules, "ann")
+        assert world.events[-1] == ("proposed", 2, "new") and world.shares == ("tiny__old", "", 0.5)
+    assert accept(world.workspace, world.rules, "ann")["event"] == "promoted"
 
 
 @pytest.mark.parametrize("decision", [ADVANCE, PROMOTE, HARMED])

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from dl_pipelines.lifecycle import experiment
+from dl_pipelines.lifecycle import experiment, verdict
 from dl_pipelines.lifecycle.experiment import Due
 from dl_pipelines.lifecycle.promotion import PromotionError
 from resources.workspaces import RESOURCE, WorkspaceResource
@@ -103,7 +103,7 @@ def test_the_promotion_sensor_leaves_live_projects_alone(live, tick):
 
 def test_the_promotion_job_of_a_live_project_accepts_what_was_proposed(live, workspace, instance, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment, "accept", lambda workspace, rules, actor, proposal: asked.append((actor, proposal)))
+    monkeypatch.setattr(verdict, "accept", lambda workspace, rules, actor, proposal: asked.append((actor, proposal)))
     config = {"ops": {"digits_promote": {"config": {"evidence": 7}}}}
     assert execute(promotion_job(live), workspace, instance, **config).success
     assert asked == [("promotion job", 7)]
