@@ -6,6 +6,7 @@ A newer challenger waits until the one that runs has ended, and takes the place 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dl_pipelines.brief import Brief
 from dl_pipelines.brief.live import Lifecycle, Router
@@ -33,6 +34,11 @@ class Rules:
     def of(cls, brief: Brief, task: Task) -> Rules:
         """From a brief and the task it names."""
         return cls(task, brief.data, brief.evaluation, brief.lifecycle, brief.serving.router)
+
+
+def rules_of(given: Lifecycle) -> dict[str, Any]:
+    """What decides on a challenger, as plain data: an experiment goes by the rules that it began with."""
+    return {"margin": given.margin, **given.rollout.model_dump(mode="json")}
 
 
 def waiting(workspace: Workspace, rules: Rules) -> Row | None:
@@ -96,7 +102,10 @@ def _begin(workspace: Workspace, rules: Rules, row: Row, actor: str) -> list[str
         return []  # somebody was faster
     artifact = workspace.get(STAGE, partition).require_gates()
     name, share = ledger.name_of(now.model, row["challenger"], now.version), rules.lifecycle.rollout.shares[0]
-    first = {"digest": artifact.digest, "version": now.version, "evidence": max(row["id"], row.get("newest", 0))}
+    first = {
+        "digest": artifact.digest, "version": now.version, "evidence": max(row["id"], row.get("newest", 0)),
+        "rules": rules_of(rules.lifecycle),
+    }  # fmt: skip
     added = ledger.add(
         workspace, f"{name}:stage:0", experiment=name, event=ledger.STAGE, stage=0, share=share, champion=now.model,
         challenger=row["challenger"], partition=partition.key, decision=first,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.lifecycle import ledger
-from dl_pipelines.lifecycle.door import Rules, begin, waiting
+from dl_pipelines.lifecycle.door import Rules, begin, rules_of, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
 from dl_pipelines.lifecycle.ledger import Experiment
@@ -112,15 +113,19 @@ def carried(workspace: Workspace) -> LogError | None:
 def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> Decision:
     """What the evidence of the present stage says; kept as a row of `rollout_looks` when it saw something new."""
     given = rules.lifecycle
-    shares = given.rollout.shares
-    had = tuple(item["share"] for item in found.rows if item["event"] == ledger.STAGE)
-    if shares[: len(had)] != had:
-        told = f"the brief's shares are {shares} now, this experiment has had {had}: what it counts is not by them"
-        return Decision("stop", told)
-    evidence = gather(workspace, rules.task, Stage.of(found.stage), given.rollout.label_hours, at)
+    if other := changed(found, given):
+        return Decision("stop", f"the rules have changed while it ran, and what it counts is not by them: {other}")
+    stage = Stage.of(found.stage)
+    evidence = gather(workspace, rules.task, stage, given.rollout.label_hours, at)
     decision = decide_rollout(evidence, given.rollout, given.margin)
     ledger.add_look(workspace, found, evidence, decision.plain())
     return decision
+
+
+def changed(found: Experiment, given: Lifecycle) -> str:
+    """Which rules are others than those that the experiment began with; nothing where they are the same."""
+    now, then = rules_of(given), found.first["decision"].get("rules", {})
+    return ", ".join(f"{name} was {then[name]} and is {now[name]}" for name in then if now.get(name) != then[name])
 
 
 def carry_out(workspace: Workspace, rules: Rules, found: Experiment, decision: Decision, actor: str) -> list[str]:

@@ -417,15 +417,6 @@ def test_a_server_that_is_away_ends_nothing(world, monkeypatch):
     assert world.shares == ("tiny__old", "tiny__new", 0)
 
 
-def test_another_brief_in_the_middle(world):
-    world.step()
-    world.step(ADVANCE)
-    other = Rollout(shares=(0, 0.2, 0.5))
-    done = world.step(PROMOTE, rollout=other)
-    assert "the brief's shares are (0.0, 0.2, 0.5) now, this experiment has had (0.0, 0.1)" in done[0]
-    assert world.events[-1] == ("stopped", 1, "new") and world.shares == ("tiny__old", "", 0)
-
-
 def test_held_out_evidence_begins_nothing_and_ends_what_runs(world):
     assert world.due(evidence="held_out") == experiment.Due(
         False, "lifecycle.evidence is held_out: no experiment is run"
@@ -579,6 +570,36 @@ def test_a_move_between_a_look_and_its_row_that_crashed_before_its_own_row_ends_
     ]
     assert world.events == [("stage", 0, "new"), ("stopped", 0, "new")]
     assert ledger.experiments(world.workspace)[0].end["actor"] == "ann", "who moved, by the row of the publication"
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"rollout": Rollout(shares=SHARES, alpha=0.4)}, "alpha was 0.01 and is 0.4"),
+    ({"margin": 0.5}, "margin was 0.0 and is 0.5"),
+    ({"rollout": Rollout(shares=(0, 0.1, 0.2))}, r"shares was [0.0, 0.1, 0.5] and is [0.0, 0.1, 0.2]"),
+    ({"rollout": Rollout(shares=SHARES, min_units=20, label_hours=0)},
+     "min_units was 2000 and is 20, label_hours was 24.0 and is 0.0"),
+])  # fmt: skip
+@pytest.mark.parametrize("mode", ["automatic", "manual"])
+def test_rules_that_change_in_the_middle_end_the_experiment_and_say_which(world, changed, told, mode):
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    if mode == "manual":
+        world.step(PROMOTE, promotion="manual")
+        with pytest.raises(PromotionError, match="was stopped"):
+            accept(world.workspace, world.ruled(**changed), "ann")
+    else:
+        assert world.due(PROMOTE, **changed).needed
+        world.step(PROMOTE, **changed)
+    end = ledger.experiments(world.workspace)[0].end
+    reason = f"the rules have changed while it ran, and what it counts is not by them: {told}"
+    assert (end["event"], end["reason"]) == ("stopped", reason)
+    assert world.shares == ("tiny__old", "", 0) and "give" not in world.calls
+
+
+def test_what_decides_nothing_about_a_challenger_may_change(world):
+    world.step()
+    world.step(ADVANCE, promotion="manual", keep=9, confidence=0.9)
+    assert world.events[-1] == ("stage", 1, "new")
 
 
 def test_a_worse_newer_one_does_not_take_the_place_of_one_that_waits(world):
