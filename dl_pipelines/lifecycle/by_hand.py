@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dl_pipelines.lifecycle.door import Rules
+from dl_pipelines.lifecycle.ledger import PROPOSED
 from dl_pipelines.lifecycle.promotion import (
     PromotionError,
     Row,
+    challenger_of,
     decide_promotion,
     evidence_after,
     promote,
@@ -21,6 +23,7 @@ from dl_pipelines.lifecycle.promotion import (
 from dl_pipelines.lifecycle.verdict import accept
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import STAGE, Champion, NoChampion, champion
+from dl_pipelines.serving.rollouts import rollout_rows
 from dl_pipelines.serving.traffic import give_traffic, rollback
 from dl_pipelines.store.workspace import Partition, Workspace
 
@@ -71,7 +74,7 @@ def promote_by_hand(workspace: Workspace, rules: Rules, wish: Wish) -> Moved:
         raise PromotionError("found no reason; expected --reason: it is kept in the ledger with what was forced")
     started, before = time.perf_counter(), champion(workspace)
     if wish.force:
-        _force(workspace, wish)
+        _force(workspace, rules, wish)
     elif rules.lifecycle.evidence == "live" and wish.partition is not None:
         raise PromotionError(
             "found that lifecycle.evidence is live; expected its experiment to decide (`dlp promote PROJECT` accepts "
@@ -126,16 +129,31 @@ def _promote(workspace: Workspace, row: Row, rules: Rules, wish: Wish) -> None:
         )
 
 
-def _force(workspace: Workspace, wish: Wish) -> None:
+def _force(workspace: Workspace, rules: Rules, wish: Wish) -> None:
     if wish.evidence is not None:
-        row = read_evidence(workspace, wish.evidence)
-        partition, facts = Partition.parse(row["partition"]), {"evidence": row["id"], "decision": row["decision"]}
+        live = rules.lifecycle.evidence == "live"
+        row = _proposal(workspace, wish.evidence) if live else read_evidence(workspace, wish.evidence)
+        partition = Partition.parse(row["partition"])
+        artifact = challenger_of(workspace, partition, row)
+        told = {"rollout": row["id"]} if live else {"evidence": row["id"]}
+        facts: dict[str, Any] = {**told, "decision": row["event"] if live else row["decision"]}
     elif wish.partition is not None:
-        partition, facts = wish.partition, dict[str, Any]()
+        partition, facts = wish.partition, {}
+        artifact = workspace.get(STAGE, partition)
     else:
         raise PromotionError("found nothing to promote; expected --evidence or --date with --force")
-    artifact = workspace.get(STAGE, partition)
     give_traffic(workspace, artifact, partition, wish.reason, {**facts, "forced": True}, wish.actor)
+
+
+def _proposal(workspace: Workspace, number: int) -> Row:
+    """The row of `rollouts` with this id, which proposes a promotion. Raises PromotionError."""
+    found = [row for row in rollout_rows(workspace, id=number) if row["event"] == PROPOSED]
+    if not found:
+        raise PromotionError(
+            f"found no proposal {number} of {workspace.project}; expected the id of one, since lifecycle.evidence is "
+            "live; look at `dlp ab status`, or name a model by --date and --experiment"
+        )
+    return found[0]
 
 
 def _evidence_of(workspace: Workspace, partition: Partition) -> Row:

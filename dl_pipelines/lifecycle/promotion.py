@@ -161,13 +161,14 @@ def promote(
         partition = Partition.parse(evidence["partition"])
         facts = {name: evidence[name] for name in ("champion", "metric", "rows", "difference", "low", "high")}
         give_traffic(
-            workspace, _challenger(workspace, partition, evidence), partition, reason or evidence["reason"],
+            workspace, challenger_of(workspace, partition, evidence), partition, reason or evidence["reason"],
             {"evidence": evidence["id"], **facts}, actor,
         )  # fmt: skip
     return True
 
 
-def _challenger(workspace: Workspace, partition: Partition, evidence: Row) -> Artifact:
+def challenger_of(workspace: Workspace, partition: Partition, evidence: Row) -> Artifact:
+    """What is published for a partition, which has to be the evidence's challenger. Raises PromotionError."""
     artifact = workspace.find(STAGE, partition)
     model = artifact.read_json("model.json")["model"] if artifact else "nothing"
     if artifact is None or model != evidence["challenger"]:

@@ -13,7 +13,8 @@ from dagster._utils.warnings import disable_dagster_warnings
 
 from dl_pipelines import catalog
 from dl_pipelines.brief.live import Lifecycle, Rollout, Router
-from dl_pipelines.lifecycle import door, experiment, ledger, mend
+from dl_pipelines.lifecycle import by_hand, door, experiment, ledger, mend
+from dl_pipelines.lifecycle.by_hand import Wish, promote_by_hand
 from dl_pipelines.lifecycle.experiment import Rules, due, step
 from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision
@@ -533,6 +534,43 @@ def test_nothing_is_accepted_while_a_part_of_the_log_is_damaged(world, monkeypat
             accept(world.workspace, world.rules, "ann")
         assert world.events[-1] == ("proposed", 2, "new") and world.shares == ("tiny__old", "", 0.5)
     assert accept(world.workspace, world.rules, "ann")["event"] == "promoted"
+
+
+@pytest.fixture
+def forced(world, monkeypatch):
+    """A function: `dlp promote --force --evidence N`; what serves then."""
+    monkeypatch.setattr(by_hand, "give_traffic", world.give_traffic)
+    monkeypatch.setattr(by_hand, "_moved", lambda workspace, *given: champion(workspace).model)
+
+    def do(number, evidence="live"):
+        wish = Wish("ann", evidence=number, force=True, reason="I accept it")
+        return promote_by_hand(world.workspace, world.ruled(promotion="manual", evidence=evidence), wish)
+
+    return do
+
+
+def test_a_forced_proposal_is_the_one_with_that_id_and_not_a_comparison(world, forced):
+    proposed = propose(world)
+    world.publish(3, "worse")
+    for _ in range(proposed + 1):
+        last = world.compared("worse", "old", -0.3, -0.2)
+    assert last > proposed
+    with pytest.raises(PromotionError, match=f"found no proposal {last} of tiny; expected the id of one, since"):
+        forced(last)
+    stage = ledger.running(world.workspace).stage["id"]
+    with pytest.raises(PromotionError, match=f"found no proposal {stage} of tiny"):
+        forced(stage)
+    assert champion(world.workspace).model == "tiny__old"
+    assert forced(proposed) == "tiny__new"
+
+
+@pytest.mark.parametrize("evidence", ["live", "held_out"])
+def test_another_model_under_the_partition_of_what_is_forced_is_refused(world, forced, evidence):
+    number = propose(world) if evidence == "live" else world.compared("new", "old")
+    world.publish(2, "again")
+    with pytest.raises(PromotionError, match=r"found tiny__again published for 2026-01-02\|base; expected tiny__new"):
+        forced(number, evidence)
+    assert champion(world.workspace).model == "tiny__old"
 
 
 @pytest.mark.parametrize("decision", [ADVANCE, PROMOTE, HARMED])
