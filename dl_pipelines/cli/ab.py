@@ -1,4 +1,4 @@
-"""`dlp ab status`, `dlp ab step` and `dlp demo ab`: their options; what they show is in ab_status.py and demo.py."""
+"""`dlp ab status`, `step` and `stop`, `dlp demo ab`: their options; what they show is in ab_status.py and demo.py."""
 
 from __future__ import annotations
 
@@ -50,6 +50,30 @@ def step(project: Project, home: HomeOption = None, as_json: JsonOption = False)
         for told in done or [experiment.due(workspace, rules, time.time()).told]:
             say(told)
         put({"done": done})
+
+
+@command
+def stop(
+    project: Project,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the ledger")] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End the experiment that runs: its challenger is taken out, the champion gets everything and stays."""
+    import getpass
+
+    with output(as_json) as put:
+        from dl_pipelines import catalog
+        from dl_pipelines.lifecycle import verdict
+        from dl_pipelines.lifecycle.door import Rules
+        from dl_pipelines.store.workspace import Workspace
+
+        place = home_of(home)
+        brief = brief_of(place, project)
+        workspace, rules = Workspace(place, brief.project), Rules.of(brief, catalog.task_of(brief))
+        row = verdict.stop(workspace, rules, getpass.getuser(), reason)
+        say(f"{row['challenger']}: stopped by {row['actor']} ({row['reason']}); {row['champion']} has the traffic")
+        put({name: row[name] for name in ("experiment", "event", "champion", "challenger", "reason", "actor", "at")})
 
 
 @command

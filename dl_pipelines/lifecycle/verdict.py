@@ -1,4 +1,4 @@
-"""A person's word on the experiment that runs: yes to the promotion that it proposes.
+"""A person's word on the experiment that runs: yes to the promotion that it proposes, or its end.
 
 What goes against the evidence is in by_hand.py.
 """
@@ -66,3 +66,24 @@ def _accept(
         )
     else:
         end(workspace, rules.router, found, ledger.PROMOTED, told, actor, found.proposed["decision"])
+
+
+def stop(workspace: Workspace, rules: Rules, actor: str, reason: str = "") -> Row:
+    """A person ends the experiment that runs, and the champion gets everything; the row that says so.
+
+    Raises PromotionError when none runs, or a moved champion has ended it; TritonError (the row is there, and the next
+    step has the traffic follow).
+    """
+    with alone(workspace):
+        found = ledger.running(workspace)
+        if found is None:
+            raise PromotionError(
+                f"found no live experiment of {workspace.project} that runs; expected one; look at `dlp ab status`"
+            )
+        for line in end(workspace, rules.router, found, ledger.STOPPED, reason or "stopped by hand", actor):
+            workspace.progress("rollout", line)
+        row = ledger.newest(workspace, found.name).end
+    if row is None or row["event"] != ledger.STOPPED:
+        told = f"{row['event']} ({row['reason']})" if row else "not ended"
+        raise PromotionError(f"found that the experiment of {found.challenger} was {told} meanwhile; look again")
+    return row

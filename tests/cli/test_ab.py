@@ -1,6 +1,7 @@
 """What `dlp ab status` shows and draws, and what `dlp ab step` says where nothing is due."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from dl_pipelines.cli.demo import DAYS, brief_of
 from dl_pipelines.cli.report import _tried_live
 from dl_pipelines.cli.run import snapshot
 from dl_pipelines.lifecycle.ab_picture import Course
+from dl_pipelines.serving.champion import append
+from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.wire.routing import CHAMPION, Arm, only
 from tests.lifecycle.experiments import Written, shadow, split
 from tests.small import small
 
@@ -97,6 +102,27 @@ def test_a_plot_of_characters_has_the_difference_its_bounds_and_the_margin():
 def test_a_step_where_nothing_is_due_says_so(workspace, dlp):
     said = dlp("ab", "step", "small", "--home", workspace.home.root, "--json")
     assert (said.code, said.json, said.err) == (0, {"done": []}, "no challenger waits\n")
+
+
+def test_a_person_stops_what_runs(workspace, dlp, monkeypatch):
+    told = []
+    monkeypatch.setattr("dl_pipelines.lifecycle.mend.end_trial", lambda workspace, revision: told.append(revision))
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    said = dlp("ab", "stop", "small", "--home", workspace.home.root)
+    assert said.code == 1 and said.err.startswith("error: found no live experiment of small that runs; expected one")
+    row = {"model": "small__00", "digest": "d" * 64, "partition": "2026-01-01|base", "reason": "r", "actor": "run"}
+    version = append(workspace, event="champion", evidence={}, **row)
+    Written(workspace, "small__bb", "small__00", version).row("stage", 0)
+    arms = (Arm(CHAMPION, "small__00", 1),)
+    table = replace(only("small", "small__00", version), arms=arms, shadow="small__bb", revision=1, salt="s")
+    durable.write_json(TritonServer(workspace.home).routing("small"), table.plain())
+    said = dlp("ab", "stop", "small", "--reason", "no labels", "--home", workspace.home.root, "--json")
+    assert said.code == 0 and told == [2]
+    assert said.err.endswith("small__bb: stopped by ann (no labels); small__00 has the traffic\n")
+    assert said.json | {"at": ""} == {
+        "experiment": "bb-vs-00-1", "event": "stopped", "champion": "small__00", "challenger": "small__bb",
+        "reason": "no labels", "actor": "ann", "at": "",
+    }  # fmt: skip
 
 
 def test_a_run_says_which_challenger_is_tried_and_which_waits(tried, monkeypatch):

@@ -18,7 +18,7 @@ from dl_pipelines.lifecycle.by_hand import Wish, promote_by_hand
 from dl_pipelines.lifecycle.experiment import Rules, due, step
 from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.lifecycle.rollout import Decision
-from dl_pipelines.lifecycle.verdict import accept
+from dl_pipelines.lifecycle.verdict import accept, stop
 from dl_pipelines.serving.champion import append, champion, routed
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
@@ -678,6 +678,45 @@ def test_the_same_model_of_another_day_has_no_second_experiment_and_is_not_due(w
     for _ in range(2):
         assert world.due() == experiment.Due(False, "no challenger waits") and world.step() == []
     assert world.events == [("stage", 0, "new"), ("rolled_back", 0, "new")]
+
+
+def test_a_person_stops_the_experiment_and_the_champion_stays(world):
+    with pytest.raises(PromotionError, match="found no live experiment of tiny that runs; expected one; look at `dlp"):
+        stop(world.workspace, world.rules, "ann")
+    world.publish(3, "third")
+    world.step()
+    world.step(ADVANCE)
+    row = stop(world.workspace, world.rules, "ann", "the label source is down")
+    assert (row["event"], row["stage"], row["actor"], row["reason"]) == (
+        "stopped", 1, "ann", "the label source is down"
+    )  # fmt: skip
+    assert world.shares == ("tiny__old", "", 0) and routed(world.workspace).revision == row["id"]
+    assert world.step(PROMOTE) == [] and "give" not in world.calls, "it does not begin again"
+    world.compared("third", "old")
+    world.step()
+    assert world.events[-1] == ("stage", 0, "third")
+    assert stop(world.workspace, world.rules, "ann")["reason"] == "stopped by hand"
+
+
+def test_a_stop_while_the_server_is_away_is_done_by_the_next_step(world, monkeypatch):
+    def away(*given, **named):
+        raise TritonError("found no server")
+
+    world.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(mend, "end_trial", away)
+        with pytest.raises(TritonError, match="found no server"):
+            stop(world.workspace, world.rules, "ann")
+    assert world.events[-1] == ("stopped", 0, "new")
+    assert world.step() == ["tiny__new is taken out; tiny__old has the traffic"]
+
+
+def test_who_stops_what_a_moved_champion_has_ended_is_told(world):
+    world.step()
+    world.serve("new", "bob")
+    told = r"found that the experiment of tiny__new was promoted \(tiny__new was given the traffic: moved\) meanwhile"
+    with pytest.raises(PromotionError, match=told):
+        stop(world.workspace, world.rules, "ann")
 
 
 def test_a_large_stage_is_looked_at_by_a_run_every_five_minutes(world, monkeypatch):
