@@ -6,7 +6,7 @@ Traffic is moved by mend.py, which follows the ledger's rows; a person's word on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.lifecycle import ledger
@@ -14,7 +14,7 @@ from dl_pipelines.lifecycle.door import Rules, begin, rules_of, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
 from dl_pipelines.lifecycle.ledger import Experiment
-from dl_pipelines.lifecycle.mend import SENSOR, add, end, mend, to_mend
+from dl_pipelines.lifecycle.mend import SENSOR, add, began, end, mend, to_mend
 from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError
@@ -115,7 +115,7 @@ def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> De
     given = rules.lifecycle
     if other := changed(found, given):
         return Decision("stop", f"the rules have changed while it ran, and what it counts is not by them: {other}")
-    stage = Stage.of(found.stage)
+    stage = replace(Stage.of(found.stage), since=began(workspace, found.stage))
     evidence = gather(workspace, rules.task, stage, given.rollout.label_hours, at)
     decision = decide_rollout(evidence, given.rollout, given.margin)
     ledger.add_look(workspace, found, evidence, decision.plain())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from dl_pipelines.brief.live import Router
@@ -153,6 +154,16 @@ def _add(
     )  # fmt: skip
     words = f"stage {stage}" if event == ledger.STAGE else event.replace("_", " ")
     return [f"{found.challenger}: {words} ({reason})"] if added else []
+
+
+def began(workspace: Workspace, stage: Row) -> float:
+    """When the routing table took a stage, in seconds since 1970; until then when its row was added."""
+    taken = [
+        row["at"]
+        for row in _served(workspace)
+        if row["event"] == "challenger" and row["evidence"].get("revision") == stage["id"]
+    ]
+    return datetime.fromisoformat(taken[0] if taken else stage["at"]).timestamp()
 
 
 def _given(workspace: Workspace, end: Row) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from threading import Barrier
 
 import dagster as dg
@@ -717,6 +717,21 @@ def test_who_stops_what_a_moved_champion_has_ended_is_told(world):
     told = r"found that the experiment of tiny__new was promoted \(tiny__new was given the traffic: moved\) meanwhile"
     with pytest.raises(PromotionError, match=told):
         stop(world.workspace, world.rules, "ann")
+
+
+def test_the_hours_of_a_stage_count_from_when_the_table_took_it(world, monkeypatch):
+    world.step()
+    stage, hours = ledger.running(world.workspace).stage, []
+    monkeypatch.setattr(experiment, "decide_rollout", lambda evidence, *given: hours.append(evidence.hours) or WAIT)
+    begun = datetime.fromisoformat(stage["at"]).timestamp()
+    step(world.workspace, world.rules, begun + 4 * 3600)
+    made, partition = world.published["new"]
+    row = {"model": "tiny__new", "digest": made.digest, "partition": partition.key, "reason": "r", "actor": "sensor"}
+    for revision, later in ((stage["id"] + 1, 1), (stage["id"], 3)):
+        at = datetime.fromtimestamp(begun + later * 3600, UTC).isoformat(timespec="milliseconds")
+        append(world.workspace, event="challenger", evidence={"revision": revision}, at=at, **row)
+    step(world.workspace, world.rules, begun + 4 * 3600)
+    assert hours == pytest.approx([4, 1])
 
 
 def test_a_large_stage_is_looked_at_by_a_run_every_five_minutes(world, monkeypatch):
