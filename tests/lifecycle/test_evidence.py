@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pytest
 
-from dl_pipelines.lifecycle import evidence as counting
+from dl_pipelines.lifecycle import counted as counting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
-from dl_pipelines.lifecycle.rollout import Evidence
+from dl_pipelines.lifecycle.rollout import Evidence, latency_bin
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 
@@ -26,8 +26,8 @@ def table(tmp_path, monkeypatch):
     return Table(Workspace(Home(tmp_path / "home").prepare(), "tiny"))
 
 
-def look(table, task, row, label_hours=0.0, at=NOW):
-    return gather(table.workspace, task, Stage.of(row), label_hours, at)
+def look(table, task, row, label_hours=0.0, at=NOW, limit_ms=math.inf):
+    return gather(table.workspace, task, Stage.of(row), label_hours, at, limit_ms)
 
 
 def moments(found):
@@ -166,12 +166,45 @@ def test_in_a_shadow_stage_answers_are_paired(table, task):
     table.labels({name: label for name, (_, _, label) in plan.items() if label is not None} | {"f": 1, "g": 1})
     found = look(table, task, row)
     assert moments(found.paired) == (3, 0.0, 2.0), "a: -1, u: the mean of 1 and 1, c: 0"
-    assert (found.champion.units, found.champion.requests, found.champion.failed) == (6, 7, 0)
+    assert (found.champion.units, found.champion.requests, found.champion.failed) == (5, 6, 0), "g was not shown"
     assert (found.challenger.units, found.challenger.requests, found.challenger.failed) == (5, 6, 1)
     assert sum(found.challenger.latency.values()) == 5, "a time of an answer that never came is none"
     assert (found.challenger.matured, found.challenger.labelled) == (4, 3)
     assert moments(found.challenger.score) == (3, 2.0, 2.0)
     assert (found.champion.matured, found.champion.labelled) == (6, 5)
+
+
+def test_an_answer_after_the_limit_is_a_failure_of_either_arm(table, task):
+    """Two models alike: the router waits 100 ms for the challenger, then asks the champion, which it waits for."""
+    row = table.stage(0.5)
+    late = {"arm": "challenger", "answered_by": "champion", "failure": "no answer within 100 ms", "latency_ms": 250.0}
+    table.answers(row["id"], [{"request_id": f"c{n}", **late} for n in range(12)])
+    table.answers(row["id"], [{"request_id": f"o{n}", "arm": "champion", "latency_ms": 150.0} for n in range(8)])
+    table.answers(row["id"], [{"request_id": "just", "arm": "champion", "latency_ms": 100.0}])
+    found = look(table, task, row, limit_ms=100.0)
+    assert (found.challenger.failed, found.challenger.requests) == (12, 12)
+    assert (found.champion.failed, found.champion.requests) == (8, 9)
+    assert found.challenger.latency == {latency_bin(100.0): 12}
+    assert found.champion.latency == {latency_bin(100.0): 9}
+
+
+def test_in_a_shadow_stage_only_what_the_shadow_was_shown_is_compared(table, task):
+    """It was left out of the slow half, where the champion failed as well."""
+    row = table.stage(0, 0)
+    table.answers(row["id"], [{"request_id": f"q{n}", "arm": "champion", "latency_ms": 10.0} for n in range(6)])
+    table.answers(row["id"], [{"request_id": f"s{n}", "arm": "champion", "latency_ms": 900.0} for n in range(6)])
+    for n in range(4):
+        table.event(row["id"], "failed", "champion", f"e{n}")
+    table.shadows(row["id"], [{"request_id": f"q{n}", "latency_ms": 10.0} for n in range(4)])
+    table.shadows(row["id"], [{"request_id": "q4", "out": None, "failure": "broken", "latency_ms": 1.0}])
+    table.shadows(row["id"], [{"request_id": "q5", "out": None, "failure": "late", "latency_ms": 100.0}])
+    found = look(table, task, row, limit_ms=100.0)
+    ours, its = found.challenger, found.champion
+    assert (its.units, its.requests, its.failed) == (6, 6 + 2, 2), "of four errors as large a part as of its answers"
+    assert (ours.units, ours.requests, ours.failed) == (6, 6, 2)
+    assert its.latency == {latency_bin(10.0): 5}
+    assert ours.latency == {latency_bin(10.0): 4, latency_bin(100.0): 1}
+    assert its.matured == 12, "all that may get a label"
 
 
 def test_counts_say_whether_there_is_something_new(table):
