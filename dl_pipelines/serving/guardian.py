@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -140,7 +142,7 @@ class Guardian:
         while not self._unwanted():
             if self.server.gone():
                 return self.server.how()
-            if trouble := self._trouble():
+            if trouble := self._tried(self._trouble):
                 self.log.say(f"ends the server {self.server.pid}: {trouble}")
                 self.server.end(0)
                 return trouble
@@ -168,9 +170,17 @@ class Guardian:
         failing = "; ".join(f"{name}: {why}" for name, why in sorted(self.stubs.failing.items()))
         if self.unwritten or not self.state.ready or failing != self.state.failing:
             self._write(replace(self.state, ready=True, failing=failing))
-        self.stubs.look(now)
-        if self.log.rotate(lambda: set(group_of(self.server.pid))):
+        self._tried(lambda: self.stubs.look(now))
+        if self._tried(lambda: self.log.rotate(lambda: set(group_of(self.server.pid)))):
             self.log.say(f"rotated at {self.orders.log_bytes} bytes")
+
+    def _tried(self, look: Callable[[], Any]) -> Any:
+        """What a look gives; an error of ours is no reason to end a healthy server: said, tried again at the next."""
+        try:
+            return look()
+        except Exception as error:  # noqa: BLE001 - see above
+            self.log.say_once(f"could not look after the server: {type(error).__name__}: {error}")
+            return None
 
     def _again(self, reason: str) -> bool:
         """Clear what the dead server left and start it again, later each time; False when it is not wanted any longer.

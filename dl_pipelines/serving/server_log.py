@@ -7,6 +7,7 @@ is copied and then emptied; for the last lines its processes are stopped for som
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -25,12 +26,19 @@ class ServerLog:
 
     def __init__(self, path: Path, limit: int = BYTES):
         self.path, self.limit = path, limit
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """Add a line of the guardian's own. A disk that is full loses it."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(f"{at} {MARK}{text}\n")
+
+    def say_once(self, text: str) -> None:
+        """Add a line that is not said again by this process; the first hundred of them."""
+        if text not in self._said and len(self._said) < 100:
+            self._said.add(text)
+            self.say(text)
 
     def shift(self) -> None:
         """Give each file the next name, the oldest goes: nobody writes to them now."""
@@ -42,11 +50,16 @@ class ServerLog:
     def rotate(self, processes: Callable[[], set[int]]) -> bool:
         """Empty a log that has grown too long, after it was copied; True when it did.
 
-        `processes` tells who writes to it. A disk without room for the copy leaves it as it is.
+        `processes` tells who writes to it. A disk without room for the copy leaves it as it is. Raises OSError when
+        older ones can't be renamed; it is left as it is then, too.
         """
         try:
             if self.path.stat().st_size < self.limit:
                 return False
+        except OSError:
+            return False
+        self._make_room()
+        try:
             with self.path.open("rb+") as source, self._copy().open("wb") as target:
                 shutil.copyfileobj(source, target)
                 with paused(processes()):
@@ -56,11 +69,14 @@ class ServerLog:
             with contextlib.suppress(OSError):
                 self._copy().unlink(missing_ok=True)
             return False
-        for number in reversed(range(1, KEPT)):
-            if self._old(number).exists():
-                self._old(number).replace(self._old(number + 1))
         self._copy().replace(self._old(1))
         return True
+
+    def _make_room(self) -> None:
+        """Free the name `.1`; where it is free already, after a copy that failed, none of the others moves."""
+        taken = list(itertools.takewhile(lambda number: self._old(number).exists(), range(1, KEPT)))
+        for number in reversed(taken):
+            self._old(number).replace(self._old(number + 1))
 
     def _old(self, number: int) -> Path:
         return self.path.with_suffix(f".log.{number}") if number else self.path

@@ -105,8 +105,9 @@ class Stubs:
             return
         self._next = now + EVERY_SECONDS
         self._known = set(self._of_models(now))
-        self._work = threading.Thread(target=self._mend, args=(now,), daemon=True)  # a load may take long
-        self._work.start()
+        work = threading.Thread(target=self._mend, args=(now,), daemon=True)  # a load may take long
+        work.start()
+        self._work = work
 
     def _of_models(self, now: float) -> dict[int, str]:
         """Model by process. One that stands still for long is ended: it answers nobody."""
@@ -119,7 +120,8 @@ class Stubs:
             since = self._stopped.setdefault(pid, now) if state == "T" else self._stopped.pop(pid, now)
             if state == "T" and group.get(self._server) != "T" and now - since >= self._patience:
                 self._say(f"ended process {pid} of {model}: it stood still for {now - since:.0f} s")
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(OSError):  # it is gone
+                    os.kill(pid, signal.SIGKILL)
                 continue
             found[pid] = model
         return found

@@ -63,8 +63,12 @@ def test_a_short_log_and_a_full_disk_are_left_alone(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfileobj", full)
-    assert log.rotate(set) is False
-    assert [path.name for path in tmp_path.iterdir()] == ["server.log"]
+    for number in (1, 2):
+        log.path.with_suffix(f".log.{number}").write_text(f"old {number}")
+    for _ in range(4):
+        assert log.rotate(set) is False
+    left = {path.name: path.read_text() for path in tmp_path.iterdir() if path != log.path}
+    assert left == {"server.log.2": "old 1", "server.log.3": "old 2"}, "tried again and again, none is lost"
     assert log.path.read_text() == "long enough to go"
 
 
