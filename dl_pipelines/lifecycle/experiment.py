@@ -116,7 +116,7 @@ def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> De
     if other := changed(found, given):
         return Decision("stop", f"the rules have changed while it ran, and what it counts is not by them: {other}")
     stage = replace(Stage.of(found.stage), since=began(workspace, found.stage))
-    evidence = gather(workspace, rules.task, stage, given.rollout.label_hours, at)
+    evidence = gather(workspace, rules.task, stage, given.rollout.label_hours, at, rules.router.timeout_ms)
     decision = decide_rollout(evidence, given.rollout, given.margin)
     ledger.add_look(workspace, found, evidence, decision.plain())
     return decision
