@@ -26,9 +26,10 @@ COLUMNS = 12
 class Scenario:
     """The champion, and what is different about the challenger. Accuracies and shares from 0 to 1, times in ms.
 
-    `correlation` is of the two models' mistakes, at most what their accuracies allow: pairs of digit classifiers of
-    97 % and 94 % had 0.4 to 0.6 (docs/log.md). Times are lognormal with the `median_ms` and, of their logarithm, the
-    standard deviation `spread`. Labels come `label_delay` requests later. Raises ValueError.
+    `correlation` is of the two models' mistakes, at most what their accuracies allow: two pairs of digit classifiers of
+    about 97 % and 94 % had 0.48 and 0.57 (means of 6 repeats, docs/log.md). Times are lognormal with the `median_ms`
+    and, of their logarithm, the standard deviation `spread`. Labels come `label_delay` requests later. Raises
+    ValueError.
     """
 
     accuracy: float = 0.97

@@ -7,6 +7,7 @@ import pytest
 import ville
 from scipy import stats
 
+from dl_pipelines.lifecycle import sequential
 from dl_pipelines.lifecycle.sequential import (
     Moments,
     Side,
@@ -149,6 +150,33 @@ def test_a_difference_of_rates_is_covered_at_every_look(champion, challenger, sh
     below, above = misses(*arms(random, values, share), challenger - champion, EARLY)
     assert not too_often(below)
     assert not too_often(above)
+
+
+def wald(arm, errors):
+    """Agresti and Caffo's limits, as far on both sides."""
+    count, total = arm.count + 2, arm.total + 1
+    return (errors * math.sqrt(total - total * total / count) / arm.count,) * 2
+
+
+def wilson(arm, errors):
+    """The limits of a rate."""
+    scale, mean = 1 + errors * errors / arm.count, arm.mean
+    middle = (mean + errors * errors / arm.count / 2) / scale
+    half = errors * math.sqrt(mean * (1 - mean) / arm.count + (errors / arm.count / 2) ** 2) / scale
+    return mean - middle + half, middle + half - mean
+
+
+@pytest.mark.parametrize(
+    ("alone", "champion", "challenger", "share"), [(wald, 1, 0.98, 0.1), (wilson, 0.99, 0.99, 0.01)]
+)
+def test_either_of_the_two_limits_alone_would_not_be_enough(alone, champion, challenger, share, monkeypatch):
+    """Enough runs to see one that errs 2 to 3 times as often as it says: what the coverage above can't."""
+    random, runs, side = np.random.default_rng(11), 800, Side(0.01, 200)
+    values = [random.random((runs, LOOKS[-1])) < rate for rate in (challenger, champion)]
+    first, second = arms(random, values, share)
+    assert not any(too_often(count, runs, 0.01) for count in misses(first, second, challenger - champion, side))
+    monkeypatch.setattr(sequential, "_reach", alone)
+    assert any(too_often(count, runs, 0.01) for count in misses(first, second, challenger - champion, side))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.03])
