@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dl_pipelines.serving import admin, process
+from dl_pipelines.serving.blame import Blame
 from dl_pipelines.serving.breaker import Breaker
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import birth
@@ -95,7 +96,7 @@ class Guardian:
         self.orders, self.home = orders, Home(Path(orders.home))
         self.log = ServerLog(self.home.server / "server.log", orders.log_bytes)
         self.control = Control(orders.http, admin.read_key(self.home))
-        self.crashes = Breaker(orders.crashes, orders.window)
+        self.crashes, self.blame = Breaker(orders.crashes, orders.window), Blame(self.home)
         self.restarts, self.last_exit, self.stopping = orders.restarts, "", False
         self._users = os.open(orders.users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) if orders.users else None
         self._alone = self.unwritten = False
@@ -189,6 +190,8 @@ class Guardian:
         """
         end_orphans(self.home, self.server.pid)
         process.remove_regions(self.home)
+        for verdict in self._tried(lambda: self.blame.died(time.monotonic())) or ():
+            self.log.say(verdict)
         while True:
             now = time.monotonic()
             self.crashes.failed(now)

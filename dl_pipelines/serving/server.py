@@ -15,7 +15,7 @@ from pathlib import Path
 from dl_pipelines.serving import admin, launch, users
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.process import TritonError, birth
-from dl_pipelines.serving.state import ServerState, projects, read_state, routing_file
+from dl_pipelines.serving.state import ServerState, given_up, projects, read_state, routing_file
 from dl_pipelines.store.home import Home
 from dl_pipelines.wire.routing import read_table
 
@@ -122,11 +122,13 @@ class TritonServer:
     def serve(self, project: str) -> None:
         """Have the router of a project and the models of its table loaded. Raises RoutingError, TritonError.
 
-        A challenger that does not load stops nobody: the champion answers in its place.
+        A challenger that does not load stops nobody: the champion answers in its place. One that the router does not
+        ask any more is left as it is.
         """
         control, table = self.control, read_table(self.routing(project))
+        left_out = given_up(self.home, table)
         for model in [table.champion, project, *table.models[1:]]:
-            if not control.model_ready(model):
+            if model not in left_out and not control.model_ready(model):
                 with contextlib.suppress(TritonError) if model in table.models[1:] else contextlib.nullcontext():
                     control.load(model)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from dl_pipelines.serving.process import this_boot
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
-from dl_pipelines.wire.routing import read_table
+from dl_pipelines.wire.routing import RoutingTable, read_table
 
 START_SECONDS = 60.0
 """A start takes a second or two; a machine that is busy with a training may need much longer."""
@@ -100,12 +100,28 @@ def projects(home: Home) -> list[str]:
     return sorted(path.stem for path in routing_file(home, "").parent.glob("*.json") if "__" not in path.stem)
 
 
+def marker_file(home: Home, project: str) -> Path:
+    """Where it is written which challengers a project's router does not ask (triton_models/router/1/breaker.py)."""
+    return routing_file(home, project).with_suffix(".breaker")
+
+
+def given_up(home: Home, table: RoutingTable) -> set[str]:
+    """Challengers that the router does not ask any more under this table; the champion is never among them."""
+    try:
+        opened = durable.read_json(marker_file(home, table.project))["open"]
+        return {str(model) for revision, model in opened if revision == table.revision} - {table.champion}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()  # there is none, or nobody can read it: the router does not either
+
+
 def wanted_models(home: Home) -> list[str]:
-    """What has to be loaded: the models of the projects' tables, and their routers."""
+    """What has to be loaded: the models of the projects' tables that are asked, and their routers."""
     found: list[str] = []
     for project in projects(home):
         with contextlib.suppress(ValueError):  # raised to whoever asks for that project
-            found += [*read_table(routing_file(home, project)).models, project]
+            table = read_table(routing_file(home, project))
+            left_out = given_up(home, table)
+            found += [*(model for model in table.models if model not in left_out), project]
     return list(dict.fromkeys(found))
 
 

@@ -1,6 +1,7 @@
 """Which challengers are not asked any more: so many failures in a row, for one revision of the routing table.
 
-It holds across a restart of the router by a marker beside the routing table; a new revision starts anew. Thread-safe.
+It holds across a restart of the router by a marker beside the routing table; a new revision starts anew. The guardian
+of the server writes one too (serving/blame.py), with what the router has to tell of it. Thread-safe.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 Key = tuple[int, str]
 """Revision of the routing table, model."""
+Untold = tuple[str, Key, str]
+"""Arm, key, why."""
 
 
 class Breaker:
@@ -21,10 +24,10 @@ class Breaker:
     def __init__(self, marker: Path):
         self._marker, self._lock = marker, threading.Lock()
         self._row: dict[Key, int] = {}
-        self._untold: list[tuple[str, Key, str]] = []
         self._heard = False  # the first of them was told, but is not on disk
-        self._told = set(_read(marker))
-        self._open = set(self._told)
+        opened, self._untold = _read(marker)
+        self._told = opened - {key for _, key, _ in self._untold}
+        self._open = set(opened)
 
     def is_open(self, revision: int, model: str) -> bool:
         """Whether the model is not to be asked under this revision."""
@@ -65,25 +68,32 @@ class Breaker:
                     tell(revision, arm, model, why)
                     self._heard = True
                 told = {key for key in self._told if key[0] >= revision} | {(revision, model)}
-                _write(self._marker, sorted(told))
+                _write(self._marker, told, self._untold[1:])
                 self._told, self._heard = told, False
                 del self._untold[0]
 
 
-def _read(marker: Path) -> list[Key]:
+def _read(marker: Path) -> tuple[set[Key], list[Untold]]:
+    """What is open, and what of it is still to be told."""
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
-        return [(int(revision), str(model)) for revision, model in found["open"]]
+        opened = {(int(revision), str(model)) for revision, model in found["open"]}
+        untold = [(str(arm), (int(at), str(model)), str(why)) for at, arm, model, why in found.get("untold", [])]
+        return opened | {key for _, key, _ in untold}, untold
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # it is written whole: what is damaged was not written by a router; the challenger is tried anew
+        return set(), []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set(), []  # it is written whole: what is damaged was written by none of us; the challenger is tried anew
 
 
-def _write(marker: Path, keys: list[Key]) -> None:
+def _write(marker: Path, told: set[Key], untold: list[Untold]) -> None:
+    """A router of an older version knows `open` alone."""
+    content: dict[str, list] = {"open": sorted(told | {key for _, key, _ in untold})}
+    if untold:
+        content["untold"] = [(revision, arm, model, why) for arm, (revision, model), why in untold]
     fresh = marker.with_name(f".{marker.name}-{os.getpid()}")
     with fresh.open("w", encoding="utf-8") as file:
-        json.dump({"open": keys}, file)
+        json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(marker)
