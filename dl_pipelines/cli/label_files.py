@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ ID, LABEL = "request_id", "label"
 def read_labels_file(path: Path, task: Task) -> list[tuple[str, Any]]:
     """Pairs of a request id and a label, in the file's order.
 
-    In a CSV a label is what JSON reads of its cell (7, [1.5, null]), else the cell's text (the name of a class). Raises
-    LabelError naming the file and the line of the first one that can't be used.
+    In a CSV a label is the name of a class, else what JSON reads of its cell (7, [1.5, null]). Where classes have other
+    classes' positions for names (1, 2, 3), a cell is a name and nothing else. Raises LabelError naming the file and the
+    line of the first one that can't be used.
     """
+    classes = task.signature().labels
     readers = {".csv": _csv, ".jsonl": _lines, ".ndjson": _lines, ".json": _lines, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -28,7 +30,7 @@ def read_labels_file(path: Path, task: Task) -> list[tuple[str, Any]]:
     try:
         for place, name, label in reader(path):
             try:
-                fits = fitting_label(task, label)
+                fits = fitting_label(task, _cell(label, classes) if reader is _csv else label)
                 require_plain(name, fits)
             except LabelError as error:
                 raise LabelError(f"{path}, {place}: {error}") from error
@@ -45,14 +47,25 @@ def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
         reader = csv.DictReader(file)
         _require(path, reader.fieldnames or [])
         for row in reader:
-            yield f"line {reader.line_num}", row[ID], _cell(row[LABEL])
+            yield f"line {reader.line_num}", row[ID], row[LABEL]
 
 
-def _cell(text: str | None) -> Any:
-    try:
-        return json.loads(text or "null")
-    except ValueError:
+def _cell(text: str | None, classes: Sequence[str]) -> Any:
+    """A label of a CSV, which can't tell a number from a text."""
+    if text in classes:
         return text
+    try:
+        label = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return text
+    places = [str(place) for place in range(len(classes))]
+    if isinstance(label, int) and any(place in classes and classes.index(place) != int(place) for place in places):
+        raise LabelError(
+            f"found the label {label}; expected a class's name, one of {', '.join(classes[:9])}: numbers are names "
+            "here, and a position can't be told from them; give positions in JSON lines (there 1 is a "
+            'position, "1" a name)'
+        )
+    return label
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -61,7 +74,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any, Any]]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise LabelError(f"{path}, line {number}: found no JSON ({error}); expected one object") from error
                 _require(f"{path}, line {number}", row if isinstance(row, dict) else [])
                 yield f"line {number}", row[ID], row[LABEL]

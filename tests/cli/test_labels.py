@@ -15,6 +15,7 @@ from dl_pipelines.serving.carry import carry_log
 from dl_pipelines.serving.labels import LabelError, read_labels
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.tasks.image_classification import ImageClassification
 from tests.logged import answer, writer_of
 from tests.tiny import task  # noqa: F401 - a fixture
 
@@ -109,6 +110,37 @@ def test_each_format_gives_the_same(task, tmp_path):  # noqa: F811
         assert read_labels_file(file, task) == pairs
 
 
+def named(*classes):
+    return ImageClassification(ImageClassification.Params(classes=classes, height=8, width=8, channels=1))
+
+
+@pytest.mark.parametrize(
+    ("classes", "cells", "expected"),
+    [
+        (("1", "2", "3"), "1 2 3", [0, 1, 2]),
+        (("1", "0"), "1 0", [0, 1]),
+        (("0", "1", "2"), "2 0", [2, 0]),
+        (("10", "20", "30"), "10 1 30", [0, 1, 2]),
+        (("true", "false", "null"), "false true null 1", [1, 0, 2, 1]),
+    ],
+)
+def test_in_a_csv_a_class_is_called_by_its_name_first(tmp_path, classes, cells, expected):
+    file, lines = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    file.write_text("request_id,label\n" + "".join(f"a,{cell}\n" for cell in cells.split()))
+    assert [label for _, label in read_labels_file(file, named(*classes))] == expected
+    names = [cell if cell in classes else int(cell) for cell in cells.split()]
+    lines.write_text("".join(json.dumps({"request_id": "a", "label": name}) + "\n" for name in names))
+    assert [label for _, label in read_labels_file(lines, named(*classes))] == expected, "as JSON lines have it"
+
+
+def test_a_position_among_names_that_are_numbers_is_refused(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("request_id,label\na,1\nb,0\n")
+    said = r"a\.csv, line 3: found the label 0; expected a class's name, one of 1, 2, 3: numbers are names here"
+    with pytest.raises(LabelError, match=said):
+        read_labels_file(file, named("1", "2", "3"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -120,6 +152,8 @@ def test_each_format_gives_the_same(task, tmp_path):  # noqa: F811
         ("a.csv", "request_id,label\na\n", r"a\.csv, line 2: found the label None"),
         ("a.jsonl", "{}\n", r"a\.jsonl, line 1: found no request_id and no label"),
         ("a.jsonl", '\n{"request_id": "a", "label": 1}\n{"req', r"a\.jsonl, line 3: found no JSON"),
+        ("a.jsonl", "[" * 9000, r"a\.jsonl, line 1: found no JSON \(maximum recursion"),
+        ("a.csv", "request_id,label\na," + "[" * 9000, r"a\.csv, line 2: found the label"),
         ("a.jsonl", "7\n", r"a\.jsonl, line 1: found no request_id"),
         ("a.jsonl", '{"request_id": 7, "label": 1}', r"a\.jsonl, line 1: found the request id 7"),
         ("a.parquet", "none", r"found .*a\.parquet: .*expected columns request_id and label"),
