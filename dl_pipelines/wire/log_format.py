@@ -79,7 +79,10 @@ class LogWriter:
         self._round, self._flushing = _Round(), False
         self._damaged = False
         try:
+            made = [each for each in folder.parents if not each.exists()]
             folder.mkdir(parents=True, exist_ok=True)
+            for each in (folder, *made) if self._disk else ():
+                _flush_folder(each.parent)  # a folder is found after a loss of power only by its parent's entry
             self.path, self._handle = self._open()
         except OSError as error:
             raise self._refused(error) from error

@@ -30,6 +30,19 @@ threads = [threading.Thread(target=work, args=[mine]) for mine in range(3)]
 """
 
 
+@pytest.mark.parametrize(("durability", "expected"), [("process", []), ("disk", ["a", ".", "a/b"])])
+def test_the_folders_entry_is_flushed_as_its_segments_are(tmp_path, monkeypatch, durability, expected):
+    flushed: list[str] = []
+    flush = log_format._flush_folder
+    monkeypatch.setattr(
+        log_format, "_flush_folder", lambda each: (flushed.append(str(each.relative_to(tmp_path))), flush(each))
+    )
+    LogWriter(tmp_path / "a" / "b", durability).close()
+    assert flushed == expected
+    LogWriter(tmp_path / "a" / "b", durability).close()
+    assert flushed[len(expected) :] == expected[:1] + expected[2:], "it may have been made, and not flushed, before"
+
+
 @pytest.mark.parametrize("durability", ["process", "disk"])
 def test_records_come_back_in_order(tmp_path, durability):
     writer = LogWriter(tmp_path, durability)
