@@ -1,6 +1,7 @@
 """What the command line does with the life of a model: `dlp gc`, and the retraining that `dlp run` stores."""
 
 import os
+import time
 from datetime import date
 from pathlib import Path
 
@@ -12,17 +13,21 @@ from dl_pipelines import catalog
 from dl_pipelines.cli.app import app
 from dl_pipelines.cli.run import retraining, snapshot
 from dl_pipelines.lifecycle.retraining import requested
+from dl_pipelines.serving.carry import carry_log
+from dl_pipelines.serving.prediction_log import answered_ids
 from dl_pipelines.store.artifacts import Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
+from tests.logged import answer, writer_of
 
 ROOT = Path(__file__).parent.parent.parent
 ALARM = {"windows": [{"name": "shifted", "decision": "alarm", "features": [{"name": "mean", "drifted": True}]}]}
 
 
-def brief_of(project="digits", **lifecycle):
+def brief_of(project="digits", serving=None, **lifecycle):
     data = yaml.safe_load((ROOT / "briefs" / "digits.yaml").read_text())
-    return catalog.read_brief(yaml.safe_dump({**data, "project": project, "lifecycle": lifecycle}), "digits.yaml")
+    data |= {"project": project, "lifecycle": lifecycle, "serving": {**data.get("serving", {}), **(serving or {})}}
+    return catalog.read_brief(yaml.safe_dump(data), "digits.yaml")
 
 
 @pytest.fixture
@@ -66,6 +71,26 @@ def test_gc_follows_the_retention_of_each_brief(home):
         "2026-01-01|base", "2026-01-01|base", "2026-01-02|base",
     ]  # fmt: skip
     assert [len(workspace.partitions("trained_model")) for workspace in kept.values()] == [1, 2]
+    assert gc(home) == ["0 removed"]
+
+
+def test_gc_removes_old_answers_unless_it_only_tells(home):
+    snapshot(home, brief_of("one", serving={"log": {"keep_days": 30}}))
+    snapshot(home, brief_of("two", serving={"log": {"keep_days": None}}))
+    for project in ("one", "two"):
+        writer = writer_of(Workspace(home, project))
+        for name, days in (("old", 31), ("young", 29)):
+            answer(writer, name, at=time.time() - 86_400 * days)
+        writer.close()
+        carry_log(Workspace(home, project))
+
+    def kept():
+        return [sorted(answered_ids(Workspace(home, project))) for project in ("one", "two")]
+
+    assert gc(home, "--dry-run") == ["0 would be removed"]
+    assert kept() == [["old", "young"]] * 2
+    assert gc(home) == ["1 rows and segments of one's log older than serving.log.keep_days", "0 removed"]
+    assert kept() == [["young"], ["old", "young"]]
     assert gc(home) == ["0 removed"]
 
 
