@@ -80,21 +80,23 @@ def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) 
             workspace, artifact, Partition.parse(row["partition"]), row["reason"], facts, actor=row["actor"]
         )  # fmt: skip
     except (*UNFIT, TritonError) as error:
-        if isinstance(error, TritonError) and not _can_load(workspace, found.champion):
-            raise  # the server is away: that says nothing of the challenger
+        if _away(workspace, found, error):
+            raise
         reason, key = f"the challenger can't be promoted: {error}", f"{found.name}:not promoted"
         told = _add(workspace, found, ledger.STOPPED, row["stage"], row["share"], {}, reason, SENSOR, key)
         return told + mend(workspace, router)
     return [f"{found.challenger} has the traffic"]
 
 
-def _can_load(workspace: Workspace, model: str) -> bool:
-    """Whether the server lives and loads this model."""
-    try:
-        TritonServer(workspace.home).control.load(model)
-    except (TritonError, OSError):
+def _away(workspace: Workspace, found: Experiment, error: Exception) -> bool:
+    """Whether the server is to blame for an error, not the challenger: it does not load the champion either."""
+    if not isinstance(error, TritonError):
         return False
-    return True
+    try:
+        TritonServer(workspace.home).control.load(found.champion)
+    except (TritonError, OSError):
+        return True
+    return False
 
 
 def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
@@ -104,7 +106,9 @@ def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
         put_challenger(
             workspace, artifact, share=row["share"], salt=found.name, revision=row["id"], router=router
         )  # fmt: skip
-    except (*UNFIT, TrialError) as error:
+    except (*UNFIT, TrialError, TritonError) as error:
+        if _away(workspace, found, error):
+            raise
         return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be served: {error}", SENSOR)
     what = "sees all and answers nobody" if row["share"] == 0 else f"answers {row['share']:.1%} of the units"
     return [f"{found.challenger} {what}"]

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from threading import Barrier
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -365,6 +366,30 @@ def test_a_challenger_that_can_not_be_served_ends_its_experiment(world, monkeypa
     assert world.shares == ("tiny__old", "", 0) and not world.due().needed
 
 
+def loads(monkeypatch):
+    """A server that lives and loads what serves; the models that it was asked for."""
+    asked = []
+    control = SimpleNamespace(load=asked.append)
+    monkeypatch.setattr(TritonServer, "control", property(lambda server: control))
+    return asked
+
+
+@pytest.mark.parametrize("decisions", [[WAIT], [WAIT, ADVANCE], [WAIT, ADVANCE, ADVANCE]])
+def test_a_challenger_that_a_living_server_does_not_load_ends_its_experiment(world, monkeypatch, decisions):
+    def refuse(*given, **named):
+        raise TritonError("found no memory for it")
+
+    for decision in decisions[:-1]:
+        world.step(decision)
+    monkeypatch.setattr(mend, "put_challenger", refuse)
+    asked = loads(monkeypatch)
+    world.step(decisions[-1])
+    assert world.events[-1] == ("stopped", len(decisions) - 1, "new") and asked == ["tiny__old"]
+    end = ledger.experiments(world.workspace)[0].end
+    assert end["reason"] == "the challenger can't be served: found no memory for it"
+    assert world.shares == ("tiny__old", "", 0) and not world.due().needed
+
+
 @pytest.mark.parametrize("error", [ParityError, ArtifactError, RepositoryError, TritonError])
 @pytest.mark.parametrize("mode", ["automatic", "manual"])
 def test_a_promotion_that_can_not_be_carried_out_takes_the_challenger_out(world, monkeypatch, error, mode):
@@ -374,7 +399,7 @@ def test_a_promotion_that_can_not_be_carried_out_takes_the_challenger_out(world,
     for decision in (WAIT, ADVANCE, ADVANCE):
         world.step(decision)
     monkeypatch.setattr(mend, "give_traffic", refuse)
-    monkeypatch.setattr(mend, "_can_load", lambda workspace, model: True)
+    loads(monkeypatch)
     told = "the challenger can't be promoted: found it damaged"
     world.step(PROMOTE, promotion=mode)
     if mode == "manual":
@@ -429,9 +454,15 @@ def test_held_out_evidence_begins_nothing_and_ends_what_runs(world):
     assert world.events[-1] == ("stopped", 0, "new") and world.shares == ("tiny__old", "", 0)
 
 
+def both(world, *requests):
+    """Requests that the champion has answered and the challenger too, in shadow."""
+    table, revision = Table(world.workspace), routed(world.workspace).revision
+    table.answers(revision, [{"request_id": name, "arm": "champion"} for name in requests])
+    table.shadows(revision, [{"request_id": name, "model": "tiny__new"} for name in requests])
+
+
 def test_the_same_evidence_is_looked_at_and_kept_once(world):
     world.step()
-    table = Table(world.workspace)
     found = world.due(WAIT)
     assert (found.needed, found.told) == (False, "tiny__new, stage 0: wait (too few)")
     assert world.due(PROMOTE, found.seen).told == "nothing new of tiny__new, stage 0"
@@ -440,8 +471,7 @@ def test_the_same_evidence_is_looked_at_and_kept_once(world):
     assert len(ledger.looks(world.workspace)) == 1
     world.due(ADVANCE)
     assert len(ledger.looks(world.workspace)) == 2, "another decision"
-    revision = routed(world.workspace).revision
-    table.answers(revision, [{"request_id": "a", "arm": "champion"}])
+    both(world, "a")
     assert world.due(ADVANCE, found.seen).needed
     last = ledger.looks(world.workspace, "new-vs-old-1")[-1]
     assert (last["stage"], last["decision"]["action"], last["evidence"]["champion"]["units"]) == (0, "advance", 1)
@@ -449,16 +479,27 @@ def test_the_same_evidence_is_looked_at_and_kept_once(world):
 
 def test_of_many_looks_those_are_kept_that_saw_more_or_decided_otherwise(world):
     world.step()
-    table, revision = Table(world.workspace), routed(world.workspace).revision
     kept, sent = [], 0
     for count in (10, 1, 190, 1, 1, 1, 1, 0):
-        table.answers(revision, [{"request_id": f"r{sent + n}", "arm": "champion"} for n in range(count)])
+        both(world, *(f"r{sent + n}" for n in range(count)))
         sent += count
         world.due(WAIT)
         kept.append(len(ledger.looks(world.workspace)))
     assert kept == [1, 2, 3, 3, 3, 4, 4, 4], "10, 11, 201, and the first above 203.01"
     world.due(HARMED)
     assert len(ledger.looks(world.workspace)) == 5
+
+
+def test_an_answer_after_the_routers_limit_is_a_failure_of_the_champion_too(world):
+    world.rules = replace(world.rules, router=Router(timeout_ms=70))
+    world.step()
+    table, revision = Table(world.workspace), routed(world.workspace).revision
+    for name, first, second in (("a", 90.0, 60.0), ("b", 60.0, 60.0)):
+        table.answers(revision, [{"request_id": name, "arm": "champion", "latency_ms": first}])
+        table.shadows(revision, [{"request_id": name, "model": "tiny__new", "latency_ms": second}])
+    world.due(WAIT)
+    seen = ledger.looks(world.workspace)[-1]["evidence"]
+    assert [(seen[arm]["requests"], seen[arm]["failed"]) for arm in ("champion", "challenger")] == [(2, 1), (2, 0)]
 
 
 def test_what_json_can_not_hold_is_none():
@@ -753,7 +794,7 @@ def test_on_postgres_it_is_the_same(make_world, monkeypatch, postgres_url):
     monkeypatch.setenv("DLP_DATABASE_URL", postgres_url)
     world = make_world()
     world.step()
-    Table(world.workspace).answers(routed(world.workspace).revision, [{"request_id": "a", "arm": "champion"}])
+    both(world, "a")
     world.step(WAIT)
     world.crash = "put"
     with pytest.raises(Crash):
