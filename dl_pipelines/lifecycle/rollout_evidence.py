@@ -36,12 +36,12 @@ def bin_edges(bin: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ArmEvidence:
-    """What one arm did in the stage. In a shadow stage both arms have seen every unit.
+    """What one arm did in the stage. In a shadow stage units, requests, failures and times are of what both were shown.
 
-    `failed` are the `requests` that this arm's model did not answer well. `latency` counts answered requests by the bin
-    of their time in the router (`latency_bin`). `matured` are units with an answer that is old enough for a label,
-    `labelled` those of them that have one. `score` is of labelled units: the mean of the unit's scores (Task.scores) of
-    what its client was given, whoever answered.
+    `failed` are the `requests` that this arm's model did not answer well, or in time. `latency` counts answers by the
+    bin of the time that was spent in models (`latency_bin`). `matured` are units with an answer that is old enough for
+    a label, `labelled` those of them that have one. `score` is of labelled units: the mean of the unit's scores
+    (Task.scores) of what its client was given, whoever answered.
     """
 
     units: int

@@ -53,7 +53,7 @@ def read_log(workspace: Workspace, model: str | None = None) -> pa.Table:
     """Every answer that was logged, or those of one model, by time; what the segments have is carried first.
 
     Columns: `request_id`, `asked_at`, `model` and `arm` that answered, `outputs` (list of floats, flat; null outside of
-    the sample), `latency_ms` (inside the router), `unit` (hashed), `assigned` (the arm), `failure` (why that one did
+    the sample), `latency_ms` (in models), `unit` (hashed), `assigned` (the arm), `failure` (why that one did
     not answer, else null), and a float column `summary_NAME` for each number of the input's summary. Raises LogError,
     DatabaseError.
     """

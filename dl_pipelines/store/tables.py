@@ -106,7 +106,7 @@ predictions = sa.Table(
     sa.Column("answered_by", sa.String(20), nullable=False),  # the champion, where a challenger failed
     sa.Column("model", sa.String(80), nullable=False),  # whose answer was given
     sa.Column("revision", sa.Integer, nullable=False, index=True),
-    sa.Column("latency_ms", sa.Float, nullable=False),  # inside the router
+    sa.Column("latency_ms", sa.Float, nullable=False),  # what was spent in models
     sa.Column("failure", sa.Text),  # why the assigned arm did not answer
     sa.Column("outputs", sa.LargeBinary),  # raw, little-endian; none outside of the sample
     sa.Column("dtype", sa.String(10), nullable=False),  # numpy's
