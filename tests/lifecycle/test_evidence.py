@@ -8,10 +8,11 @@ from statistics import fmean
 
 import pytest
 
+from dl_pipelines.brief.live import Rollout
 from dl_pipelines.lifecycle import counted as counting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
-from dl_pipelines.lifecycle.rollout import Evidence, latency_bin
+from dl_pipelines.lifecycle.rollout import Evidence, decide_rollout, latency_bin
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 
@@ -186,6 +187,25 @@ def test_an_answer_after_the_limit_is_a_failure_of_either_arm(table, task):
     assert (found.champion.failed, found.champion.requests) == (8, 9)
     assert found.challenger.latency == {latency_bin(100.0): 12}
     assert found.champion.latency == {latency_bin(100.0): 9}
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_two_models_alike_that_are_often_late_harm_nobody(table, task, share):
+    """As the router answers: half of all takes 150 ms of either, and it waits 100 ms for the challenger."""
+    row, limit, alike = table.stage(share, int(share > 0)), 100.0, (150.0, 20.0)
+    answers, shadows = [], []
+    for n in range(800):
+        name, needed, arm = f"r{n}", alike[n // 2 % 2], ("champion", "challenger")[n % 2 if share else 0]
+        late = {"failure": "no answer within 100 ms", "latency_ms": limit} if needed > limit else {"latency_ms": needed}
+        waited = {**late, "latency_ms": limit + needed} if needed > limit else late
+        answers.append({"request_id": name, "arm": arm, **(waited if arm == "challenger" else {"latency_ms": needed})})
+        shadows.append({"request_id": name, **late, "out": None if needed > limit else RIGHT})
+    table.answers(row["id"], answers)
+    if not share:
+        table.shadows(row["id"], shadows)
+    decision = decide_rollout(look(table, task, row, limit_ms=limit), Rollout(shares=(0, 0.5)), 0.0)
+    assert decision.action == "wait"
+    assert [bound.value for bound in decision.bounds[1:]] == [0, 0]
 
 
 def test_in_a_shadow_stage_only_what_the_shadow_was_shown_is_compared(table, task):
