@@ -36,9 +36,10 @@ class Rules:
         return cls(task, brief.data, brief.evaluation, brief.lifecycle, brief.serving.router)
 
 
-def rules_of(given: Lifecycle) -> dict[str, Any]:
+def rules_of(rules: Rules) -> dict[str, Any]:
     """What decides on a challenger, as plain data: an experiment goes by the rules that it began with."""
-    return {"margin": given.margin, **given.rollout.model_dump(mode="json")}
+    given = rules.lifecycle
+    return {"margin": given.margin, **given.rollout.model_dump(mode="json"), **rules.router.model_dump(mode="json")}
 
 
 def waiting(workspace: Workspace, rules: Rules) -> Row | None:
@@ -104,7 +105,7 @@ def _begin(workspace: Workspace, rules: Rules, row: Row, actor: str) -> list[str
     name, share = ledger.name_of(now.model, row["challenger"], now.version), rules.lifecycle.rollout.shares[0]
     first = {
         "digest": artifact.digest, "version": now.version, "evidence": max(row["id"], row.get("newest", 0)),
-        "rules": rules_of(rules.lifecycle),
+        "rules": rules_of(rules),
     }  # fmt: skip
     added = ledger.add(
         workspace, f"{name}:stage:0", experiment=name, event=ledger.STAGE, stage=0, share=share, champion=now.model,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.door import Rules, begin, rules_of, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
@@ -113,7 +112,7 @@ def carried(workspace: Workspace) -> LogError | None:
 def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> Decision:
     """What the evidence of the present stage says; kept as a row of `rollout_looks` when it saw something new."""
     given = rules.lifecycle
-    if other := changed(found, given):
+    if other := changed(found, rules):
         return Decision("stop", f"the rules have changed while it ran, and what it counts is not by them: {other}")
     stage = replace(Stage.of(found.stage), since=began(workspace, found.stage))
     evidence = gather(workspace, rules.task, stage, given.rollout.label_hours, at, rules.router.timeout_ms)
@@ -122,9 +121,9 @@ def look(workspace: Workspace, rules: Rules, found: Experiment, at: float) -> De
     return decision
 
 
-def changed(found: Experiment, given: Lifecycle) -> str:
+def changed(found: Experiment, rules: Rules) -> str:
     """Which rules are others than those that the experiment began with; nothing where they are the same."""
-    now, then = rules_of(given), found.first["decision"].get("rules", {})
+    now, then = rules_of(rules), found.first["decision"].get("rules", {})
     return ", ".join(f"{name} was {then[name]} and is {now[name]}" for name in then if now.get(name) != then[name])
 
 

@@ -675,6 +675,14 @@ def test_rules_that_change_in_the_middle_end_the_experiment_and_say_which(world,
     assert world.shares == ("tiny__old", "", 0) and "give" not in world.calls
 
 
+def test_another_limit_of_the_router_in_the_middle_ends_the_experiment_too(world):
+    world.step()
+    world.rules = replace(world.rules, router=Router(timeout_ms=50, breaker=3))
+    world.step(ADVANCE)
+    end = ledger.experiments(world.workspace)[0].end
+    assert end["reason"].endswith("not by them: timeout_ms was 500.0 and is 50.0, breaker was 10 and is 3")
+
+
 def test_what_decides_nothing_about_a_challenger_may_change(world):
     world.step()
     world.step(ADVANCE, promotion="manual", keep=9, confidence=0.9)
