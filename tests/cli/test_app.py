@@ -291,7 +291,8 @@ def test_a_new_home_has_nothing(dlp, tmp_path):
     assert dlp("status", "--home", home).out == (
         f"home {home}; server not running\nno project yet: dlp run briefs/digits.yaml\n"
     )
-    assert dlp("status", "--home", home, "--json").json == {"home": str(home), "server": None, "projects": []}
+    found = dlp("status", "--home", home, "--json").json
+    assert found == {"home": str(home), "server": None, "server_gone": "", "projects": []}
     assert dlp("stop", "--home", home).out == "no server was running\n"
     assert dlp("gc", "--home", home).out == "0 removed\n"
     said = dlp("serve", "digits", "--home", home)
