@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dl_pipelines.serving.carried_rows import fitting
 from dl_pipelines.serving.carry import patiently
 from dl_pipelines.serving.client import acknowledged_folder
 from dl_pipelines.serving.rollouts import OPEN
 from dl_pipelines.store import durable
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.workspace import Workspace
-from dl_pipelines.wire.log_format import UNBORN, has_writer
-from dl_pipelines.wire.log_reading import segments
+from dl_pipelines.wire.log_format import UNBORN, LogError, has_writer
+from dl_pipelines.wire.log_reading import read_file, segments
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -40,10 +41,11 @@ def expire_log(workspace: Workspace, keep_days: int | None) -> int:
     before = time.time() - keep_days * DAY_S
     with contextlib.closing(Database.of(workspace.home)) as database:
         removed = _expire_segments(workspace.project, folder, database, before)
-        # What a client noted goes no later than the answer that it is held against: it was noted within the hour.
-        for path in segments(acknowledged_folder(workspace.home, workspace.project)):
-            if _written_before(path, before + HOUR_S):
-                durable.remove_file(path)
+        if noted := segments(acknowledged_folder(workspace.home, workspace.project)):
+            going = patiently(lambda: _going(database, workspace.project, before))
+            for path in noted:
+                if _written_before(path, before) or _names(path, going):
+                    durable.remove_file(path)
 
         def expire() -> int:
             with database.begin() as connection:
@@ -74,6 +76,25 @@ def _expire_segments(project: str, folder: Path, database: Database, before: flo
     if removed:
         patiently(forget)
     return len(removed)
+
+
+def _going(database: Database, project: str, before: float) -> set[str]:
+    """The ids of the answers that are about to go."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import predictions as table
+
+    query = sa.select(table.c.request_id).where(table.c.project == project, table.c.asked_at < before)
+    with database.begin() as connection:
+        counted = _counted(connection, project)
+        return set(connection.execute(query.where(table.c.revision.not_in(counted))).scalars())
+
+
+def _names(path: Path, ids: set[str]) -> bool:
+    """Whether a client noted one of these: that goes no later than the answer it is held against, whenever noted."""
+    with contextlib.suppress(LogError, FileNotFoundError):  # a damaged one is told by who reads it
+        return bool(ids) and any(fitting(record["id"]) in ids for record in read_file(path))
+    return False
 
 
 def _expire_rows(connection: sa.Connection, project: str, before: float) -> int:

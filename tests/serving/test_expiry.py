@@ -87,6 +87,21 @@ def test_what_is_older_goes_with_its_labels(own):
     assert expire_log(own, 30) == 0
 
 
+@pytest.mark.parametrize("hours_late", [0.5, 30])
+def test_what_was_noted_long_after_it_was_asked_is_no_false_alarm(own, hours_late):
+    """A long bulk, or one that went on a day later; a request that is asked again keeps its first answer."""
+    noted = acknowledged_folder(own.home, "tiny")
+    name = "old"
+    for each, days in ((name, 30.1), ("lost", 29), ("young", 29)):
+        if each != "lost":
+            written(own, each, days)
+        path = written(own, each, days - hours_late / 24, noted)
+    carry_log(own)
+    expire_log(own, 30)
+    assert missing_ids(own) == ["lost"], "which is no false one"
+    assert path.exists()
+
+
 def test_a_segment_that_is_not_carried_whole_or_is_written_stays(own):
     fresh = written(own, "not/carried", 90)
     assert expire_log(own, 30) == 0
