@@ -29,7 +29,11 @@ def predict(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the champion for each file; a server that isn't there is started for this command."""
+    """Ask the project's router for each file; a server that isn't there is started for this command.
+
+    While a challenger is tried it may be the one that answers: to all of a file made with --out, or to none (but for
+    requests that it fails to answer). Which model answered is in the log, by the request id.
+    """
     place = home_of(home)
     if out is None:
         with output(as_json) as put:

@@ -55,6 +55,9 @@ class Scored:
 def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> Scored:
     """Ask the router for every input of `given` (see find_inputs) and write `out`, Parquet, in their order.
 
+    All of it is one unit: while a challenger is tried, one arm gets the whole of it. Which model answered a row is in
+    the log, by its request id: the file names only who was champion when it began.
+
     Columns: `input`, `request_id`, `outputs` (flat), `answer_json`, `error` (null where there is an answer). An input
     that can't be read, or that the router refuses, has an error; the others are done. Raises PredictError when the
     server gives no answers, NoChampion, TritonError, OSError: what was done is kept for the next run.
@@ -87,7 +90,8 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
                 work.run(pieces, left, size, batch, before)
         failed = tuple(pieces.failed(starts))
         shape = list(task.signature().outputs[0].shape)
-        pieces.finish(starts, schema_of(task), {"project": workspace.project, "model": about["model"], "shape": shape})
+        facts = {"project": workspace.project, "champion": about["model"], "shape": shape}
+        pieces.finish(starts, schema_of(task), facts)
         return Scored(len(inputs) - len(failed), answered, failed, anew)
 
 
@@ -202,7 +206,7 @@ class _Work:
         caller = getattr(self._own, "caller", None)
         if caller is None:
             signature = self._task.signature()
-            caller = Caller.of(self._server.grpc, self._workspace.project, signature, self._timeout_ms)
+            caller = Caller.of(self._server.grpc, self._workspace.project, signature, self._timeout_ms, self._name)
             self._own.caller = caller
             self._callers.append(caller)
         return caller

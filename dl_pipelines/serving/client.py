@@ -44,18 +44,22 @@ def open_client(address: str) -> InferenceServerClient:
 
 
 class Caller:
-    """Calls one model: `inputs` [N, ...] in, [N, ...] out. One thread at a time."""
+    """Calls one model: `inputs` [N, ...] in, [N, ...] out; all for one `unit`, if given. One thread at a time."""
 
-    def __init__(self, address: str, model: str, given: str, gives: str, timeout_ms: float = PATIENCE_MS):
+    def __init__(
+        self, address: str, model: str, given: str, gives: str, timeout_ms: float = PATIENCE_MS, unit: str = ""
+    ):
         import grpc
 
-        self._channel, self._message = grpc.insecure_channel(address, CHANNEL), Message(model, given, gives)
+        self._channel, self._message = grpc.insecure_channel(address, CHANNEL), Message(model, given, gives, unit)
         self._infer, self._timeout = self._channel.unary_unary(METHOD), timeout_ms / 1000
 
     @classmethod
-    def of(cls, address: str, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS) -> Caller:
+    def of(
+        cls, address: str, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS, unit: str = ""
+    ) -> Caller:
         """A caller of a model with this signature; a request without an answer after `timeout_ms` fails."""
-        return cls(address, model, signature.inputs[0].name, signature.outputs[0].name, timeout_ms)
+        return cls(address, model, signature.inputs[0].name, signature.outputs[0].name, timeout_ms, unit)
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""

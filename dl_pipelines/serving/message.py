@@ -19,10 +19,10 @@ _ID, _CONTENT = b"\x1a", b"\x3a"
 
 
 class Message:
-    """Requests to one model with the input `given` and the output `gives`."""
+    """Requests to one model with the input `given` and the output `gives`, all of one `unit`, where that is given."""
 
-    def __init__(self, model: str, given: str, gives: str):
-        self._model, self._given, self._gives = model, given, gives
+    def __init__(self, model: str, given: str, gives: str, unit: str = ""):
+        self._model, self._given, self._gives, self._unit = model, given, gives, unit
         self._kind: tuple[object, ...] = ()
         self._head = b""
 
@@ -42,6 +42,8 @@ class Message:
         request = _messages().ModelInferRequest(model_name=self._model)
         request.inputs.add(name=self._given, datatype=triton_type(inputs.dtype), shape=inputs.shape)
         request.outputs.add(name=self._gives)
+        if self._unit:
+            request.parameters["unit_id"].string_param = self._unit
         return request.SerializeToString()
 
 

@@ -106,8 +106,10 @@ def test_files_folders_lists_and_arrays_in_their_order(served, task, inputs, tmp
     np.testing.assert_allclose(found, reference(images[there], 0), atol=1e-4)
     assert json.loads(rows[0]["answer_json"]) == task.answer(found[0].astype(np.float32))
     assert table.schema.metadata[b"dlp.project"] == b"tiny"
+    assert b"dlp.model" not in table.schema.metadata, "the log knows who answered"
     ids = [rows[place]["request_id"] for place in there]
     assert len(set(ids)) == len(ids)
+    assert len({row["unit"] for row in logged(served, ids[0].rpartition("-")[0])}) == 1, "one arm answers all of it"
     in_log = {row["request_id"]: row["outputs"] for row in logged(served, "bulk-")}
     for place in there:
         np.testing.assert_allclose(in_log[rows[place]["request_id"]], rows[place]["outputs"])

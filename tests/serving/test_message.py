@@ -36,6 +36,14 @@ def test_one_message_is_for_requests_of_any_shape_in_turn():
         assert found == expected(inputs, "id")
 
 
+def test_a_unit_is_sent_as_the_parameter_that_the_router_reads():
+    inputs = np.zeros((1, 3), np.float32)
+    found = service_pb2.ModelInferRequest.FromString(Message("m", "x", "y", "customer-7").of(inputs, "id"))
+    wanted = expected(inputs, "id")
+    wanted.parameters["unit_id"].string_param = "customer-7"
+    assert found == wanted
+
+
 def test_rows_of_a_larger_array_are_sent_as_they_look():
     rows = np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::3]
     found = service_pb2.ModelInferRequest.FromString(Message("m", "x", "y").of(rows))
