@@ -17,8 +17,8 @@ demo: setup ## The whole lifecycle of a brief: verdict and report. BRIEF=briefs/
 	if [ $$code -eq 3 ]; then echo "A target was missed (exit code 3): the verdict above names it." >&2; fi; \
 	exit $$code
 
-test: setup ## The tests, two at a time; ARGS="-n 0 tests/brief" for a few of them in one process
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+test: setup ## The tests, three at a time; ARGS="-n 0 tests/brief" for a few of them in one process
+	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup ## What CI runs beside the tests: ruff, types, import direction
 	@$(BIN)/ruff check .

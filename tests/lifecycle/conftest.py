@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - pytest hands fixtures over by name
 from __future__ import annotations
 
+import shutil
 from datetime import date
 
 import pytest
@@ -58,8 +59,8 @@ def project(place, task):
 
 
 @pytest.fixture(scope="session")
-def duel(project, publish):
-    """A project with a poor model, a good one of each runtime, and another poor one; who serves is each test's."""
+def never_served(place, project, publish):
+    """A project with a poor model, a good one of each runtime, and another poor one; nothing of it ever serves."""
     workspace = project("tiny")
     return workspace, {
         WORSE: publish(workspace, WORSE, 0, 60),
@@ -67,6 +68,19 @@ def duel(project, publish):
         ALIKE: publish(workspace, ALIKE, 2, runtime="openvino"),
         LATER: publish(workspace, LATER, 3, 60),
     }
+
+
+@pytest.fixture(scope="module")
+def duel(never_served, tmp_path_factory):
+    """A copy of it for each file of tests, which moves its traffic as it likes."""
+    original, published = never_served
+    home = Home(tmp_path_factory.mktemp("duel") / "home")
+    folders = ("artifacts", "index", "briefs", "reports", "dagster", "logs", "work")
+    for name in folders:
+        shutil.copytree(original.home.root / name, home.root / name, symlinks=True)
+    with running(home, lazy=True):
+        workspace = Workspace(home, original.project)
+        yield workspace, {day: workspace.by_digest("triton_repository", item.digest) for day, item in published.items()}
 
 
 def model_of(artifact: Artifact) -> str:

@@ -189,6 +189,7 @@ def test_a_row_that_the_router_refuses_is_found_among_the_others(served, task, i
             raise InferenceServerException("found 7 everywhere", "StatusCode.INVALID_ARGUMENT")
 
     monkeypatch.setattr(Caller, "of", classmethod(lambda *_: Answers(refuse)))
+    monkeypatch.setattr(bulk, "acknowledge", lambda *_: None)  # no router has these answers in its log
     np.save(tmp_path / "rows.npy", marked)
     scored = score(served, task, [str(tmp_path / "rows.npy")], tmp_path / "out.parquet")
     assert scored.rows == 38
@@ -207,6 +208,7 @@ def test_without_answers_it_stops_and_keeps_what_was_scored(served, task, inputs
     np.save(tmp_path / "rows.npy", np.concatenate([inputs] * 3))
     with monkeypatch.context() as patch:
         patch.setattr(Caller, "of", classmethod(lambda *_: Answers(refuse)))
+        patch.setattr(bulk, "acknowledge", lambda *_: None)
         with pytest.raises(PredictError, match=r"found no answer to bulk-.* 3 tries \(no room for the log\); .*kept"):
             score(served, task, [str(tmp_path / "rows.npy")], tmp_path / "out.parquet")
     scored = score(served, task, [str(tmp_path / "rows.npy")], tmp_path / "out.parquet")
