@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.carried_rows import EVENTS, PREDICTIONS, SHADOWS, Row, event, rows_of
-from dl_pipelines.store.database import Database, DatabaseError, now
+from dl_pipelines.store.database import Database, now, patiently
 from dl_pipelines.store.insert import insert_new
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError, has_writer
@@ -23,12 +22,11 @@ from dl_pipelines.wire.records import ANSWERED, ASSIGNED, FAILED, Record, row_id
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-T = TypeVar("T")
+_CARRY = "take what was logged"
+"""For the message, should the database stay away."""
 STAGE = "prediction_log"
 SETTLED_S = 3600.0
 """So long after a segment was followed by the next one, all of its requests are over."""
-PATIENCE_S = (0.2, 1.0, 3.0)
-"""How long a database that restarts, or is busy, is waited for before each new try."""
 
 
 def carry_log(workspace: Workspace) -> int:
@@ -50,7 +48,7 @@ class _Carrier:
         self._workspace, self._database, self._folder = workspace, database, folder
 
     def carry(self) -> int:
-        places = patiently(self._places)
+        places = patiently(self._places, _CARRY)
         left = [path for path in segments(self._folder) if not _is_done(path, places)]
         # Asked before anything is read: what has no writer now is whole. A writer that went on to a segment which is
         # not in the list yet had made it by the time that the old one was let go.
@@ -92,7 +90,7 @@ class _Carrier:
             chunk = read_chunk(path, at)
             if chunk.end > at:
                 rows = self._rows(path, chunk.records)
-                stored = patiently(lambda rows=rows, at=at, end=chunk.end: self._store(path, at, end, rows))
+                stored = patiently(lambda rows=rows, at=at, end=chunk.end: self._store(path, at, end, rows), _CARRY)
                 if stored is None:  # another carrier was first
                     at = self._moved(path)
                 else:
@@ -104,7 +102,7 @@ class _Carrier:
 
     def _moved(self, path: Path) -> int:
         """Where a segment is carried to by now. Raises FileNotFoundError when retention removed it."""
-        place = patiently(self._places).get(path.name)
+        place = patiently(self._places, _CARRY).get(path.name)
         if place is None:
             raise FileNotFoundError(path)
         return place[0]
@@ -154,7 +152,7 @@ class _Carrier:
         later = [other for (name, place), other in own if name == writer and place > number]
         project = self._workspace.project
         rows = {PREDICTIONS: [], SHADOWS: [], EVENTS: [event(project, record) for record in unanswered(path, later)]}
-        return patiently(lambda: self._store(path, end, _size(path), rows, finished=True)) or 0
+        return patiently(lambda: self._store(path, end, _size(path), rows, finished=True), _CARRY) or 0
 
 
 def unanswered(segment: Path, later: list[Path]) -> list[Record]:
@@ -173,23 +171,6 @@ def unanswered(segment: Path, later: list[Path]) -> list[Record]:
         if not waiting:
             break
     return list(waiting.values())
-
-
-def patiently(step: Callable[[], T]) -> T:
-    """Do it again when the database was restarted or is busy; a step is one transaction. Raises DatabaseError."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
-
-    for wait in (*PATIENCE_S, None):
-        try:
-            return step()
-        except (OperationalError, InterfaceError) as error:
-            if wait is None:
-                raise DatabaseError(
-                    f"found the database unable to take what was logged ({str(error.orig).strip()}); expected it to "
-                    "answer; nothing is lost: run it again when it does"
-                ) from error
-            time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
 
 
 def _is_done(path: Path, places: dict[str, tuple[int, bool]]) -> bool:

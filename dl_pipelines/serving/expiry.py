@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl_pipelines.serving.carried_rows import fitting
-from dl_pipelines.serving.carry import patiently
 from dl_pipelines.serving.client import acknowledged_folder
 from dl_pipelines.serving.rollouts import OPEN
 from dl_pipelines.store import durable
-from dl_pipelines.store.database import Database
+from dl_pipelines.store.database import Database, patiently
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import UNBORN, LogError, has_writer
 from dl_pipelines.wire.log_reading import read_file, segments
@@ -42,7 +41,7 @@ def expire_log(workspace: Workspace, keep_days: int | None) -> int:
     with contextlib.closing(Database.of(workspace.home)) as database:
         removed = _expire_segments(workspace.project, folder, database, before)
         if noted := segments(acknowledged_folder(workspace.home, workspace.project)):
-            going = patiently(lambda: _going(database, workspace.project, before))
+            going = patiently(lambda: _going(database, workspace.project, before), "tell what is old")
             for path in noted:
                 if _written_before(path, before) or _names(path, going):
                     durable.remove_file(path)
@@ -51,7 +50,7 @@ def expire_log(workspace: Workspace, keep_days: int | None) -> int:
             with database.begin() as connection:
                 return _expire_rows(connection, workspace.project, before)
 
-        return removed + patiently(expire)
+        return removed + patiently(expire, "forget what is old")
 
 
 def _expire_segments(project: str, folder: Path, database: Database, before: float) -> int:
@@ -74,7 +73,7 @@ def _expire_segments(project: str, folder: Path, database: Database, before: flo
                 connection.execute(table.delete().where(table.c.project == project, table.c.segment == name))
 
     if removed:
-        patiently(forget)
+        patiently(forget, "forget what is old")
     return len(removed)
 
 

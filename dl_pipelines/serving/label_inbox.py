@@ -15,10 +15,9 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.serving.carry import patiently
 from dl_pipelines.serving.labels import LabelError, Stored, canonical, fitting_label, keep_first, require_plain
 from dl_pipelines.store import durable
-from dl_pipelines.store.database import Database
+from dl_pipelines.store.database import Database, patiently
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Task
@@ -109,7 +108,7 @@ def take_labels(workspace: Workspace, key: str, task: Task | None = None) -> Tak
     total, last = Taken(Stored(), 0), 0
     with contextlib.closing(Database.of(workspace.home)) as database:
         while True:
-            found = patiently(lambda after=last: _take(database, workspace.project, key, task, after))
+            found = patiently(lambda after=last: _take(database, workspace.project, key, task, after), "take labels")
             if found is None:
                 return total
             taken, last = found

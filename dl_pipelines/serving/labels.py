@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dl_pipelines.serving.carry import patiently
-from dl_pipelines.store.database import Database, now
+from dl_pipelines.store.database import Database, now, patiently
 from dl_pipelines.store.insert import insert_new
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Task
@@ -64,7 +63,7 @@ def store_labels(workspace: Workspace, labels: Iterable[tuple[str, Any]]) -> Sto
             return keep_first(connection, workspace.project, pairs)
 
     with contextlib.closing(database):
-        return patiently(store)
+        return patiently(store, "store labels")
 
 
 def keep_first(connection: sa.Connection, project: str, labels: Iterable[tuple[str, Any]]) -> Stored:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from dl_pipelines.serving.server import running
+from dl_pipelines.store.home import DATABASE_URL, Home
+from dl_pipelines.store.workspace import Workspace
 from tests.tiny import data, evaluation, make_workspace, serving, task  # noqa: F401 - fixtures
 
 
@@ -22,3 +24,13 @@ def line(make_workspace):
 def inputs() -> np.ndarray:
     """40 images."""
     return np.random.default_rng(1).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def own(request, tmp_path, monkeypatch) -> Workspace:
+    """A home of the test's own, on either database."""
+    if request.param == "postgres":
+        monkeypatch.setenv(DATABASE_URL, request.getfixturevalue("postgres_url"))
+    else:
+        monkeypatch.delenv(DATABASE_URL, raising=False)
+    return Workspace(Home(tmp_path / "home").prepare(), "tiny")

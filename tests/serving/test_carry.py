@@ -27,15 +27,6 @@ from tests.logged import MODEL, answer, answered, assign, outputs_of, writer_of
 DIED = 17
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def own(request, tmp_path, monkeypatch) -> Workspace:
-    if request.param == "postgres":
-        monkeypatch.setenv(DATABASE_URL, request.getfixturevalue("postgres_url"))
-    else:
-        monkeypatch.delenv(DATABASE_URL, raising=False)
-    return Workspace(Home(tmp_path / "home").prepare(), "tiny")
-
-
 @pytest.fixture
 def plain(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.delenv(DATABASE_URL, raising=False)
@@ -312,7 +303,7 @@ def test_carriers_side_by_side_do_not_double(own, monkeypatch):
 def test_a_database_that_restarts_in_the_middle_loses_nothing(tmp_path, monkeypatch, postgres_url):
     """A killed server process has PostgreSQL end all others and start anew, as it does after a crash."""
     monkeypatch.setenv(DATABASE_URL, postgres_url)
-    monkeypatch.setattr(carry, "PATIENCE_S", (0.2, 0.5, 1.0, 2.0, 4.0, 8.0))
+    monkeypatch.setattr("dl_pipelines.store.database.PATIENCE_S", (0.2, 0.5, 1.0, 2.0, 4.0, 8.0))
     own = Workspace(Home(tmp_path / "home").prepare(), "tiny")
     pieces(monkeypatch)
     writer = writer_of(own)
@@ -357,7 +348,7 @@ def test_a_database_that_never_answers_is_told_of_and_nothing_is_lost(plain, mon
     writer = writer_of(plain)
     answer(writer, "waits")
     writer.close()
-    monkeypatch.setattr(carry, "PATIENCE_S", (0.01, 0.01))
+    monkeypatch.setattr("dl_pipelines.store.database.PATIENCE_S", (0.01, 0.01))
     tries = []
 
     def refuse(*_):

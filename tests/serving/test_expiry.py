@@ -26,15 +26,6 @@ from tests.logged import MODEL, answer, outputs_of, writer_of
 DAY = 86_400
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def own(request, tmp_path, monkeypatch) -> Workspace:
-    if request.param == "postgres":
-        monkeypatch.setenv(DATABASE_URL, request.getfixturevalue("postgres_url"))
-    else:
-        monkeypatch.delenv(DATABASE_URL, raising=False)
-    return Workspace(Home(tmp_path / "home").prepare(), "tiny")
-
-
 def count(workspace, table):
     database = Database.of(workspace.home)
     try:

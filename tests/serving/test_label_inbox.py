@@ -16,17 +16,7 @@ from dl_pipelines.serving.label_inbox import Taken, new_key, read_key, require_k
 from dl_pipelines.serving.labels import LabelError, Stored, read_labels
 from dl_pipelines.store import tables
 from dl_pipelines.store.database import Database, now
-from dl_pipelines.store.home import DATABASE_URL, Home
-from dl_pipelines.store.workspace import Workspace
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def own(request, tmp_path, monkeypatch) -> Workspace:
-    if request.param == "postgres":
-        monkeypatch.setenv(DATABASE_URL, request.getfixturevalue("postgres_url"))
-    else:
-        monkeypatch.delenv(DATABASE_URL, raising=False)
-    return Workspace(Home(tmp_path / "home").prepare(), "tiny")
+from dl_pipelines.store.home import Home
 
 
 def put(workspace, *rows, project="tiny"):

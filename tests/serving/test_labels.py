@@ -18,19 +18,9 @@ from dl_pipelines.serving.labels import (
     store_labels,
     unknown_requests,
 )
-from dl_pipelines.store.home import DATABASE_URL, Home
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.registry import TASKS
 from tests.logged import answer, writer_of
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def own(request, tmp_path, monkeypatch) -> Workspace:
-    if request.param == "postgres":
-        monkeypatch.setenv(DATABASE_URL, request.getfixturevalue("postgres_url"))
-    else:
-        monkeypatch.delenv(DATABASE_URL, raising=False)
-    return Workspace(Home(tmp_path / "home").prepare(), "tiny")
 
 
 def test_the_first_label_is_kept_and_another_one_is_told(own):
