@@ -17,6 +17,27 @@ def _now() -> sa.Column:
     return sa.Column("at", sa.String(40), nullable=False)  # ISO 8601 with offset: the same text in both databases
 
 
+def _asked() -> tuple[sa.Column, ...]:
+    """Of one row of a request."""
+    return (
+        sa.Column("project", sa.String(40), primary_key=True),
+        sa.Column("request_id", sa.String(80), primary_key=True),
+        sa.Column("asked_at", sa.Float, nullable=False, index=True),  # seconds since 1970, UTC
+    )
+
+
+def _answered() -> tuple[sa.Column, ...]:
+    """What a model made of it."""
+    return (
+        sa.Column("revision", sa.Integer, nullable=False, index=True),
+        sa.Column("latency_ms", sa.Float, nullable=False),  # what was spent in models
+        sa.Column("failure", sa.Text),  # why the assigned arm, or the shadow, did not answer
+        sa.Column("outputs", sa.LargeBinary),  # raw, little-endian; none outside of the sample
+        sa.Column("dtype", sa.String(10), nullable=False),  # numpy's
+        sa.Column("shape", sa.JSON, nullable=False),  # of one row's outputs
+    )
+
+
 served_ledger = sa.Table(
     "served_ledger",
     metadata,
@@ -98,19 +119,12 @@ retraining_requests = sa.Table(
 predictions = sa.Table(
     "predictions",
     metadata,
-    sa.Column("project", sa.String(40), primary_key=True),
-    sa.Column("request_id", sa.String(80), primary_key=True),
-    sa.Column("asked_at", sa.Float, nullable=False, index=True),  # seconds since 1970, UTC
+    *_asked(),
     sa.Column("unit", sa.String(32), nullable=False),  # hashed: what the arm was assigned by
     sa.Column("arm", sa.String(20), nullable=False),  # assigned
     sa.Column("answered_by", sa.String(20), nullable=False),  # the champion, where a challenger failed
     sa.Column("model", sa.String(80), nullable=False),  # whose answer was given
-    sa.Column("revision", sa.Integer, nullable=False, index=True),
-    sa.Column("latency_ms", sa.Float, nullable=False),  # what was spent in models
-    sa.Column("failure", sa.Text),  # why the assigned arm did not answer
-    sa.Column("outputs", sa.LargeBinary),  # raw, little-endian; none outside of the sample
-    sa.Column("dtype", sa.String(10), nullable=False),  # numpy's
-    sa.Column("shape", sa.JSON, nullable=False),  # of one row's outputs
+    *_answered(),
     sa.Column("summary", sa.JSON, nullable=False),
     sa.Column("columns", sa.JSON, nullable=False),  # the request parameters that the brief lists
 )
@@ -118,16 +132,9 @@ predictions = sa.Table(
 shadow_predictions = sa.Table(
     "shadow_predictions",
     metadata,
-    sa.Column("project", sa.String(40), primary_key=True),
-    sa.Column("request_id", sa.String(80), primary_key=True),
-    sa.Column("asked_at", sa.Float, nullable=False, index=True),
-    sa.Column("model", sa.String(80), primary_key=True),
-    sa.Column("revision", sa.Integer, nullable=False, index=True),
-    sa.Column("latency_ms", sa.Float, nullable=False),
-    sa.Column("failure", sa.Text),
-    sa.Column("outputs", sa.LargeBinary),
-    sa.Column("dtype", sa.String(10), nullable=False),
-    sa.Column("shape", sa.JSON, nullable=False),
+    *_asked(),
+    sa.Column("model", sa.String(80), primary_key=True),  # one request may have been shown to several
+    *_answered(),
 )
 
 router_events = sa.Table(
