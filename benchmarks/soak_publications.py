@@ -1,7 +1,7 @@
 """Publishes models that are no good, and kills publishing at its operations, while clients ask: none may notice.
 
-The bad models and the kills are those of the tests (tests/serving), here in large numbers. A round has a home of its
-own with two good models; a soak that is stopped loses the round that it was in.
+The tests of publishing have the same bad models and kills (bad_models.py, faults.py), in small numbers. A round has a
+home of its own with two good models; a soak that is stopped loses the round that it was in.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ EVERY = 3
 
 @contextlib.contextmanager
 def published(folder: Path) -> Iterator[Any]:
-    """A home with two published models, the first of which serves, and its server: the tests' `Pair`."""
+    """A home with two published models, the first of which serves, and its server."""
+    from benchmarks import tiny
+    from benchmarks.faults import Pair
     from dl_pipelines.serving.publish import make_triton_repository
     from dl_pipelines.serving.server import running
     from dl_pipelines.serving.traffic import give_traffic
     from dl_pipelines.tasks.image_classification import ImageClassification
-    from tests import tiny
-    from tests.serving.faults import Pair
 
     task = ImageClassification(ImageClassification.Params(classes=("dark", "bright")))
     workspace = Workspace(Home(folder).prepare(), "tiny")
@@ -54,11 +54,11 @@ def published(folder: Path) -> Iterator[Any]:
 
 def one(folder: Path, number: int, bad: int, end: float) -> dict[str, Any]:
     """A round: bad publications, then kills, until `end` (time.monotonic): counts and faults."""
+    from benchmarks.bad_models import publish_bad
+    from benchmarks.faults import FLOWS, Clients, Crashes, crash_everywhere, torn
+    from benchmarks.tiny import FIRST
     from dl_pipelines.serving.champion import routed
     from dl_pipelines.serving.traffic import give_traffic
-    from tests.serving.bad_models import publish_bad
-    from tests.serving.faults import FLOWS, Clients, Crashes, crash_everywhere, torn
-    from tests.tiny import FIRST
 
     found: dict[str, Any] = {"bad": 0, "kills": {}, "requests": 0, "failed": 0}
     faults: list[str] = []

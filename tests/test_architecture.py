@@ -88,6 +88,13 @@ def test_the_wire_needs_the_standard_library_and_numpy_only():
         assert not others, f"{path.relative_to(ROOT)} imports {sorted(others)}: it is copied beside the router"
 
 
+def test_only_tests_use_tests():
+    """What a benchmark needs too is in benchmarks/, which tests may import; to run a test's module is to use it."""
+    found = [path.relative_to(ROOT) for path in our_files("*.py") if path.relative_to(ROOT).parts[0] != "tests"]
+    uses = re.compile(r"\b(from|import) tests\b|[\"']tests\.\w")
+    assert [name for name in found if uses.search((ROOT / name).read_text(encoding="utf-8"))] == []
+
+
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {
     *("torch.load", "torch.save", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"),

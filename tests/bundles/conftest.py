@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks.tiny import make_window, records
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.brief.references import FamilyRef
 from dl_pipelines.brief.sections import Split
@@ -24,7 +25,7 @@ from dl_pipelines.models.plan import NetworkPlan
 from dl_pipelines.store.artifacts import Draft, Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
-from tests.tiny import data, make_window, records, task  # noqa: F401 - fixtures
+from tests.tiny import data, task  # noqa: F401 - fixtures
 
 FP32, INT8, IR = (Partition(date(2026, 1, 1), name) for name in ("base", "int8", "ir"))
 SERVED = {FP32: ("onnxruntime", "fp32"), INT8: ("onnxruntime", "int8"), IR: ("openvino", "fp32")}

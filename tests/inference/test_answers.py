@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, make_compressed, reference
 from dl_pipelines.inference.answers import compressed_answers
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.image_classification import ImageClassification
-from tests.tiny import FIRST, make_compressed, reference
 
 
 @pytest.fixture

@@ -8,13 +8,16 @@ from datetime import date
 
 import pytest
 
+from benchmarks.tiny import make_compressed, make_window
 from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
-from tests.tiny import data, evaluation, make_compressed, make_window, serving, task  # noqa: F401 - fixtures
+from tests.tiny import data, evaluation, serving, task  # noqa: F401 - fixtures
+
+from .worlds import make_world, world  # noqa: F401 - fixtures
 
 WORSE, BETTER, ALIKE, LATER, RENAMED = (Partition(date(2026, 1, day), "base") for day in (1, 2, 3, 4, 5))
 

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.tiny import records
 from dl_pipelines.brief.live import Lifecycle, Monitoring, Rollout, Router
 from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.ab_stage import make_ab_experiment
@@ -19,7 +20,6 @@ from dl_pipelines.serving.prediction_log import make_prediction_log
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.tables import promotion_evidence
-from tests.tiny import records
 
 from .conftest import BETTER, LATER, WORSE, model_of
 

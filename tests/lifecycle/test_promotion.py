@@ -6,6 +6,7 @@ from datetime import date
 import numpy as np
 import pytest
 
+from benchmarks.tiny import make_compressed, records, reference
 from dl_pipelines.brief.live import Lifecycle
 from dl_pipelines.brief.sections import Split
 from dl_pipelines.evaluation.test_reads import count_test_reads
@@ -26,7 +27,6 @@ from dl_pipelines.store.database import Database
 from dl_pipelines.store.tables import served_ledger
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.image_classification import ImageClassification
-from tests.tiny import make_compressed, records, reference
 
 from .conftest import ALIKE, BETTER, LATER, RENAMED, WORSE, model_of
 

@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 from filelock import FileLock
 
+from benchmarks.tiny import make_compressed
 from dl_pipelines.data.batches import window_rows
 from dl_pipelines.lifecycle.retention import collect_garbage
 from dl_pipelines.serving.champion import champion, previous
@@ -16,7 +17,6 @@ from dl_pipelines.store import durable, garbage
 from dl_pipelines.store.artifacts import MANIFEST, ArtifactError, Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
-from tests.tiny import make_compressed
 
 from .conftest import ALIKE, BETTER, LATER, RENAMED, WORSE
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, reference
 from dl_pipelines import catalog
 from dl_pipelines.brief import BriefError
 from dl_pipelines.brief.live import Monitoring
@@ -22,7 +23,7 @@ from dl_pipelines.serving.server import running
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.records import read_records
 from dl_pipelines.store.workspace import Workspace
-from tests.tiny import FIRST, data, evaluation, make_workspace, reference, serving, task  # noqa: F401 - fixtures
+from tests.tiny import data, evaluation, make_workspace, serving, task  # noqa: F401 - fixtures
 
 SHIFT = [{"name": "rotation", "params": {"degrees": 25}}, {"name": "noise", "params": {"std": 25}}]
 DAYS = [{"name": "calm", "records": 12}, {"name": "shifted", "records": 8, "shift": SHIFT}]

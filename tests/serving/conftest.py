@@ -1,4 +1,4 @@
-"""The tiny models of tests/tiny.py, and one server for the whole session."""
+"""The tiny models of benchmarks/tiny.py, and one server for the whole session."""
 
 # ruff: noqa: F811 - pytest hands fixtures over by name
 from __future__ import annotations

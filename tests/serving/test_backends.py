@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.tiny import reference, tiny_onnx
 from dl_pipelines.inference.runtimes import save_openvino
 from dl_pipelines.serving.process import BACKENDS
-from tests.tiny import reference, tiny_onnx
 
 
 class FakeTensor:
@@ -28,7 +28,7 @@ class FakeResponse:
 
 @pytest.fixture
 def backend(monkeypatch, tmp_path):
-    """A function: one of our backends, loaded with model 0 of tests/tiny.py."""
+    """A function: one of our backends, loaded with model 0 of benchmarks/tiny.py."""
     fake = SimpleNamespace(
         Tensor=FakeTensor, InferenceResponse=FakeResponse, TritonError=str,
         get_input_tensor_by_name=lambda request, name: request[name],

@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.tiny import FIRST, SECOND, make_compressed, make_window
 from dl_pipelines.brief.live import Benchmark
 from dl_pipelines.brief.sections import Problem
 from dl_pipelines.serving import rates as rates_module
@@ -20,7 +21,6 @@ from dl_pipelines.serving.rates import Rates
 from dl_pipelines.serving.settings import Settings
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.workspace import Partition
-from tests.tiny import FIRST, SECOND, make_compressed, make_window
 
 OWN = Settings(0.5, 1, 1)
 BENCHMARK = Benchmark(seconds=1, p99_ms=20, queue_delays_ms=(0, 0.5, 2), instances=(1, 2), threads=(1, 2))

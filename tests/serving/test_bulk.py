@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.tiny import FIRST, reference
 from dl_pipelines.serving import bulk, bulk_pieces, repair
 from dl_pipelines.serving.bulk import Scored, score
 from dl_pipelines.serving.bulk_inputs import find_inputs
@@ -26,7 +27,6 @@ from dl_pipelines.serving.prediction_log import missing_ids, read_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.serving.traffic import ensure_champion
-from tests.tiny import FIRST, reference
 
 DIES = """
 import os, sys

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, SECOND, reference
 from dl_pipelines.serving import repair, repository
 from dl_pipelines.serving.champion import NoChampion, champion, ledger
 from dl_pipelines.serving.client import predict
@@ -18,7 +19,6 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.digest import digest_file
 from dl_pipelines.wire.routing import read_table
-from tests.tiny import FIRST, SECOND, reference
 
 
 class Crash(BaseException):

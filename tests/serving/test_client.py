@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.tiny import FIRST, reference
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import Caller, PredictError, predict
 from dl_pipelines.serving.load_test import load_test
@@ -19,7 +20,6 @@ from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store import durable
 from dl_pipelines.wire.routing import only
-from tests.tiny import FIRST, reference
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.bad_models import KINDS, publish_bad
+from benchmarks.faults import Clients, Crashes, Pair, crash_everywhere, torn
+from benchmarks.tiny import FIRST, SECOND
 from dl_pipelines.brief.live import Router
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import champion, ledger, routed
@@ -23,9 +26,6 @@ from dl_pipelines.store import database, durable
 from dl_pipelines.store.database import Database, DatabaseError
 from dl_pipelines.store.digest import digest_folder
 from dl_pipelines.store.home import DATABASE_URL
-from tests.serving.bad_models import KINDS, publish_bad
-from tests.serving.faults import Clients, Crashes, Pair, crash_everywhere, torn
-from tests.tiny import FIRST, SECOND
 
 pytestmark = pytest.mark.slow
 

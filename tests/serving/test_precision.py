@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, SECOND, reference, tiny_onnx
 from dl_pipelines.inference.parity import session_outputs
 from dl_pipelines.inference.precision import missing_units
 from dl_pipelines.inference.runtimes import open_runtime, save_openvino
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.artifacts import Gate
-from tests.tiny import FIRST, SECOND, reference, tiny_onnx
 
 
 @pytest.mark.skipif(missing_units("bf16") is not None, reason="no units for bfloat16: OpenVINO computes in float32")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, SECOND, reference
 from dl_pipelines.brief.live import Monitoring
 from dl_pipelines.serving.champion import champion
 from dl_pipelines.serving.client import acknowledged_folder, predict
@@ -21,7 +22,6 @@ from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogWriter
 from dl_pipelines.wire.summaries import SUMMARIES
 from tests.logged import answered, writer_of
-from tests.tiny import FIRST, SECOND, reference
 
 
 class Ten:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.tiny import FIRST, reference
 from dl_pipelines.serving import admin, process, repository
 from dl_pipelines.serving.client import open_client
 from dl_pipelines.serving.probe import probed, router_pbtxt
 from dl_pipelines.serving.protocols import HttpCaller, SharedMemoryCaller, connecting, remove_left
 from dl_pipelines.serving.settings import PROTOCOLS
 from dl_pipelines.store.home import Home
-from tests.tiny import FIRST, reference
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.tiny import FIRST, THIRD, make_compressed, reference, tiny_onnx
 from dl_pipelines.evaluation.test_reads import count_test_reads
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import ArtifactError, Gate
-from tests.tiny import FIRST, THIRD, make_compressed, reference, tiny_onnx
 
 
 def publish(workspace, partition, task, data, serving, evaluation):

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.tiny import FIRST, SECOND, make_compressed, reference, tiny_onnx
 from dl_pipelines.inference.model_files import ModelFileError
 from dl_pipelines.serving.client import predict
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.serving.traffic import ensure_champion
 from dl_pipelines.store.artifacts import ArtifactError, Gate
-from tests.tiny import FIRST, SECOND, make_compressed, reference, tiny_onnx
 
 
 def hostile(draft):

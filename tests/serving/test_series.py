@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST
 from dl_pipelines.brief.live import Monitoring, Serving
 from dl_pipelines.brief.references import SourceRef
 from dl_pipelines.brief.sections import Data, Evaluation
@@ -26,7 +27,6 @@ from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.tasks.base import Rows
 from dl_pipelines.wire.summaries import SUMMARIES
 from tests.sequences import frames, make_task, targets, tiny_onnx
-from tests.tiny import FIRST
 
 pytestmark = pytest.mark.slow
 DATA = Data(source=SourceRef(name="digits"))

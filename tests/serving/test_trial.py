@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.tiny import FIRST, SECOND, THIRD
 from dl_pipelines.brief.live import Router
 from dl_pipelines.serving import parity, repair, repository
 from dl_pipelines.serving.champion import NoChampion, champion, kept, ledger, routed
@@ -15,7 +16,6 @@ from dl_pipelines.serving.traffic import give_traffic, rollback
 from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm
-from tests.tiny import FIRST, SECOND, THIRD
 
 ROUTER = Router(timeout_ms=300, breaker=7)
 

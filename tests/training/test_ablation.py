@@ -7,6 +7,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from benchmarks.tiny import FIRST, make_window
 from dl_pipelines.brief.sections import AugmentationPlan
 from dl_pipelines.store import durable
 from dl_pipelines.store.digest import digest_file
@@ -25,7 +26,7 @@ from dl_pipelines.training.ablation import (
     run_trials,
 )
 from dl_pipelines.training.pool import Ended, Pool
-from tests.tiny import FIRST, data, make_window, task  # noqa: F401 - fixtures
+from tests.tiny import data, task  # noqa: F401 - fixtures
 
 PLAN = AugmentationPlan.model_validate(
     {"factor": 3, "seed": 5, "offline": ["rotation", "translation"], "online": ["noise"]}

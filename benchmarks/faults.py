@@ -1,7 +1,7 @@
 """Faults of publishing: a process killed at any operation, models that are no good, clients that must notice nothing.
 
 For tests, with small numbers, and for the soak, with large ones. They work on a home with published models of
-tests/tiny.py, whose server runs.
+benchmarks/tiny.py, whose server runs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ROOT
+from benchmarks.tiny import FIRST, SECOND, reference
 from dl_pipelines.brief.live import Router
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import kept_models, ledger, routed
@@ -30,16 +31,13 @@ from dl_pipelines.serving.traffic import give_traffic
 from dl_pipelines.serving.trial import put_challenger
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.workspace import Partition, Workspace
-from tests.tiny import FIRST, SECOND, reference
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
 class Clients:
     """Threads that ask a project's router for single rows until the block ends, and count what is wrong.
 
-    An answer is right when one of the `allowed` models (seeds of tests/tiny.py) gives it.
+    An answer is right when one of the `allowed` models (seeds of benchmarks/tiny.py) gives it.
     """
 
     workspace: Workspace
@@ -107,11 +105,11 @@ class Crash:
 
 
 class Crashes:
-    """Runs flows in children that are killed before their n-th operation (tests/serving/crashing.py lists them)."""
+    """Runs flows in children that are killed before their n-th operation (benchmarks/crashing.py lists them)."""
 
     def __init__(self, workspace: Workspace):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.crashing", str(workspace.home.root), workspace.project],
+            [sys.executable, "-m", "benchmarks.crashing", str(workspace.home.root), workspace.project],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -159,7 +157,7 @@ def torn(workspace: Workspace) -> Iterator[str]:
 
 
 FLOWS = ("promote", "rollback", "put_challenger", "end_trial", "publish")
-"""What is killed, in the words of tests/serving/crashing.py."""
+"""What is killed, in the words of benchmarks/crashing.py."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The program that runs flows of publishing and kills them: `python -m tests.serving.crashing HOME PROJECT`.
+"""The program that runs flows of publishing and kills them: `python -m benchmarks.crashing HOME PROJECT`.
 
 A line of JSON on standard input names the flow and the operation before which it is killed; a line goes back. Each flow
 runs in a fork of this process, so that the imports are paid once. An operation is a durable write, flush, rename or
