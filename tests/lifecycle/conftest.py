@@ -17,6 +17,8 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Workspace
 from tests.tiny import data, evaluation, serving, task  # noqa: F401 - fixtures
 
+from .worlds import make_world, world  # noqa: F401 - fixtures
+
 WORSE, BETTER, ALIKE, LATER, RENAMED = (Partition(date(2026, 1, day), "base") for day in (1, 2, 3, 4, 5))
 
 
