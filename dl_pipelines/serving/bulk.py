@@ -1,6 +1,7 @@
 """Scores many inputs through the router at full speed: several requests under way, each of as many rows as it takes.
 
-An interrupted run goes on where it was, under the same request ids, so that nothing is twice in the log.
+An interrupted run goes on where it was, under the same request ids, so that nothing is twice in the log. Any other run,
+also one over the same inputs whose file was removed, asks anew under ids of its own.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
         if pieces.is_done():
             failed = tuple(pieces.refused())
             return Scored(len(inputs) - len(failed), len(inputs) - len(failed), failed)
-        anew = pieces.begin()
+        run, anew = pieces.begin()
         batch = int(about["max_batch"])
         size = batch * max(1, PIECE_ROWS // batch)
         starts = range(0, len(inputs), size)
@@ -86,7 +87,7 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
         if left:
             with serving(workspace) as server:
                 patience = max(PATIENCE_MS, float(about["timeout_ms"]))
-                work = _Work(workspace, task, server, inputs, f"bulk-{digest[:16]}", patience)
+                work = _Work(workspace, task, server, inputs, f"bulk-{digest[:16]}", run, patience)
                 work.run(pieces, left, size, batch, before)
         failed = tuple(pieces.failed(starts))
         shape = list(task.signature().outputs[0].shape)
@@ -97,10 +98,12 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
 
 class _Work:
     def __init__(
-        self, workspace: Workspace, task: Task, server: TritonServer, inputs: Inputs, name: str, timeout_ms: float
-    ):
+        self, workspace: Workspace, task: Task, server: TritonServer, inputs: Inputs, unit: str, run: str,
+        timeout_ms: float,
+    ):  # fmt: skip
+        """`unit` is what the arm is assigned by, the same for every run over these inputs."""
         self._workspace, self._task, self._server, self._inputs = workspace, task, server, inputs
-        self._name, self._timeout_ms = name, timeout_ms
+        self._unit, self._name, self._timeout_ms = unit, f"{unit}-{run}", timeout_ms
         self._own, self._mending, self._callers = threading.local(), threading.Lock(), list[Caller]()
 
     def run(self, pieces: Pieces, left: Sequence[int], size: int, batch: int, done: int) -> None:
@@ -206,7 +209,7 @@ class _Work:
         caller = getattr(self._own, "caller", None)
         if caller is None:
             signature = self._task.signature()
-            caller = Caller.of(self._server.grpc, self._workspace.project, signature, self._timeout_ms, self._name)
+            caller = Caller.of(self._server.grpc, self._workspace.project, signature, self._timeout_ms, self._unit)
             self._own.caller = caller
             self._callers.append(caller)
         return caller

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import csv
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -121,9 +122,9 @@ class Inputs:
 def find_inputs(task: Task, given: Sequence[str]) -> Inputs:
     """What the arguments name: a folder is every file below it, sorted, but no hidden one; else a file.
 
-    A Parquet or CSV file with a column `path` names files (relative to its own folder), a `.npy` holds rows. Whatever
-    else is read by the task, when its turn comes: a file that is missing or unreadable is found out then. Raises
-    PredictError when there is nothing, and for a list or an array that can't be used.
+    A list (Parquet, CSV, JSON lines) names files in its column `path`, relative to its own folder; a `.npy` holds rows.
+    Whatever else is read by the task, when its turn comes: a file that is missing or unreadable is found out then.
+    Raises PredictError when there is nothing, and for a list or an array that can't be used.
     """
     found = Inputs(list(_sources(task, [Path(item) for item in given])))
     if not len(found):
@@ -151,10 +152,10 @@ def _listed(path: Path) -> list[str] | None:
     """The column `path` of a list, None when the file is no list."""
     if not path.is_file():
         return None
+    readers = {".parquet": _of_parquet, ".csv": _of_csv, ".jsonl": _of_lines, ".ndjson": _of_lines}
     try:
-        if path.suffix.lower() == ".parquet":
-            return _of_parquet(path)
-        return _of_csv(path) if path.suffix.lower() == ".csv" else None
+        reader = readers.get(path.suffix.lower())
+        return reader(path) if reader else None
     except (OSError, ValueError, csv.Error) as error:
         raise PredictError(f"found {path}: {error}; expected a list of files with the column {PATH}") from error
 
@@ -165,9 +166,36 @@ def _of_parquet(path: Path) -> list[str]:
     if PATH not in pq.read_schema(path).names:
         raise ValueError(f"no column {PATH}")
     names = pq.read_table(path, columns=[PATH])[PATH].to_pylist()
-    if wrong := next((place for place, name in enumerate(names) if not isinstance(name, str) or not name), None):
-        raise ValueError(f"{names[wrong]!r} in row {wrong} of the column {PATH}")
+    return [_text(name, f"row {number}") for number, name in enumerate(names, 1)]
+
+
+def _of_lines(path: Path) -> list[str]:
+    """One JSON object a line; blank lines are passed over."""
+    names = list[str]()
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"no JSON in line {number} ({error})") from error
+            if not isinstance(row, dict) or PATH not in row:
+                raise ValueError(f"no {PATH} in line {number}")
+            names.append(_text(row[PATH], f"line {number}"))
     return names
+
+
+def _text(name: Any, place: str) -> str:
+    """What names a file: a number is no row of anything, and which file it would be called after can't be known."""
+    if isinstance(name, str) and name:
+        return name
+    if isinstance(name, int | float) and not isinstance(name, bool):
+        raise ValueError(
+            f"the number {name} in {place} of the column {PATH}, where a text names a file (is it the number of a row? "
+            f'To choose rows of an array, save those as a .npy; a file that is called {name} is the text "{name}")'
+        )
+    raise ValueError(f"{name!r} in {place} of the column {PATH}, where a text names a file")
 
 
 def _of_csv(path: Path) -> list[str] | None:
@@ -175,10 +203,7 @@ def _of_csv(path: Path) -> list[str] | None:
         reader = csv.DictReader(file)
         if PATH not in (reader.fieldnames or []):
             return None  # a table that a task may read
-        names = [row[PATH] for row in reader]
-    if wrong := next((place for place, name in enumerate(names, 1) if not name), None):
-        raise ValueError(f"no {PATH} in row {wrong}")
-    return names
+        return [_text(row[PATH], f"row {number}") for number, row in enumerate(reader, 1)]
 
 
 def _identity(path: Path) -> list[Any]:

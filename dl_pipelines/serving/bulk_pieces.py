@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,15 +32,22 @@ class Pieces:
         self._out, self._digest = out, digest
         self._folder = out.with_name(f".{out.name}.pieces")
 
-    def begin(self) -> bool:
-        """Make room for pieces; True when there were some of other inputs, which are gone now."""
+    def begin(self) -> tuple[str, bool]:
+        """Make room for pieces: the run that they are of; True when there were some of other inputs, which are gone.
+
+        A run that goes on is the one that began; every other one has a name of its own, so that no answer of it is
+        taken for one that the log has already.
+        """
         about = self._folder / ABOUT
-        other = self._folder.exists() and not (about.exists() and durable.read_json(about) == {"digest": self._digest})
+        known = durable.read_json(about) if about.exists() else {}
+        goes_on = known.get("digest") == self._digest and known.get("run")
+        other = self._folder.exists() and not goes_on
         if other:
             durable.remove_tree(self._folder)
-        if not about.exists():
-            durable.write_json(about, {"digest": self._digest})
-        return other
+        if not goes_on:
+            known = {"digest": self._digest, "run": secrets.token_hex(4)}
+            durable.write_json(about, known)
+        return known["run"], other
 
     def is_done(self) -> bool:
         """Whether the output is there already, of these very inputs."""

@@ -137,6 +137,20 @@ def test_a_killed_run_goes_on_where_it_was_and_nothing_is_twice_in_the_log(serve
     assert out.stat().st_mtime_ns == before
 
 
+def test_a_removed_file_is_scored_anew_and_the_log_has_both(served, task, inputs, tmp_path, small):
+    np.save(tmp_path / "rows.npy", inputs)
+    out, ids = tmp_path / "out.parquet", list[str]()
+    for _ in range(2):
+        assert score(served, task, [str(tmp_path / "rows.npy")], out) == Scored(40, 0, ())
+        ids += pq.read_table(out)["request_id"].to_pylist()
+        out.unlink()
+    assert len(set(ids)) == 80, "an id says which asking it was"
+    rows = {row["request_id"]: row for row in logged(served, ids[0].rpartition("-")[0].rpartition("-")[0])}
+    assert sorted(rows) == sorted(ids) and len({row["unit"] for row in rows.values()}) == 1, "one arm for both"
+    assert max(rows[name]["asked_at"] for name in ids[:40]) < min(rows[name]["asked_at"] for name in ids[40:])
+    assert missing_ids(served) == []
+
+
 def test_other_inputs_begin_anew(served, task, inputs, tmp_path, small, monkeypatch):
     np.save(tmp_path / "rows.npy", inputs)
     out = tmp_path / "out.parquet"
@@ -227,7 +241,12 @@ def test_two_runs_into_one_file(served, task, inputs, tmp_path):
     [
         ("a.npy", b"none", r"found .*a\.npy: .*expected an array of numbers as numpy saves it"),
         ("a.parquet", b"none", r"found .*a\.parquet: .*expected a list of files with the column path"),
-        ("a.csv", b"path,x\n,1\n", r"found .*a\.csv: no path in row 1; expected a list of files"),
+        ("a.csv", b"path,x\n,1\n", r"found .*a\.csv: '' in row 1 of the column path, where a text names a file"),
+        ("a.jsonl", b'{"path": "x"}\n\n{"path": 7}\n', r"a\.jsonl: the number 7 in line 3 of the column path, where"),
+        ("a.jsonl", b'{"path": true}\n', r"found .*a\.jsonl: True in line 1 of the column path, where a text names"),
+        ("a.jsonl", b'{"path": null}\n', r"found .*a\.jsonl: None in line 1 of the column path, where a text names"),
+        ("a.jsonl", b'"x"\n', r"found .*a\.jsonl: no path in line 1; expected a list of files with the column path"),
+        ("a.ndjson", b"{path\n", r"found .*a\.ndjson: no JSON in line 1 \(.*\); expected a list of files with the"),
         ("a.csv", b"path\n", r"found nothing to predict in .*a\.csv; expected files, folders, lists or arrays"),
     ],
 )
@@ -235,6 +254,28 @@ def test_lists_and_arrays_that_cannot_be_used(task, tmp_path, name, content, mes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PredictError, match=message):
         find_inputs(task, [str(tmp_path / name)])
+
+
+def test_numbers_of_a_parquet_list_name_no_file(task, tmp_path):
+    columns = ("the number 3 in row 1", [3, 4]), ("the number 1.5 in row 1", [1.5]), ("None in row 2", ["a", None])
+    for told, column in columns:
+        pq.write_table(pa.table({"path": column}), tmp_path / "a.parquet")
+        told = rf"a\.parquet: {told} of the column path, where a text names a file"
+        with pytest.raises(PredictError, match=told):
+            find_inputs(task, [str(tmp_path / "a.parquet")])
+    pq.write_table(pa.table({"path": [3]}), tmp_path / "a.parquet")
+    with pytest.raises(PredictError, match=r'number of a row\? .*; a file that is called 3 is the text "3"\)'):
+        find_inputs(task, [str(tmp_path / "a.parquet")])
+
+
+def test_lists_name_files_beside_them(task, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"path": "3", "x": 1}\n\n{"path": "sub/4.png"}\n')
+    table = pa.table({"path": pa.array(["3", "sub/4.png"]).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("path\n3\nsub/4.png\n")
+    for name in ("a.jsonl", "a.parquet", "a.csv"):
+        found = find_inputs(task, [str(tmp_path / name)])
+        assert [found.name(place) for place in range(len(found))] == [f"{tmp_path}/3", f"{tmp_path}/sub/4.png"], name
 
 
 def test_arrays_of_another_kind(task, tmp_path, served, inputs):
