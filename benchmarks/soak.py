@@ -3,8 +3,8 @@
 `python -m benchmarks.soak [PART ...] --minutes N [--folder DIR]` goes on where an earlier soak in the same folder
 stopped, and prints one JSON object a part with the count it reached. N is shared by the parts, all without PART.
 `durable_writes` kills a writer at every operation; a reader must find nothing, or a whole artifact; never half of one.
-`training` kills workers, `serving` what answers, `requests` and `publications` send and publish what is no good
-(`soak_*.py`).
+`training` kills workers, `serving` what answers, `requests` and `publications` send and publish what is no good, `demo`
+runs `dlp demo ab` (`soak_*.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
-from benchmarks import soak_publications, soak_requests, soak_serving, soak_training
+from benchmarks import soak_demo, soak_publications, soak_requests, soak_serving, soak_training
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Draft
 from dl_pipelines.store.home import Home
@@ -101,8 +101,9 @@ PARTS = {
     "serving": (soak_serving.soak, 0.3),
     "requests": (soak_requests.soak, 0.1),
     "publications": (soak_publications.soak, 0.1),
+    "demo": (soak_demo.soak, 0.1),
 }
-"""Each part, and its share of the minutes: a kill of a writer takes milliseconds, others take seconds."""
+"""Each part, and its share of the minutes: a kill of a writer takes milliseconds, a demo a minute."""
 
 
 def main() -> None:
