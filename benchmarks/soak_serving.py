@@ -43,10 +43,10 @@ RECOVERIES = ("router", "model", "server")
 
 
 class Round:
-    """One home while it is killed at. `kills` by target, `slowest` recovery in seconds, `faults` in words."""
+    """One home while `clients` ask and it is killed at. `kills` by target, `slowest` recovery in s, `faults` in words."""
 
     def __init__(self, line: Line, clients: Clients, postgres: Postgres | None):
-        self._line, self._clients, self._postgres = line, clients, postgres
+        self._line, self.clients, self._postgres = line, clients, postgres
         self.kills: dict[str, int] = dict.fromkeys(A_MINUTE, 0)
         self.slowest, self.faults = 0.0, list[str]()
         self._at: dict[str, list[float]] = {name: [] for name in self.kills}
@@ -81,13 +81,13 @@ class Round:
 
     def _recovered(self, since: float) -> float:
         """Seconds until a request that began after the kill was answered. Raises TimeoutError."""
-        place = len(self._clients.asked)
+        place = len(self.clients.asked)
         while time.monotonic() - since < GIVE_UP:
-            for began, took, answered in self._clients.asked[place:]:
+            for began, took, answered in self.clients.asked[place:]:
                 if answered and began > since:
                     return began + took - since
             time.sleep(0.02)
-        raise TimeoutError(f"no answer within {GIVE_UP:g} s; the last failures: {self._clients.failures}")
+        raise TimeoutError(f"no answer within {GIVE_UP:g} s; the last failures: {self.clients.failures}")
 
     def _end(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
