@@ -43,7 +43,7 @@ RECOVERIES = ("router", "model", "server")
 
 
 class Round:
-    """One home while `clients` ask and it is killed at. `kills` by target, `slowest` recovery in s, `faults` in words."""
+    """One home, killed at while `clients` ask. `kills` by target, `slowest` recovery in seconds, `faults` in words."""
 
     def __init__(self, line: Line, clients: Clients, postgres: Postgres | None):
         self._line, self.clients, self._postgres = line, clients, postgres
