@@ -22,6 +22,7 @@ from dl_pipelines.store.home import Home
 VENV = "DLP_TRITON_VENV"
 CHECKOUT = Path(__file__).resolve().parents[2]
 BACKENDS = Path(__file__).resolve().parent / "backends"
+WIRE = Path(__file__).resolve().parents[1] / "wire"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -92,7 +93,8 @@ def assemble_backends(installation: Installation, folder: Path) -> Path:
         target = fresh / model.parent.name
         target.mkdir()
         shutil.copyfile(model, target / "model.py")
-        shutil.copyfile(BACKENDS / "batching.py", target / "batching.py")
+        for shared in (BACKENDS / "batching.py", BACKENDS / "line.py", WIRE / "channel.py"):
+            shutil.copyfile(shared, target / shared.name)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return folder

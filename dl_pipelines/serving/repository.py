@@ -14,6 +14,7 @@ from typing import NamedTuple
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.inference.model_files import check_model_folder, model_hashes
 from dl_pipelines.serving import config
+from dl_pipelines.serving.process import WIRE
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
 from dl_pipelines.store.digest import digest_bytes, digest_file, digest_json, list_files
@@ -21,7 +22,6 @@ from dl_pipelines.store.home import Home
 from dl_pipelines.tasks.base import Signature
 
 ROUTER = Path(__file__).resolve().parents[2] / "triton_models" / "router"
-WIRE = Path(__file__).resolve().parents[1] / "wire"
 PROBE = "__probe"
 """Ends the name of a router that measures a model before it has traffic."""
 NAME_DIGITS = 12

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import sys
+import threading
+import uuid
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 
 from benchmarks.tiny import reference, tiny_onnx
 from dl_pipelines.inference.runtimes import save_openvino
-from dl_pipelines.serving.process import BACKENDS
+from dl_pipelines.serving.process import BACKENDS, WIRE
+from dl_pipelines.wire.channel import Failed, Gone, connect
 
 
 class FakeTensor:
@@ -36,6 +39,8 @@ def backend(monkeypatch, tmp_path):
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.syspath_prepend(str(BACKENDS))
+    monkeypatch.syspath_prepend(str(WIRE))
+    name, loaded = f"backend-{uuid.uuid4().hex}", []
 
     def load(runtime, warmups=()):
         onnx = tiny_onnx(tmp_path / "1" / "model.onnx", 0)
@@ -46,13 +51,19 @@ def backend(monkeypatch, tmp_path):
         spec.loader.exec_module(module)
         config = {"input": [{"name": "image"}], "output": [{"name": "logits", "data_type": "TYPE_FP32"}]}
         config["model_warmup"] = list(warmups)
-        given = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
+        given = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1",
+                 "model_name": name}  # fmt: skip
         model = module.TritonPythonModel()
         model.initialize(given)
+        loaded.append(model)
         return model
 
+    load.name = name
     yield load
-    sys.modules.pop("batching", None)
+    for model in loaded:
+        model.line.close()
+    for module in ("batching", "line", "channel"):
+        sys.modules.pop(module, None)
 
 
 def images(rows, seed=0):
@@ -124,3 +135,70 @@ def test_a_model_that_would_fail_at_a_warm_up_of_the_servers_is_refused_before(b
     ]
     with pytest.raises(Exception, match=r"(?i)shape|dimension"):
         backend(runtime, [warmup(1), warmup(8, (9, 9, 1))])
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_past_triton_a_model_answers_as_through_it_also_for_several_at_once(backend, runtime):
+    model = backend(runtime)
+    wrong = []
+
+    def ask_often(seed):
+        line = connect(backend.name)
+        for turn, rows in enumerate([1, 3, 1500, 2, 5000, 1, 1500]):
+            image = images(rows, 100 * seed + turn)
+            line.send(image)
+            answer = line.receive()
+            if answer.dtype != np.float32 or not np.allclose(answer, reference(image, 0), atol=1e-3):
+                wrong.append((seed, turn))
+        line.close()
+
+    callers = [threading.Thread(target=ask_often, args=(seed,)) for seed in range(4)]
+    for caller in callers:
+        caller.start()
+    for turn in range(20):
+        np.testing.assert_allclose(outputs(ask(model, images(2, turn))[0]), reference(images(2, turn), 0), atol=1e-3)
+    for caller in callers:
+        caller.join(30)
+    assert not wrong and not any(caller.is_alive() for caller in callers)
+    model.finalize()
+
+
+def test_past_triton_a_failed_run_is_told_and_the_next_one_works(backend):
+    model = backend("onnxruntime")
+    line = connect(backend.name)
+    line.send(np.zeros((1, 9, 9, 1), np.uint8))
+    with pytest.raises(Failed, match="the model failed on 1 rows: "):
+        line.receive()
+    line.send(images(1))
+    np.testing.assert_allclose(line.receive(), reference(images(1), 0), atol=1e-3)
+    line.close()
+    model.finalize()
+
+
+def test_a_model_that_is_unloaded_ends_the_call_under_way_and_takes_no_more(backend):
+    model = backend("onnxruntime")
+    begun, go_on, run = threading.Event(), threading.Event(), model.line._run
+
+    def slowly(inputs):
+        begun.set()
+        assert go_on.wait(30)
+        return run(inputs)
+
+    model.line._run = slowly
+    line, late = connect(backend.name), connect(backend.name)
+    line.send(images(1))
+    assert begun.wait(30)
+    late.send(images(1))
+    ending = threading.Thread(target=model.finalize)
+    ending.start()
+    go_on.set()
+    np.testing.assert_allclose(line.receive(), reference(images(1), 0), atol=1e-3)
+    ending.join(30)
+    for caller in (line, late):  # the late one was answered before, or is told
+        with pytest.raises(Gone):
+            caller.send(images(1))
+            caller.receive()
+            caller.receive()
+        caller.close()
+    with pytest.raises(Gone, match="nobody listens"):
+        connect(backend.name)

@@ -25,6 +25,7 @@ from breaker import Breaker
 from checks import parameters_of, refusal, require_id, require_rows, require_shape, unit_of
 from counters import Counters, Publisher
 from journal import Journal
+from lines import Lines
 from wire.routing import Watched
 from wire.summaries import BATCHES
 
@@ -84,6 +85,7 @@ class TritonPythonModel:
         (tensor,), (output,) = config["input"], config["output"]
         self.input, self.output = tensor["name"], output["name"]
         self.dims = [int(size) for size in tensor["dims"]]
+        self.spread = "reshape" in tensor  # the router sees [rows, 1, ...], so that a request of 0 rows counts as 1
         # A table of times has gaps: what is missing is not finite, and the task's own models know that.
         self.finite = given.get("finite", "no" if given["summary"] == "series" else "yes") == "yes"
         routing = (folder / given["routing"]).resolve()
@@ -92,7 +94,7 @@ class TritonPythonModel:
         )
         columns = json.loads(given.get("columns", "[]"))
         content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
-        self.counters, self.journal = Counters(args["model_name"]), journal
+        self.counters, self.journal, self.lines = Counters(args["model_name"]), journal, Lines()
         dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
         self.answering = Answering(
             self._ask, Watched(routing).table, journal, content, Breaker(routing.with_suffix(".breaker")),
@@ -117,7 +119,10 @@ class TritonPythonModel:
         try:
             given = request.request_id()
             (tensor,) = request.inputs()
-            one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", tensor.as_numpy(), tensor, {}, at, started, reply)
+            inputs = tensor.as_numpy()
+            if self.spread:  # of 0 rows there is no such dimension
+                inputs = inputs[:, 0] if inputs.ndim == len(self.dims) + 2 else inputs[0]
+            one = Asked(given or f"unnamed/{uuid.uuid4().hex}", "", inputs, tensor, {}, at, started, reply)
             require_shape(self.input, one.inputs, self.dims)
             require_id(one.id, one.rows)
             require_rows(self.input, one.inputs, self.finite)
@@ -130,10 +135,13 @@ class TritonPythonModel:
         return one
 
     def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
-        alone = len(group) == 1
-        tensor = (
-            group[0].tensor if alone else pb_utils.Tensor(self.input, np.concatenate([one.inputs for one in group]))
-        )
+        inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
+        outputs = self.lines.ask(model, inputs)
+        return self._through_triton(model, group, inputs) if outputs is None else outputs
+
+    def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> np.ndarray:
+        handed_on = len(group) == 1 and not self.spread
+        tensor = group[0].tensor if handed_on else pb_utils.Tensor(self.input, inputs)
         response = pb_utils.InferenceRequest(
             model_name=model, requested_output_names=[self.output], inputs=[tensor]
         ).exec()
@@ -152,6 +160,7 @@ class TritonPythonModel:
         """End the threads, close the log."""
         self.answering.close()
         self.publisher.close()
+        self.lines.close()
         self.journal.close()
 
 

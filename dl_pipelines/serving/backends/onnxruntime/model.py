@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import onnxruntime as ort
 from batching import Settings, answer  # pyright: ignore[reportMissingImports]
+from line import Line  # pyright: ignore[reportMissingImports]
 
 
 class TritonPythonModel:
@@ -31,6 +32,7 @@ class TritonPythonModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(str(self.settings.file), options, providers=["CPUExecutionProvider"])
         self.settings.warm_up(self._run)
+        self.line = Line(args["model_name"], self._run, self.settings.dtype)
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         (outputs,) = self.session.run([self.settings.output], {self.settings.input: inputs})
@@ -38,8 +40,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer all requests by one run."""
-        return answer(requests, self.settings, self._run)
+        return answer(requests, self.settings, self.line.run)
 
     def finalize(self) -> None:
         """Free the model."""
+        self.line.close()
         del self.session

@@ -14,6 +14,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgu
 import numpy as np  # noqa: E402
 import openvino as ov  # noqa: E402
 from batching import Settings, answer  # noqa: E402  # pyright: ignore[reportMissingImports]
+from line import Line  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 SMALL_BYTES = 2**16
 """An input up to here is copied into a tensor that stays: that takes less than making the runtime a new one."""
@@ -37,6 +38,7 @@ class TritonPythonModel:
         self.request = ov.Core().compile_model(str(self.settings.file), "CPU", settings).create_infer_request()
         self.place = NOWHERE
         self.settings.warm_up(self._run)
+        self.line = Line(args["model_name"], self._run, self.settings.dtype)
 
     def _run(self, inputs: np.ndarray) -> np.ndarray:
         if inputs.nbytes > SMALL_BYTES:
@@ -53,8 +55,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer all requests by one run."""
-        return answer(requests, self.settings, self._run)
+        return answer(requests, self.settings, self.line.run)
 
     def finalize(self) -> None:
         """Free the model."""
+        self.line.close()
         del self.request
