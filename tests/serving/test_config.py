@@ -58,6 +58,7 @@ def test_the_router_has_the_models_tensors_and_the_queue(task):
     base = (ROUTER / "config.pbtxt").read_text()
     found = parsed(config.router_config(base, task.signature(), SERVING, {"summary": "image"}))
     assert (found.backend, found.max_batch_size) == ("python", 8)
+    assert [(list(tensor.dims), list(tensor.reshape.shape)) for tensor in found.input] == [([8, 8, 1], [1, 8, 8, 1])]
     assert found.dynamic_batching.max_queue_delay_microseconds == 250
     assert found.input[0].name == "image"
     assert found.parameters["summary"].string_value == "image"
