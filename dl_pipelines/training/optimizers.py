@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,20 @@ MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttentio
 
 class NothingToTrain(ValueError):
     """An objective is left without a parameter that may move."""
+
+
+def _keep_compiler_out() -> None:
+    """Torch's optimizers import its compiler, to be kept out of what it compiles: 2 s of each worker, for nothing.
+
+    Ours are never compiled. Read in torch 2.15: where another version does it otherwise, the import is back, no more.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)
+
+
+_keep_compiler_out()
 
 
 class FlatMuon(torch.optim.Muon):
@@ -78,7 +93,7 @@ class Mover:
             torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
         for optimizer in self.optimizers:
             if scaler is None:
-                optimizer.step()
+                _step(optimizer)
             else:
                 scaler.step(optimizer)
 
@@ -100,6 +115,12 @@ class Mover:
             group = found.setdefault(key, {"params": [], "weight_decay": key[0], "factor": key[1]})
             group["params"].append(value)
         return list(found.values())
+
+
+@torch.no_grad()
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    """Its step, without what torch wraps it in: hooks that nobody sets, and the import of the compiler."""
+    inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def _hidden(parameters: Sequence[nn.Parameter], modules: Sequence[nn.Module]) -> list[nn.Parameter]:

@@ -95,7 +95,8 @@ def main() -> None:
     resumed = Resumed(Job.read(path), name)
     found = {setting: resumed.compare(setting, place == 0) for place, setting in enumerate(SETTINGS)}
     rank = resumed.communicator.rank
-    (path.parent / f"found-{rank}.json").write_text(json.dumps(found))
+    compiler = [name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules]
+    (path.parent / f"found-{rank}.json").write_text(json.dumps({**found, "compiler": compiler}))
     resumed.communicator.close()
 
 
