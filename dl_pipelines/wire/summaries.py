@@ -31,54 +31,84 @@ def summarize_images(images: np.ndarray) -> dict[str, np.ndarray]:
     pixels than there are is NaN.
     """
     step = -(-max(images.shape[1], images.shape[2], 1) // LARGEST_SIDE)
-    images = images[:, ::step, ::step]
-    grey = images[..., 0].astype(np.float64)
-    for channel in range(1, images.shape[3]):
-        grey += images[..., channel]
-    if images.shape[3] > 1:
-        grey /= images.shape[3]
-    count, height, width = grey.shape
-    pixels, flat = height * width, grey.reshape(count, height * width)
-    mass, to_right, to_bottom = (flat @ _places(height, width)).T
-    mean = mass / pixels
+    if step > 1:
+        images = images[:, ::step, ::step]
+    count, height, width, channels = images.shape
+    flat = images[..., 0].reshape(count, height * width).astype(np.float64)
+    for channel in range(1, channels):
+        flat += images[..., channel].reshape(count, height * width)
+    if channels > 1:
+        flat /= channels
+    raster = _raster(height, width)
+    mass, to_right, to_bottom = (flat @ raster.places).T
+    mean = mass / raster.pixels
     spread = flat - mean[:, None]
     spread *= spread
-    if not mass.all() or mass.min(initial=1.0) < 0:  # no light, no centre
+    energy_x, energy_y, roughness = raster.mean_sizes(flat)
+    if not _least(mass, initial=1.0) > 0:  # no light, no centre
         mass, to_right, to_bottom = np.where(mass > 0, (mass, to_right, to_bottom), ((1.0,), (0.5,), (0.5,)))
     return {
         "mean": mean,
-        "std": np.sqrt(_sum(spread, axis=1) / pixels),
+        "std": np.sqrt(_sum(spread, axis=1) / raster.pixels),
         "min": _least(flat, axis=1),
         "max": _most(flat, axis=1),
-        "energy_x": _mean_size(grey[:, :, 1:] - grey[:, :, :-1]),
-        "energy_y": _mean_size(grey[:, 1:] - grey[:, :-1]),
+        "energy_x": energy_x,
+        "energy_y": energy_y,
         "centre_x": to_right / mass,
         "centre_y": to_bottom / mass,
-        "roughness": _mean_size(_from_neighbours(grey)),
+        "roughness": roughness,
     }
 
 
-@functools.lru_cache(16)
-def _places(height: int, width: int) -> np.ndarray:
-    """[pixels, 3]: 1, and where a pixel's middle is along a row and along a column, 0..1."""
-    down, across = np.mgrid[0.5:height, 0.5:width]
-    return np.stack([np.ones(height * width), across.ravel() / width, down.ravel() / height], axis=1)
+class _Raster:
+    """What depends on the size of an image alone; images are rows of pixels, line after line.
+
+    `places` [pixels, 3]: 1, and where a pixel's middle is along a row and along a column, 0..1.
+    """
+
+    def __init__(self, height: int, width: int):
+        self.pixels, self._width = height * width, width
+        down, across = np.mgrid[0.5:height, 0.5:width]
+        ones = np.ones(self.pixels)
+        self.places = np.stack([ones, across.ravel() / width, down.ravel() / height], axis=1)
+        column = np.arange(self.pixels) % width
+        self._across, self._down = self.pixels - 1, max(self.pixels - width, 0)
+        inner = column[width + 1 : self.pixels - width - 1]
+        kept = [
+            column[:-1] < width - 1,  # the last pixel of a line and the first of the next are no neighbours
+            np.ones(self._down, bool),
+            (inner > 0) & (inner < width - 1),
+        ]
+        self._weights = np.zeros((sum(map(len, kept)), 3))
+        start = 0
+        for place, chosen in enumerate(kept):
+            size = (1, 1, 4)[place] * int(chosen.sum())
+            self._weights[start : start + len(chosen), place] = chosen / max(size, 1)
+            start += len(chosen)
+        self._lacking = [place for place, chosen in enumerate(kept) if not chosen.any()]
+
+    def mean_sizes(self, flat: np.ndarray) -> np.ndarray:
+        """Mean absolute difference of neighbours in a row, in a column, and of a pixel from its neighbours' mean: [3, N].
+
+        All at once: what is no difference of neighbours counts nothing. NaN where there are none.
+        """
+        width, across, down = self._width, self._across, self._down
+        sizes = np.empty((len(flat), len(self._weights)))
+        along, below = sizes[:, :across], sizes[:, across : across + down]
+        np.subtract(flat[:, 1:], flat[:, :-1], out=along)
+        np.subtract(flat[:, width:], flat[:, : self.pixels - width], out=below)
+        if sizes.shape[1] > across + down:
+            inner = sizes[:, across + down :]
+            np.subtract(along[:, width + 1 : across - width], along[:, width : across - width - 1], out=inner)
+            inner += below[:, width + 1 : down - 1]
+            inner -= below[:, 1 : down - width - 1]
+        found = (np.abs(sizes, out=sizes) @ self._weights).T
+        if self._lacking:
+            found[self._lacking] = np.nan
+        return found
 
 
-def _from_neighbours(grey: np.ndarray) -> np.ndarray:
-    """Each inner pixel less the mean of its four neighbours."""
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1]
-    around += grey[:, 1:-1, :-2]
-    around += grey[:, 1:-1, 2:]
-    around *= -0.25
-    around += grey[:, 1:-1, 1:-1]
-    return around
-
-
-def _mean_size(differences: np.ndarray) -> np.ndarray:
-    """Mean absolute value of each [N]; NaN where there is none."""
-    flat = np.abs(differences, out=differences).reshape(len(differences), differences[:1].size)
-    return _sum(flat, axis=1) / flat.shape[1] if flat.shape[1] else np.full(len(flat), np.nan)
+_raster = functools.lru_cache(16)(_Raster)
 
 
 def summarize_tensors(tensors: np.ndarray) -> dict[str, np.ndarray]:

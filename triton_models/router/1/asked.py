@@ -13,6 +13,7 @@ from wire.routing import RoutingTable, place_of
 from wire.summaries import Batch
 
 LONGEST_TEXT = 200
+DIGITS = 6
 INVALID, UNAVAILABLE, INTERNAL = "INVALID_ARG", "UNAVAILABLE", "INTERNAL"
 """Triton's codes of errors: the client's own; ask again later; a model failed."""
 
@@ -105,22 +106,21 @@ class Content:
         return found
 
     def summaries(self, inputs: Sequence[np.ndarray]) -> Iterator[Mapping[str, float | None]]:
-        """Of each row, in order: numbers rounded to 6 digits, None where there is none."""
+        """Of each row, in order: numbers rounded to DIGITS, None where there is none."""
         if not inputs:
             return iter(())
         found = self._summarize(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
-        names, columns = list(found), [values.tolist() for values in found.values()]
-        return (dict(zip(names, _rounded(row), strict=True)) for row in zip(*columns, strict=True))
+        rows = np.round(list(found.values()), DIGITS).T.tolist()
+        return (dict(zip(found, _numbers(row), strict=True)) for row in rows)
 
     def _kept(self, one: Asked) -> Mapping[str, Any]:
         return {name: _plain(one.parameters[name]) for name in self._columns if name in one.parameters}
 
 
-def _rounded(values: Sequence[float]) -> Sequence[float | None]:
-    found = [round(value, 6) for value in values]
-    if math.isfinite(sum(found)):
-        return found
-    return [value if math.isfinite(value) else None for value in found]
+def _numbers(values: Sequence[float]) -> Sequence[float | None]:
+    if math.isfinite(sum(values)):
+        return values
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _plain(value: Any) -> Any:
