@@ -13,14 +13,13 @@ from dl_pipelines.lifecycle.door import Rules, begin, rules_of, waiting
 from dl_pipelines.lifecycle.evidence import counts, gather
 from dl_pipelines.lifecycle.judged import Stage
 from dl_pipelines.lifecycle.ledger import Experiment
-from dl_pipelines.lifecycle.mend import SENSOR, add, began, end, mend, to_mend
+from dl_pipelines.lifecycle.mend import SENSOR, add, began, end, mend, promote, to_mend
 from dl_pipelines.lifecycle.rollout import Decision, decide_rollout
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError
 
-ENDED_BY = {"promote": ledger.PROMOTED, "roll_back": ledger.ROLLED_BACK, "stop": ledger.STOPPED}
-"""What an action of `rollout` is called in the ledger once it is done."""
-TAKES_OUT = ("roll_back", "stop")
+TAKES_OUT = {"roll_back": ledger.ROLLED_BACK, "stop": ledger.STOPPED}
+"""Actions of `rollout` that take a challenger out, and what they are called in the ledger once they are done."""
 RELOOK = 300.0
 """Seconds after which the same rows are looked at again: a stage has its hours, labels come of age."""
 LARGE = 500_000
@@ -145,7 +144,9 @@ def carry_out(workspace: Workspace, rules: Rules, found: Experiment, decision: D
             workspace, found, ledger.PROPOSED, row["stage"], row["share"], decision.plain(), decision.reason, actor,
             f"{found.name}:proposed",
         )  # fmt: skip
-    event = ENDED_BY[decision.action]
+    if decision.action == "promote":
+        return promote(workspace, rules.router, found, decision.reason, actor, decision.plain())
+    event = TAKES_OUT[decision.action]
     return end(workspace, rules.router, found, event, decision.reason, actor, decision.plain())
 
 

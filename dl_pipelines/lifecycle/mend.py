@@ -20,7 +20,7 @@ from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.serving.traffic import give_traffic
-from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger
+from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger, require_servable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.store.database import Database
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -72,7 +72,7 @@ def _mend(workspace: Workspace, router: Router) -> list[str]:
 
 
 def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) -> list[str]:
-    """Give the challenger all traffic; one that can't have it is taken out, and a later row says so."""
+    """Give the challenger all traffic, as its row says; one that was damaged since is taken out, and a row says so."""
     facts = {"rollout": row["id"], "experiment": found.name, "champion": found.champion}
     try:
         artifact = workspace.by_digest(STAGE, found.first["decision"]["digest"])
@@ -86,6 +86,25 @@ def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) 
         told = _add(workspace, found, ledger.STOPPED, row["stage"], row["share"], {}, reason, SENSOR, key)
         return told + mend(workspace, router)
     return [f"{found.challenger} has the traffic"]
+
+
+def promote(
+    workspace: Workspace, router: Router, found: Experiment, reason: str, actor: str, decision: Mapping[str, Any]
+) -> list[str]:
+    """End an experiment by the promotion of its challenger, which is loaded and compared before any row says so.
+
+    One that can't be served is taken out instead. Raises TritonError when the server is away: then nothing has ended.
+    """
+    with exclusive(workspace):  # nobody moves the champion between the look and the row
+        if not _goes_on(workspace, found):
+            return mend(workspace, router)
+        try:
+            require_servable(workspace, workspace.by_digest(STAGE, found.first["decision"]["digest"]))
+        except (*UNFIT, TritonError) as error:
+            if _away(workspace, found, error):
+                raise
+            return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be promoted: {error}", SENSOR)
+        return end(workspace, router, found, ledger.PROMOTED, reason, actor, decision)
 
 
 def _away(workspace: Workspace, found: Experiment, error: Exception) -> bool:
@@ -142,10 +161,15 @@ def add(
     Nothing either when the experiment has ended since it was read, or the champion was moved: `mend` then says so.
     """
     with exclusive(workspace):  # who moves the champion holds this, and ends the experiment
-        now = champion(workspace)
-        if ledger.newest(workspace, found.name).end or now is None or now.version != found.version:
+        if not _goes_on(workspace, found):
             return []
         return _add(workspace, found, event, stage, share, decision, reason, actor, key)
+
+
+def _goes_on(workspace: Workspace, found: Experiment) -> bool:
+    """Whether an experiment has not ended since it was read, and its champion serves."""
+    now = champion(workspace)
+    return not ledger.newest(workspace, found.name).end and now is not None and now.version == found.version
 
 
 def _add(

@@ -11,7 +11,7 @@ from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.door import Rules
 from dl_pipelines.lifecycle.experiment import TAKES_OUT, alone, carried, carry_out, look
 from dl_pipelines.lifecycle.ledger import Experiment, Row
-from dl_pipelines.lifecycle.mend import end, mend
+from dl_pipelines.lifecycle.mend import end, mend, promote
 from dl_pipelines.lifecycle.promotion import PromotionError
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.log_format import LogError
@@ -65,7 +65,7 @@ def _accept(
             "show harm; mend it, or go against it with --force and --reason"
         )
     else:
-        end(workspace, rules.router, found, ledger.PROMOTED, told, actor, found.proposed["decision"])
+        promote(workspace, rules.router, found, told, actor, found.proposed["decision"])
 
 
 def stop(workspace: Workspace, rules: Rules, actor: str, reason: str = "") -> Row:

@@ -1,7 +1,8 @@
 """Moves all traffic from one model to another: the first publication, a promotion, a rollback.
 
-Order: copy under another name, verify, rename, ledger row `published`, load with warm-up, live parity, routing table,
-ledger row of the move. The routing table is the one step that moves traffic; repair.py mends what a crash left.
+Order: copy under another name, verify, rename, load with warm-up, live parity, ledger row `published`, routing table,
+ledger row of the move. The routing table is the one step that moves traffic; repair.py mends what a crash left. What
+does not load, or answers otherwise than its artifact, is in no ledger.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ def _move(
         ends = {"ends": under_way["id"]} if under_way else {}
         with clean_up(workspace, server):
             model = repository.install_model(workspace.home, workspace.project, artifact)
-            row = {"model": model, "digest": artifact.digest, "partition": partition, "reason": reason, "actor": actor}
-            version = append(workspace, event="published", evidence={**evidence, "event": event, **ends}, **row)
             load_and_compare(server, artifact, model)
         install_router(workspace, artifact, server.control)
+        row = {"model": model, "digest": artifact.digest, "partition": partition, "reason": reason, "actor": actor}
+        version = append(workspace, event="published", evidence={**evidence, "event": event, **ends}, **row)
         durable.write_json(server.routing(workspace.project), only(workspace.project, model, version).plain())
         settle(workspace, next(row for row in ledger(workspace) if row["id"] == version))
         if not server.control.model_ready(workspace.project):

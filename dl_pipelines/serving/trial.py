@@ -50,8 +50,8 @@ def put_challenger(
             raise TrialError(other)
         with clean_up(workspace, server):
             repository.install_model(workspace.home, workspace.project, artifact)
-            number = _publish(workspace, artifact, model, share, salt, revision)
             parity.load_and_compare(server, artifact, model)
+            number = _publish(workspace, artifact, model, share, salt, revision)
         arms = (Arm(CHAMPION, table.champion, 1 - share), *([Arm(CHALLENGER, model, share)] if share else []))
         table = replace(
             only(workspace.project, table.champion, table.version), arms=arms, shadow="" if share else model, salt=salt,
@@ -61,6 +61,19 @@ def put_challenger(
         settle(workspace, next(row for row in ledger(workspace) if row["id"] == number))
         forget(workspace, server)
         return table
+
+
+def require_servable(workspace: Workspace, artifact: Artifact) -> None:
+    """Have a published model loaded and compared live with its artifact, as a move does; no ledger, no table knows.
+
+    Raises ArtifactError, RepositoryError, ParityError, TritonError: a model that no table names is taken out again.
+    """
+    artifact.require_gates().verify()
+    with running(workspace.home) as server, exclusive(workspace):
+        mend(workspace, server)
+        with clean_up(workspace, server):
+            model = repository.install_model(workspace.home, workspace.project, artifact)
+            parity.load_and_compare(server, artifact, model)
 
 
 def end_trial(workspace: Workspace, revision: int) -> RoutingTable:

@@ -121,28 +121,67 @@ def test_a_challenger_that_a_living_server_does_not_load_ends_its_experiment(wor
 
 @pytest.mark.parametrize("error", [ParityError, ArtifactError, RepositoryError, TritonError])
 @pytest.mark.parametrize("mode", ["automatic", "manual"])
-def test_a_promotion_that_can_not_be_carried_out_takes_the_challenger_out(world, monkeypatch, error, mode):
-    def refuse(*given, **named):
+def test_a_challenger_that_can_not_be_loaded_is_taken_out_and_no_row_says_that_it_was_promoted(
+    world, monkeypatch, error, mode
+):
+    def refuse(*given):
         raise error("found it damaged")
 
     for decision in (WAIT, ADVANCE, ADVANCE):
         world.step(decision)
-    monkeypatch.setattr(mend, "give_traffic", refuse)
+    monkeypatch.setattr(mend, "require_servable", refuse)
     loads(monkeypatch)
     told = "the challenger can't be promoted: found it damaged"
     world.step(PROMOTE, promotion=mode)
     if mode == "manual":
         with pytest.raises(PromotionError, match=rf"found that the experiment of tiny__new was stopped \({told}\)"):
             accept(world.workspace, world.rules, "ann")
-    assert world.events[-2:] == [("promoted", 2, "new"), ("stopped", 2, "new")]
+    assert "promoted" not in [event for event, *_ in world.events] and "give" not in world.calls
     end = ledger.experiments(world.workspace)[-1].end
-    assert (end["event"], end["reason"], end["actor"]) == ("stopped", told, "sensor")
+    assert (end["event"], end["stage"], end["reason"], end["actor"]) == ("stopped", 2, told, "sensor")
     assert world.shares == ("tiny__old", "", 0) and routed(world.workspace).revision == end["id"]
     before = world.events
     assert not world.due().needed and world.step(PROMOTE) == [] and world.events == before
 
 
-def test_a_server_that_is_away_puts_a_promotion_off(world, monkeypatch):
+def test_one_that_is_damaged_after_it_was_loaded_is_taken_out_and_a_row_says_so(world, monkeypatch):
+    """A crash between the row and the table, and then the damage: the row was true when it was written."""
+
+    def refuse(*given, **named):
+        raise ArtifactError("found it damaged")
+
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    world.crash = "give"
+    with pytest.raises(Crash):
+        world.step(PROMOTE)
+    monkeypatch.setattr(mend, "give_traffic", refuse)
+    world.step()
+    assert world.events[-2:] == [("promoted", 2, "new"), ("stopped", 2, "new")]
+    assert world.shares == ("tiny__old", "", 0) and not world.due().needed
+
+
+@pytest.mark.parametrize("mode", ["automatic", "manual"])
+def test_a_server_that_is_away_puts_a_promotion_off_and_no_row_says_otherwise(world, monkeypatch, mode):
+    def away(*given, **named):
+        raise TritonError("found no server")
+
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    if mode == "manual":
+        world.step(PROMOTE, promotion=mode)
+    world.decision, before = PROMOTE, world.events
+    with monkeypatch.context() as patched:
+        patched.setattr(mend, "require_servable", away)
+        for _ in range(2):
+            with pytest.raises(TritonError, match="found no server"):
+                accept(world.workspace, world.rules, "ann") if mode == "manual" else world.step(PROMOTE)
+    assert world.events == before and world.due(PROMOTE).needed
+    accept(world.workspace, world.rules, "ann") if mode == "manual" else world.step(PROMOTE)
+    assert world.events == [*before, ("promoted", 2, "new")] and world.shares == ("tiny__new", "", 0)
+
+
+def test_a_server_that_goes_away_after_the_row_has_the_next_step_give_the_traffic(world, monkeypatch):
     def away(*given, **named):
         raise TritonError("found no server")
 

@@ -80,6 +80,9 @@ class World:
         self.route(replace(table, arms=arms, shadow="" if share else model, salt=salt, revision=revision))
         self.at("put after")
 
+    def require_servable(self, workspace, artifact):
+        self.at("probe")
+
     def end_trial(self, workspace, revision):
         self.at("end")
         table = routed(workspace)
@@ -133,7 +136,7 @@ def make_world(tmp_path, monkeypatch, task, data, evaluation):
         given = Lifecycle(evidence="live", rollout=Rollout(shares=SHARES))
         workspace = Workspace(Home(tmp_path / "home").prepare(), "tiny")
         made = World(workspace, Rules(task, data, evaluation, given, Router()))
-        for name in ("put_challenger", "end_trial", "give_traffic"):
+        for name in ("put_challenger", "end_trial", "give_traffic", "require_servable"):
             monkeypatch.setattr(mend, name, getattr(made, name))
         monkeypatch.setattr(experiment, "decide_rollout", lambda evidence, rules, margin: made.decision)
         made.publish(1, "old")

@@ -1,5 +1,9 @@
 """A challenger beside the champion, on a real server: what table, server and ledger have after each step."""
 
+import contextlib
+import time
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
@@ -11,9 +15,11 @@ from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.publish import make_triton_repository
+from dl_pipelines.serving.served import served
 from dl_pipelines.serving.server import TritonServer, running
 from dl_pipelines.serving.traffic import give_traffic, rollback
-from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger
+from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger, require_servable
+from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
 from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm
 
@@ -153,6 +159,77 @@ def test_what_may_not_be_tried_changes_nothing(start, monkeypatch):
     assert routed(workspace) == before
     assert sorted(path.name for path in workspace.home.repository.iterdir()) == folders
     assert name_of(third) not in ready(workspace)
+
+
+def promote(workspace, artifact):
+    give_traffic(workspace, artifact, THIRD, "better")
+
+
+@pytest.mark.parametrize("move", [promote, put, require_servable])
+def test_what_does_not_load_or_answers_otherwise_is_in_no_ledger(start, monkeypatch, move):
+    workspace, (_, _, third) = start
+    before, real = ledger(workspace), Control.load
+
+    def load(self, model):
+        if model == name_of(third):
+            raise TritonError(f"found no memory for {model}")
+        real(self, model)
+
+    def compare(server, artifact, model):
+        raise ParityError(f"found a difference of {model}")
+
+    for place, name, fails, error in (
+        (Control, "load", load, TritonError), (parity, "require_live_parity", compare, ParityError)
+    ):  # fmt: skip
+        with monkeypatch.context() as patch, pytest.raises(error, match=f"found .* {name_of(third)}"):
+            patch.setattr(place, name, fails)
+            move(workspace, third)
+        assert ledger(workspace) == before
+        assert name_of(third) not in ready(workspace)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@contextlib.contextmanager
+def dies(place, monkeypatch):
+    """The process goes between the ledger's row and the routing table, or between the table and the next row."""
+
+    def hook(operation, path):
+        if place == "before" and operation == "rename" and path.name == "tiny.json":
+            raise Crash
+
+    def append(workspace, **values):
+        raise Crash
+
+    with monkeypatch.context() as patch, durable.inject(hook), contextlib.suppress(Crash):
+        if place == "after":
+            patch.setattr(repair, "append", append)
+        yield
+
+
+def test_what_served_at_a_time_is_what_the_table_had_then_whatever_died(start, monkeypatch):
+    workspace, (first, _, third) = start
+    seen = []
+
+    def note():
+        time.sleep(0.02)  # a file's time is of the kernel's last tick
+        seen.append((datetime.now(UTC), routed(workspace).models))
+        time.sleep(0.02)
+
+    for move in (put, promote):
+        for place in ("before", "after"):
+            note()
+            with dies(place, monkeypatch):
+                move(workspace, third)
+            note()
+            assert (seen[-2][1] != seen[-1][1]) == (place == "after")
+            assert ("ledger's row" in " ".join(repair.reconcile(workspace))) == (place == "after")
+    give_traffic(workspace, first, FIRST, "back")
+    note()
+    for at, models in seen:
+        assert tuple(arm.model for arm in served(workspace, at).arms) == models
 
 
 def test_a_challenger_that_does_not_go_holds_up_nobody(start, monkeypatch):
