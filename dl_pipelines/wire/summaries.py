@@ -88,7 +88,7 @@ class _Raster:
         self._lacking = [place for place, chosen in enumerate(kept) if not chosen.any()]
 
     def mean_sizes(self, flat: np.ndarray) -> np.ndarray:
-        """Mean absolute difference of neighbours in a row, in a column, and of a pixel from its neighbours' mean: [3, N].
+        """Mean size of differences in a row, in a column, and of a pixel from its neighbours' mean: [3, N].
 
         All at once: what is no difference of neighbours counts nothing. NaN where there are none.
         """
