@@ -23,6 +23,8 @@ Config = Any
 """A `ModelConfig` message; protobuf's generated classes have no types."""
 
 LABELS = "labels.txt"
+HUNG_TIMES, HUNG_SECONDS = 5, 5.0
+"""A model hangs that ends no call for so many times serving.timeout_ms, and so many seconds."""
 
 
 def write_labels(signature: Signature, folder: Path) -> None:
@@ -86,6 +88,7 @@ def router_parameters(project: str, signature: Signature, serving: Serving) -> d
     return {
         "summary": signature.summary,
         "finite": "no" if signature.summary == "series" else "yes",
+        "limit_seconds": f"{max(HUNG_SECONDS, HUNG_TIMES * serving.timeout_ms / 1000):g}",
         "durability": serving.durability,
         "sample": f"{serving.log.sample!r}",
         "columns": json.dumps(list(serving.log.columns)),

@@ -15,6 +15,7 @@ import breaker  # noqa: E402  # pyright: ignore[reportMissingImports]
 import calls  # noqa: E402  # pyright: ignore[reportMissingImports]
 import checks  # noqa: E402  # pyright: ignore[reportMissingImports]
 import counters  # noqa: E402  # pyright: ignore[reportMissingImports]
+import hanging  # noqa: E402  # pyright: ignore[reportMissingImports]
 import journal  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-__all__ = ["answering", "asked", "breaker", "calls", "checks", "counters", "journal"]
+__all__ = ["answering", "asked", "breaker", "calls", "checks", "counters", "hanging", "journal"]

@@ -83,7 +83,10 @@ def test_the_router_is_told_what_the_brief_says_of_its_log(task):
     log = PredictionLog(sample=0.25, columns=("country", "unit_id"), segment_mb=0.5)
     found = config.router_parameters("p", task.signature(), Serving(durability="disk", log=log))
     assert found == {
-        "summary": "image", "finite": "yes", "durability": "disk", "sample": "0.25",
+        "summary": "image", "finite": "yes", "limit_seconds": "10", "durability": "disk", "sample": "0.25",
         "columns": '["country", "unit_id"]', "segment_bytes": "524288", "routing": "../../server/routing/p.json",
         "log_folder": "../../predictions/p",
     }  # fmt: skip
+    for timeout_ms, limit in ((200, "5"), (30_000, "150")):
+        given = config.router_parameters("p", task.signature(), Serving(timeout_ms=timeout_ms))
+        assert given["limit_seconds"] == limit

@@ -9,7 +9,7 @@ import pytest
 from dl_pipelines.wire.log_reading import read_folder
 from dl_pipelines.wire.routing import Arm, RoutingError, RoutingTable, only
 from dl_pipelines.wire.summaries import BATCHES
-from tests.serving.router_code import answering, asked, breaker, counters, journal
+from tests.serving.router_code import answering, asked, breaker, counters, hanging, journal
 from tests.serving.routers import until
 
 
@@ -386,3 +386,13 @@ def test_what_a_busy_shadow_has_no_room_for_is_left_out(bench):
     assert {record["id"] for record in it.records("s")} >= {"r0", "r62", "fits0"}
     left_out = it.counters.totals()["dlp_shadow_requests_total", (("project", "p"), ("outcome", "left_out"))]
     assert left_out == 2
+
+
+def test_a_batch_that_hung_is_not_asked_again(bench):
+    def stuck(_):
+        raise hanging.Hung("no answer for 9 s")
+
+    made = bench(only("p", "a", 3), a=stuck)
+    ones = made.take([1, 2, 3, 4], [2, 2, 2, 2], [9, 0, 0, 0])
+    assert [error_of(one) for one in ones] == [("a could not answer: no answer for 9 s", asked.INTERNAL)] * 3
+    assert made.asked == [("a", 3)] and len(made.records("e")) == 3

@@ -14,6 +14,7 @@ from breaker import Breaker
 from calls import Call, Calls
 from checks import fault, is_finite, worse
 from counters import Counters
+from hanging import Hung
 from journal import Journal
 from shadowing import Shadowing
 from wire import records
@@ -92,16 +93,20 @@ class Answering:
             self._champion(here, table, again)
 
     def _champion(self, group: Sequence[Asked], table: RoutingTable, again: bool = False) -> None:
-        """Ask the champion and finish. A batch that fails is asked one by one: a bad request fails alone."""
+        """Ask the champion and finish. A batch that fails is asked one by one: a bad request fails alone.
+
+        One that hung is not asked again: whoever waited for it has waited long enough.
+        """
         outputs, error = self._tried(group, table.champion)
         if outputs is None:
             if again and (fresh := self._fresh(table)):
                 self._route(group, fresh, again=False)
-            elif len(group) > 1:
+            elif len(group) > 1 and not isinstance(error, Hung):
                 for one in group:
                     self._champion([one], table)
             else:
-                self._failed(group[0], table, f"{table.champion} could not answer: {error}")
+                for one in group:
+                    self._failed(one, table, f"{table.champion} could not answer: {told(error)}")
             return
         for one, rows in zip(group, parts(group, outputs), strict=True):
             one.outputs, one.by, one.model = rows, table.arms[0].name, table.champion
@@ -146,7 +151,7 @@ class Answering:
             outputs, error = None, ModelError(wrong)
         if isinstance(error, ModelError) and again and (fresh := self._fresh(table)):
             self._route(group, fresh, again=False)
-        elif isinstance(error, ModelError) and len(group) > 1:
+        elif isinstance(error, ModelError) and len(group) > 1 and not isinstance(error, Hung):
             for one in group:
                 self._challenge([one], model, table, again=False)
         elif outputs is None:
@@ -211,19 +216,19 @@ class Answering:
             self._counters.request(one.arm, "failed")
             one.reply.give(one)
 
-    def _tried(self, group: Sequence[Asked], model: str) -> tuple[np.ndarray | None, str]:
+    def _tried(self, group: Sequence[Asked], model: str) -> tuple[np.ndarray | None, Exception | None]:
         """A model's answer to these, or what is wrong with it."""
         started = time.perf_counter()
         try:
             outputs = self._ask(model, group)
         except Exception as error:  # noqa: BLE001 - also a message that is no text: the batch is asked one by one
-            return None, told(error)
+            return None, error
         finally:
             spent = 1000 * (time.perf_counter() - started)
             for one in group:
                 one.milliseconds += spent
         wrong = self._fault(group, outputs)
-        return (None, wrong) if wrong else (outputs, "")
+        return (None, ModelError(wrong)) if wrong else (outputs, None)
 
     def _fault(self, group: Sequence[Asked], outputs: np.ndarray) -> str:
         return fault(outputs, sum(one.rows for one in group), self._shape, self._dtype)

@@ -7,6 +7,7 @@ Here is what touches Triton; how a request gets its answer is in answering.py.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import json
 import sys
@@ -24,6 +25,7 @@ from asked import INVALID, Asked, Content, ModelError
 from breaker import Breaker
 from checks import parameters_of, refusal, require_id, require_rows, require_shape, unit_of
 from counters import Counters, Publisher
+from hanging import Hanging, end_processes
 from journal import Journal
 from lines import Lines
 from wire.routing import Watched
@@ -95,12 +97,14 @@ class TritonPythonModel:
         columns = json.loads(given.get("columns", "[]"))
         content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
         self.counters, self.journal, self.lines = Counters(args["model_name"]), journal, Lines()
+        limit = float(given.get("limit_seconds", "inf"))
+        self.hanging = Hanging(limit, functools.partial(end_processes, folder.parent))
         dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
         self.answering = Answering(
             self._ask, Watched(routing).table, journal, content, Breaker(routing.with_suffix(".breaker")),
             self.counters, [int(size) for size in output["dims"]], dtype,
         )  # fmt: skip
-        self.publisher = Publisher(self.counters, Family, self.answering.tick)
+        self.publisher = Publisher(self.counters, Family, self._tick)
         gc.freeze()  # what stays for ever is not looked through again and again
 
     def execute(self, requests: list) -> list:
@@ -136,8 +140,18 @@ class TritonPythonModel:
 
     def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
-        outputs = self.lines.ask(model, inputs)
-        return self._through_triton(model, group, inputs) if outputs is None else outputs
+        begun = self.hanging.begin(model)
+        try:
+            outputs = self.lines.ask(model, inputs)
+            if outputs is None:
+                self.hanging.require_alive(model, begun)
+                outputs = self._through_triton(model, group, inputs)
+        except Exception:
+            self.hanging.require_alive(model, begun)
+            raise
+        finally:
+            self.hanging.done(model)
+        return outputs
 
     def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> np.ndarray:
         handed_on = len(group) == 1 and not self.spread
@@ -155,6 +169,10 @@ class TritonPythonModel:
             return np.array(outputs)  # a copy: the memory goes with the response
         group[0].answer = outputs, tensor  # handed on as it is
         return outputs
+
+    def _tick(self) -> None:
+        self.hanging.look()
+        self.answering.tick()
 
     def finalize(self) -> None:
         """End the threads, close the log."""

@@ -15,6 +15,7 @@ from breaker import Breaker
 from calls import Call, Calls, Overdue
 from checks import worse
 from counters import Counters
+from hanging import Hung
 from journal import Journal
 from wire import records
 from wire.log_format import LogError
@@ -56,7 +57,7 @@ class Shadowing:
 
         def done(outputs: np.ndarray | None, error: BaseException | None, spent: float) -> None:
             why = told(error) if outputs is None else self._fault(group, outputs)
-            if why and len(group) > 1 and not isinstance(error, Closed | Overdue):
+            if why and len(group) > 1 and not isinstance(error, Closed | Hung | Overdue):
                 for one in group:
                     self._begin([one], table)
                 return
