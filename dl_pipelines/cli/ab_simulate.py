@@ -36,6 +36,7 @@ def simulate(
     spread: Annotated[float, typer.Option(help="Standard deviation of that time's logarithm")] = 0.4,
     batch: Annotated[int, typer.Option(min=1, help="Requests between two looks")] = 50,
     label_delay: Annotated[int, typer.Option(min=0, help="Requests until a label comes")] = 0,
+    rate: Annotated[float, typer.Option(help="Requests a second: a slow shadow is shown a part; 0: it keeps up")] = 0,
     max_units: Annotated[int | None, typer.Option(min=100, help="In place of the rules' own")] = None,
     margin: Annotated[float | None, typer.Option(min=0, help="In place of lifecycle.margin")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core")] = None,
@@ -44,18 +45,20 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Run whole rollouts on imagined traffic through the decision itself, and count what it gets wrong."""
-    from dl_pipelines.brief.live import Lifecycle
+    from dl_pipelines.brief.live import Lifecycle, Router
     from dl_pipelines.cli.screen import console
     from dl_pipelines.lifecycle.imagined import Scenario
     from dl_pipelines.lifecycle.simulate import simulate as run
     from dl_pipelines.lifecycle.simulate import summary
 
     with output(as_json) as put:
+        brief = brief_of(home_of(home), project) if project else None
+        lifecycle, router = (brief.lifecycle, brief.serving.router) if brief else (Lifecycle(), Router())
         scenario = Scenario(
             accuracy=accuracy, correlation=correlation, failures=failures, median_ms=latency, spread=spread,
-            batch=batch, label_delay=label_delay, **_difference(alike, effect, harm, size),
+            batch=batch, label_delay=label_delay, timeout_ms=router.timeout_ms, breaker=router.breaker, rate=rate,
+            **_difference(alike, effect, harm, size),
         )  # fmt: skip
-        lifecycle = brief_of(home_of(home), project).lifecycle if project else Lifecycle()
         rules = lifecycle.rollout.model_copy(update={"max_units": max_units} if max_units else {})
         allowed = lifecycle.margin if margin is None else margin
         with _progress(console(), runs) as done:

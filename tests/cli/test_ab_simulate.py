@@ -58,8 +58,13 @@ def test_the_rules_are_those_of_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv("DLP_HOME", "set by the command, taken back after the test")
     home = Home(tmp_path / "home").prepare()
     brief = brief_of("mine", margin=0.02, rollout={"shares": [0.5], "min_units": 100})
-    (home.briefs / "mine.yaml").write_text(yaml.safe_dump(brief.model_dump(mode="json")))
-    told = figures("mine", "--effect", "0", "--accuracy", "0.9", "--home", str(home.root))
+    plain = brief.model_dump(mode="json")
+    plain["serving"]["router"] = {"timeout_ms": 300, "breaker": 7}
+    (home.briefs / "mine.yaml").write_text(yaml.safe_dump(plain))
+    told = figures("mine", "--effect", "0", "--accuracy", "0.9", "--home", str(home.root), "--rate", "5")
+    assert {name: told["scenario"][name] for name in ("timeout_ms", "breaker", "rate")} == {
+        "timeout_ms": 300, "breaker": 7, "rate": 5,
+    }  # fmt: skip
     assert told["rules"]["shares"] == [0.5]
     assert told["margin"] == 0.02
     assert told["power"]["count"] == 4

@@ -2,13 +2,14 @@
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from dl_pipelines.brief.live import Rollout
-from dl_pipelines.lifecycle import experiment, simulate
+from dl_pipelines.lifecycle import experiment, imagined, simulate
 from dl_pipelines.lifecycle.imagined import Scenario, looks
 from dl_pipelines.lifecycle.rollout import Decision, bin_edges
 from dl_pipelines.lifecycle.simulate import Run, rate_bounds, simulate_one, summary
@@ -32,9 +33,11 @@ def test_a_shadow_stage_is_what_was_asked_for():
     scenario = Scenario(accuracy=0.95, effect=-0.02, failures=0.01, more_failures=0.04, median_ms=30, spread=0.3)
     evidence, bad = after(scenario, 0, 20_000)
     first, second, pairs = evidence.champion, evidence.challenger, evidence.paired
-    assert first.requests == second.requests == first.units == 20_000
+    assert first.requests == 20_000
+    assert first.units == second.units == second.requests == 20_000 - first.failed, "an error is shown to no shadow"
     assert near(first.failed, 20_000, 0.01)
-    assert near(second.failed, 20_000, 0.05)
+    assert near(second.failed, second.requests, 0.05)
+    assert sum(first.latency.values()) == sum(second.latency.values()) == second.requests - second.failed
     assert near(first.score.total, first.score.count, 0.95)
     assert near(second.score.total, second.score.count, 0.93)
     assert near(pairs.squares, pairs.count, scenario.disagreement)
@@ -76,6 +79,94 @@ def test_times_are_lognormal_and_longer_by_what_was_added():
         low, high = bin_edges(histogram[middle][0])
         assert low * 0.95 < 20 + added < high * 1.05
     assert scenario.quantile_ms(0.95) == pytest.approx(stats.lognorm.ppf(0.95, 0.4, scale=20))
+
+
+SLOW = Scenario(
+    median_ms=200, added_ms=60, spread=0.3, timeout_ms=300, breaker=10**9, failures=0.02, more_failures=0.03
+)
+LATE, ITS_LATE = (stats.lognorm.sf(300 - added, 0.3, scale=200) for added in (0, 60))
+
+
+def test_a_challenger_is_not_waited_for_after_the_limit_of_the_router():
+    evidence, bad = after(SLOW, 2, 40_000)
+    first, second = evidence.champion, evidence.challenger
+    assert near(first.failed, first.requests, 1 - 0.98 * (1 - LATE)), "a champion's late answer is a failure, too"
+    assert near(second.failed, second.requests, 1 - 0.95 * (1 - ITS_LATE))
+    assert (SLOW.failing(False), SLOW.failing(True)) == pytest.approx(
+        (1 - 0.98 * (1 - LATE), 1 - 0.95 * (1 - ITS_LATE))
+    )
+    assert near(first.labelled, first.requests, 0.98), "late, it is given all the same"
+    assert second.labelled == second.requests == sum(second.latency.values()), "the champion answered for it"
+    assert near(second.score.total, second.score.count, 0.97)
+    at_limit = max(second.latency)
+    assert bin_edges(at_limit)[0] <= 300 < bin_edges(at_limit)[1] and max(first.latency) == at_limit
+    assert second.latency[at_limit] >= second.failed * ITS_LATE, "and no time is longer"
+    assert bad >= second.failed
+
+
+def test_a_shadow_that_is_late_has_a_time_and_one_that_fails_has_none():
+    evidence, _ = after(SLOW, 0, 20_000)
+    first, second = evidence.champion, evidence.challenger
+    assert near(second.failed, second.requests, 1 - 0.95 * (1 - ITS_LATE))
+    assert near(evidence.paired.count, second.requests, 0.95 * (1 - ITS_LATE))
+    timed = sum(second.latency.values())
+    assert timed == sum(first.latency.values()) and near(timed, second.requests, 1 - 0.05 * (1 - ITS_LATE))
+
+
+def test_a_shadow_that_can_not_keep_up_is_shown_a_part():
+    scenario = Scenario(median_ms=30, spread=0.3, added_ms=150, rate=50, failures=0.04, batch=500)
+    evidence, _ = after(scenario, 0, 40_000)
+    first, second = evidence.champion, evidence.challenger
+    share = 2 / (150 + 30 * np.exp(0.3**2 / 2)) * 1000 / 50
+    assert 0.1 < share < 0.3 and second.requests == pytest.approx(0.96 * 40_000 * share, rel=0.05)
+    assert near(first.failed, first.requests, 0.04), "errors count in proportion"
+    assert near(first.matured, 40_000, 0.96), "every answer of the champion has its label"
+    assert evidence.paired.count == second.requests - second.failed
+    assert after(Scenario(added_ms=10, rate=20), 0, 1000)[0].challenger.requests > 990, "this one keeps up"
+
+
+def test_the_routers_shadow_has_as_many_calls_as_is_imagined():
+    router = Path(__file__).parents[2] / "triton_models" / "router" / "1" / "shadowing.py"
+    assert f"\nTHREADS = {imagined.SHADOW_THREADS}\n" in router.read_text()
+
+
+def test_the_breaker_takes_out_a_challenger_that_is_beyond_the_limit():
+    scenario = Scenario(added_ms=600)
+    told = summary(simulate.simulate(scenario, RULES, 0.0, runs=5), scenario, RULES, 0.0)
+    assert told["actions"] == {"promote": 0, "roll_back": 5, "stop": 0} and told["detected"]["count"] == 5
+    assert told["requests_until_rollback"]["max"] == 50, "at the first look"
+    found = simulate_one(scenario, RULES, 0.0, [0, 0])
+    assert "10 failures in a row" in found.reason
+    assert not after(Scenario(more_failures=0.3, breaker=100), 0, 2000)[0].breaker
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("rate", [0, 1000])
+def test_failures_in_a_row_are_counted_as_one_by_one(stage, rate):
+    """Over the bounds of what is drawn at once: against a count request by request."""
+    scenario = Scenario(more_failures=0.5, breaker=10, rate=rate, batch=10)
+    opened = []
+    for seed in range(20):
+        random, row, rows = np.random.default_rng(seed), 0, []
+        for _ in range(3):
+            drawn = imagined._Drawn(scenario, RULES, random)
+            drawn.shadow() if stage == 0 else drawn.split(0.1)
+            found, after_it = drawn.breaker(row)
+            first = None
+            for at in zip(*np.nonzero(drawn.asked), strict=True):
+                row = row + 1 if drawn.its_failed[at] else 0
+                first = at[0] if first is None and row >= 10 else first
+            rows.append((found, after_it) == (first, row))
+            opened.append(found)
+        assert all(rows)
+    assert None in opened and any(place is not None for place in opened)
+
+
+def test_what_is_worse_goes_by_the_limit():
+    rules = RULES
+    assert Scenario(median_ms=200, spread=0.2, added_ms=40, timeout_ms=300).worse(rules, 0.0), "more are late"
+    assert not Scenario(median_ms=200, spread=0.2, added_ms=40).worse(rules, 0.0)
+    assert not Scenario(median_ms=2000, added_ms=1, timeout_ms=100).worse(rules, 0.0), "neither is ever in time"
 
 
 def test_labels_come_late():
@@ -188,6 +279,7 @@ def test_a_summary_is_plain_data():
         ({"correlation": -1}, "found a correlation of -1; expected 0 to 1"),
         ({"more_failures": 1}, "found shares of failures 0.001 and 1.001; expected both from 0 to 1"),
         ({"median_ms": 0}, "found times that can't be; expected a median and a spread above 0, and 0 or more added"),
+        ({"rate": -1}, "found the limit 500 ms, the breaker 10 and -1 requests a second; expected above 0, 1 or more"),
         ({"batch": 0}, "found a batch of 0 requests and labels after 0; expected 1 and 0 or more"),
     ],
 )
