@@ -20,7 +20,7 @@ import numpy as np
 
 INLINE_BYTES = 2**16
 """An array up to here is in the message itself; the system's smallest buffer for one is more than three times this."""
-_HERE, _THERE, _ERROR = 1, 2, 3
+_HERE, _THERE, _ERROR, _ENDING = 1, 2, 3, 4
 _HEAD, _SIZE = struct.Struct("<BB8s"), 8
 _CREDENTIALS = struct.Struct("3i")
 _FD_SPACE = socket.CMSG_SPACE(4)
@@ -31,7 +31,11 @@ _KINDS = "biufc"
 
 
 class Gone(Exception):
-    """The other side has ended, or never was there."""
+    """The other side is not there, or is ending: what it was sent last it has not looked at."""
+
+
+class Died(Exception):
+    """The other side ended with a call under way."""
 
 
 class Failed(Exception):
@@ -75,18 +79,20 @@ class Channel:
     def receive(self) -> np.ndarray:
         """What the other side sent; a large array is its memory, and holds until it is sent something again.
 
-        Raises Gone when it has ended, Failed with its error.
+        Raises Failed with its error, Gone when it is ending, Died when it did.
         """
         try:
             message, extra, _, _ = self._socket.recvmsg(INLINE_BYTES + 1024, _FD_SPACE)
         except OSError as error:
-            raise Gone(str(error)) from error
+            raise Died(str(error)) from error
         if extra:
             self._map(extra[0][2])
         if not message:
-            raise Gone("it has ended")
+            raise Died("it ended")
         if message[0] == _ERROR:
             raise Failed(message[1:].decode("utf-8", "replace"))
+        if message[0] == _ENDING:
+            raise Gone("it is ending")
         kind, axes, name = _HEAD.unpack_from(message)
         start = _HEAD.size + _SIZE * axes
         shape, dtype = struct.unpack_from(f"<{axes}q", message, _HEAD.size), np.dtype(name.rstrip(b"\0").decode())
@@ -95,14 +101,18 @@ class Channel:
         size = int(np.prod(shape)) * dtype.itemsize
         return self._theirs[:size].view(dtype).reshape(shape)
 
+    def end(self) -> None:
+        """Say that what came last was not looked at. Raises Gone."""
+        self._send(bytes([_ENDING]))
+
     def close(self) -> None:
         """End it; who waits on the other side is told."""
         self._socket.close()
 
     def hang_up(self) -> None:
-        """End it from another thread than the one that waits in `receive`: that one gets Gone."""
+        """Take no more, from another thread than that in `receive`: it gets what has come, then Died."""
         with contextlib.suppress(OSError):  # it has ended already
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RD)
 
     def _send(self, message: bytes, memory: list[int] | None = None) -> None:
         try:

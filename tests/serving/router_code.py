@@ -17,5 +17,6 @@ import checks  # noqa: E402  # pyright: ignore[reportMissingImports]
 import counters  # noqa: E402  # pyright: ignore[reportMissingImports]
 import hanging  # noqa: E402  # pyright: ignore[reportMissingImports]
 import journal  # noqa: E402  # pyright: ignore[reportMissingImports]
+import lines  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-__all__ = ["answering", "asked", "breaker", "calls", "checks", "counters", "hanging", "journal"]
+__all__ = ["answering", "asked", "breaker", "calls", "checks", "counters", "hanging", "journal", "lines"]

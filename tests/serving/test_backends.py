@@ -1,5 +1,6 @@
 """The code that runs inside Triton, here without it: batches cut apart, tensors that stay, failures told."""
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -194,11 +195,11 @@ def test_a_model_that_is_unloaded_ends_the_call_under_way_and_takes_no_more(back
     go_on.set()
     np.testing.assert_allclose(line.receive(), reference(images(1), 0), atol=1e-3)
     ending.join(30)
-    for caller in (line, late):  # the late one was answered before, or is told
+    with contextlib.suppress(Gone):  # it is told, unless it came before the end
+        np.testing.assert_allclose(late.receive(), reference(images(1), 0), atol=1e-3)
+    for caller in (line, late):
         with pytest.raises(Gone):
             caller.send(images(1))
-            caller.receive()
-            caller.receive()
         caller.close()
     with pytest.raises(Gone, match="nobody listens"):
         connect(backend.name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dl_pipelines.wire import channel
-from dl_pipelines.wire.channel import INLINE_BYTES, Channel, Failed, Gone, Listener, connect
+from dl_pipelines.wire.channel import INLINE_BYTES, Channel, Died, Failed, Gone, Listener, connect
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_who_waits_is_told_of_an_end_by_either_side(pair):
     waiting = []
 
     def wait():
-        with pytest.raises(Gone):
+        with pytest.raises(Died):
             here.receive()
         waiting.append("told")
 
@@ -80,6 +80,20 @@ def test_who_waits_is_told_of_an_end_by_either_side(pair):
     assert waiting == ["told"]
     with pytest.raises(Gone):
         here.send(np.zeros(3))
+
+
+def test_who_is_ending_says_so_of_what_has_come_and_takes_no_more(pair):
+    here, there = pair
+    here.send(np.arange(3))
+    there.hang_up()
+    np.testing.assert_array_equal(there.receive(), [0, 1, 2])
+    there.end()
+    with pytest.raises(Gone, match="ending"):
+        here.receive()
+    with pytest.raises(Gone):
+        here.send(np.arange(3))
+    with pytest.raises(Died):
+        there.receive()
 
 
 def test_who_listens_is_found_by_the_models_name_until_it_ends():

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
-from channel import Channel, Gone, Listener  # pyright: ignore[reportMissingImports]
+from channel import Channel, Died, Gone, Listener  # pyright: ignore[reportMissingImports]
 
 PATIENCE_S = 10.0
 """For the call under way when the model is unloaded."""
@@ -52,20 +52,23 @@ class Line:
                 threading.Thread(target=self._serve, args=(caller,), name="line", daemon=True).start()
 
     def _serve(self, caller: Channel) -> None:
-        with contextlib.suppress(Gone):
-            while True:
-                inputs = caller.receive()
-                with self._busy:
-                    if self._closed:
-                        break
-                    self._answer(caller, inputs)
-        self._callers.discard(caller)
-        caller.close()
+        try:
+            with contextlib.suppress(Gone, Died):
+                while True:
+                    inputs = caller.receive()
+                    with self._busy:
+                        self._answer(caller, inputs)
+        finally:
+            self._callers.discard(caller)
+            caller.close()
 
     def _answer(self, caller: Channel, inputs: np.ndarray) -> None:
+        if self._closed:
+            caller.end()
+            return
         try:
-            outputs = np.ascontiguousarray(self._run(inputs), dtype=self._dtype)
+            caller.send(np.ascontiguousarray(self._run(inputs), dtype=self._dtype))
+        except Gone:
+            raise
         except Exception as error:  # noqa: BLE001 - the runtimes' own error types are not public
             caller.fail(f"the model failed on {len(inputs)} rows: {type(error).__name__}: {error}")
-        else:
-            caller.send(outputs)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Collection
 
 import numpy as np
 from asked import ModelError
-from wire.channel import INLINE_BYTES, Channel, Failed, Gone, connect
+from wire.channel import INLINE_BYTES, Channel, Died, Failed, Gone, connect
 
 LOOK_AGAIN_S = 1.0
 """A model without a line is looked at again after so long."""
@@ -26,32 +27,35 @@ class Lines:
         self._lock = threading.Lock()
 
     def ask(self, model: str, inputs: np.ndarray) -> np.ndarray | None:
-        """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError with its own.
-
-        That also says what became of a process that ended meanwhile.
-        """
-        line = self._line(model)
-        if line is None:
-            return None
-        try:
-            line.send(inputs)
-            outputs = line.receive()
-        except Failed as error:
+        """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError."""
+        while (line := self._line(model)) is not None:
+            try:
+                line.send(inputs)
+                outputs = line.receive()
+            except Gone:  # its process ended since the last call, or is unloading the model: another may be there
+                line.close()
+                continue
+            except Died as error:
+                line.close()
+                raise ModelError("its process ended") from error
+            except TypeError:  # not numbers
+                self._idle[model].append(line)
+                return None
+            except Failed as error:
+                self._idle[model].append(line)
+                raise ModelError(str(error)) from error
+            if outputs.nbytes > INLINE_BYTES:
+                outputs = np.array(outputs)  # the memory is the model's, for its next answer
             self._idle[model].append(line)
-            raise ModelError(str(error)) from error
-        except (Gone, TypeError):
-            line.close()
-            self._forget(model)
-            return None
-        if outputs.nbytes > INLINE_BYTES:
-            outputs = np.array(outputs)  # the memory is the model's, for its next answer
-        self._idle[model].append(line)
-        return outputs
+            return outputs
+        return None
 
-    def close(self) -> None:
-        """End all that nobody waits at."""
-        for model in list(self._idle):
-            self._forget(model)
+    def keep(self, models: Collection[str]) -> None:
+        """Close the idle lines to all others."""
+        for model in [model for model in list(self._idle) if model not in models]:
+            lines = self._idle.pop(model, ())
+            while lines:
+                lines.pop().close()
 
     def _line(self, model: str) -> Channel | None:
         try:
@@ -68,10 +72,3 @@ class Lines:
                 self._without = {name: until for name, until in self._without.items() if until > now}
                 self._without[model] = now + LOOK_AGAIN_S
             return None
-
-    def _forget(self, model: str) -> None:
-        """Its process has ended: the other lines to it are no better."""
-        with self._lock:
-            lines = self._idle.pop(model, ())
-        for line in lines:
-            line.close()

@@ -6,6 +6,7 @@ Here is what touches Triton; how a request gets its answer is in answering.py.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -28,7 +29,7 @@ from counters import Counters, Publisher
 from hanging import Hanging, end_processes
 from journal import Journal
 from lines import Lines
-from wire.routing import Watched
+from wire.routing import RoutingError, Watched
 from wire.summaries import BATCHES
 
 SWITCH_S = 0.0005
@@ -98,10 +99,11 @@ class TritonPythonModel:
         content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
         self.counters, self.journal, self.lines = Counters(args["model_name"]), journal, Lines()
         limit = float(given.get("limit_seconds", "inf"))
-        self.hanging = Hanging(limit, functools.partial(end_processes, folder.parent))
+        self.hanging = Hanging(limit, functools.partial(end_processes, folder.parent, limit))
+        self.routing = Watched(routing).table
         dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
         self.answering = Answering(
-            self._ask, Watched(routing).table, journal, content, Breaker(routing.with_suffix(".breaker")),
+            self._ask, self.routing, journal, content, Breaker(routing.with_suffix(".breaker")),
             self.counters, [int(size) for size in output["dims"]], dtype,
         )  # fmt: skip
         self.publisher = Publisher(self.counters, Family, self._tick)
@@ -173,12 +175,14 @@ class TritonPythonModel:
     def _tick(self) -> None:
         self.hanging.look()
         self.answering.tick()
+        with contextlib.suppress(RoutingError):
+            self.lines.keep(self.routing().models)
 
     def finalize(self) -> None:
         """End the threads, close the log."""
         self.answering.close()
         self.publisher.close()
-        self.lines.close()
+        self.lines.keep(())
         self.journal.close()
 
 

@@ -1,0 +1,196 @@
+"""The router asks our backends past Triton, with a real server: who has no line, or whose process ended, through it."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import urllib.request
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from benchmarks.serving_home import Published, direct, served
+from benchmarks.serving_models import tiny
+from dl_pipelines.brief.live import Serving
+from dl_pipelines.serving.client import Caller
+from dl_pipelines.serving.stubs import group_of
+from dl_pipelines.wire.channel import Died, Gone, Listener
+from tests.serving.router_code import lines
+from tests.serving.routers import until
+
+RUNTIMES = {"openvino": 1, "onnxruntime": 2}
+"""With how many processes."""
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, network):
+    projects = {
+        runtime: Published(network, Serving(max_batch=4, instances=instances), runtime)
+        for runtime, instances in RUNTIMES.items()
+    }
+    with served(tmp_path_factory.mktemp("served"), projects) as server:
+        yield server
+
+
+@pytest.fixture
+def asking(server, network):
+    """A function: a client of a model or a project."""
+    calls = []
+
+    def make(name):
+        calls.append(Caller.of(server.grpc, name, network.signature))
+        return calls[-1]
+
+    yield make
+    for call in calls:
+        call.close()
+
+
+def through_triton(server, model):
+    """How many rows Triton itself has had the model answer."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.state().http}/v2/models/{model}/stats") as answer:
+        (stats,) = json.load(answer)["model_stats"]
+    return stats["inference_count"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_routers_answers_are_the_models_and_do_not_pass_through_triton(server, network, asking, runtime):
+    router, model = asking(runtime), asking(direct(runtime))
+    before = through_triton(server, direct(runtime))
+    for rows in (1, 2, 4):
+        np.testing.assert_array_equal(router(network.rows[:rows]), model(network.rows[:rows]))
+    assert through_triton(server, direct(runtime)) == before + 1 + 2 + 4  # those that were asked of the model itself
+    assert through_triton(server, runtime) >= 1 + 2 + 4
+
+
+@pytest.fixture
+def listener():
+    """A function: listens for a model, answers each call by `answer(channel)`."""
+    open_ = []
+
+    def listen(model, answer):
+        listener = Listener(model)
+        open_.append(listener)
+
+        def serve():
+            with contextlib.suppress(Gone, Died):
+                while True:
+                    channel = listener.accept()
+                    open_.append(channel)
+                    while True:
+                        answer(channel, channel.receive())
+
+        threading.Thread(target=serve, daemon=True).start()
+        return listener
+
+    yield listen
+    for each in open_:
+        each.close()
+
+
+@pytest.fixture
+def found():
+    """The router's lines."""
+    found = lines.Lines()
+    yield found
+    found.keep([])
+
+
+def test_a_call_under_way_fails_when_the_process_ends_and_is_made_once(listener, found):
+    model, seen = uuid.uuid4().hex, []
+
+    def end(channel, inputs):
+        seen.append(inputs.tolist())
+        channel.close()
+
+    listener(model, end)
+    with pytest.raises(lines.ModelError, match="its process ended"):
+        found.ask(model, np.arange(3))
+    assert seen == [[0, 1, 2]]
+
+
+def test_whoever_ends_is_told_from_whoever_fails(listener, found):
+    model = uuid.uuid4().hex
+
+    def answer(channel, inputs):
+        if inputs.sum() > 3:
+            channel.fail("too much")
+        else:
+            channel.send(np.full((2, 2**15), inputs.sum(), np.float32))
+
+    first = listener(model, answer)
+    with pytest.raises(lines.ModelError, match="too much"):
+        found.ask(model, np.arange(4))
+    kept = found.ask(model, np.arange(3))
+    other = found.ask(model, np.arange(2))
+    assert (kept == 3).all() and (other == 1).all()  # the first answer is not written over
+    assert found.ask(model, np.array(["text"])) is None
+    found.keep([model])
+    assert found.ask(model, np.arange(3)) is not None
+    first.close()
+    found.keep([])
+    assert found.ask(model, np.arange(3)) is None  # nobody listens
+
+
+def test_a_process_that_is_unloading_is_left_for_another_one(listener, found):
+    model = uuid.uuid4().hex
+    old = listener(model, lambda channel, inputs: channel.send(inputs) if inputs.sum() < 9 else leave(channel))
+
+    def leave(channel):
+        old.close()
+        listener(model, lambda channel, inputs: channel.send(-inputs))
+        channel.end()
+
+    assert found.ask(model, np.arange(3)).tolist() == [0, 1, 2]
+    assert found.ask(model, np.arange(5)).tolist() == [0, -1, -2, -3, -4]
+
+
+def processes(server, model):
+    found = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in group_of(server.state().pid)}
+    return [pid for pid, command in found.items() if f"/repository/{model}/".encode() in command]
+
+
+def threads(pid):
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_a_model_whose_process_was_killed_has_a_line_again_when_it_is_back(server, network, asking):
+    model, router = direct("openvino"), asking("openvino")
+    expected = router(network.rows[:1])
+    (killed,) = processes(server, model)
+    os.kill(killed, signal.SIGKILL)
+
+    def answered():
+        try:
+            np.testing.assert_array_equal(router(network.rows[:1]), expected)
+        except InferenceServerException:
+            return False  # Triton says that it failed
+        return True
+
+    assert until(answered, 30)
+    assert killed not in processes(server, model)
+
+    def by_line():
+        before = through_triton(server, model)
+        return answered() and through_triton(server, model) == before
+
+    assert until(by_line, 10)
+
+
+def test_one_process_of_two_that_is_killed_fails_nobody(server, network, asking):
+    model, router = direct("onnxruntime"), asking("onnxruntime")
+    expected = router(network.rows[:1])
+    asked = max(processes(server, model), key=threads)  # one a line
+    os.kill(asked, signal.SIGKILL)
+    assert until(lambda: asked not in processes(server, model))
+    for _ in range(20):  # by a line to the other
+        np.testing.assert_array_equal(router(network.rows[:1]), expected)
