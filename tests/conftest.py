@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -29,12 +29,30 @@ ROOT = Path(__file__).parent.parent
 TOGETHER = {"cli": ("cli",), "line": ("compression", "evaluation", "inference", "models", "monitoring", "report")}
 """Rooms whose tests share what takes long to make: the home of the command line's tests, the session's line below."""
 
+PARTIES = (
+    ("cli", "test_end_to_end.py", "assets", "data", "resources", "sensors", "test_definitions.py"),  # Dagster, GX
+    ("line", "benchmarks", "bundles"),  # the exporter, and what compresses
+    ("training", "lifecycle", "serving"),  # workers and servers, which are processes of their own
+)
+"""Rooms that import the same for seconds, or share a long fixture: each process begins with a party of its own."""
+
 
 def together(nodeid: str) -> str:
     """What a test stays in one process with, where they run in several (`make test`): its room, else its file."""
     file = nodeid.partition("::")[0]
     room = file.split("/")[1]
     return next((name for name, rooms in TOGETHER.items() if room in rooms), file)
+
+
+def room_of(scope: str) -> str:
+    """The room, or the file beside the rooms, that a scope of `together` is of."""
+    return scope if scope in TOGETHER else scope.split("/")[1]
+
+
+def take(waiting: Iterable[str], process: int) -> str:
+    """Which of the scopes that wait a process takes: the first of its own party while there is one, else the first."""
+    waiting, party = list(waiting), PARTIES[process % len(PARTIES)]
+    return next((scope for scope in waiting if room_of(scope) in party), waiting[0])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,6 +63,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return together(nodeid)
+
+        def _assign_work_unit(self, node) -> None:
+            self.workqueue.move_to_end(take(self.workqueue, self.nodes.index(node)), last=False)
+            super()._assign_work_unit(node)
 
     return Scheduling(config, log)
 
