@@ -58,7 +58,7 @@ def living(processes: list[psutil.Process], seconds: float) -> list[psutil.Proce
     return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_ctrl_c_ends_everything_and_the_next_run_goes_on(start, real, place):
+def test_ctrl_c_ends_everything_and_the_next_run_goes_on(start, dlp, place):
     process, below = begin(start, place, 2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=40)
@@ -82,7 +82,7 @@ def test_ctrl_c_ends_everything_and_the_next_run_goes_on(start, real, place):
         assert killed.status == dg.DagsterRunStatus.STARTED
 
     home, path = place
-    said = real("run", path, "--date", "2026-01-01", "--until", "trained_model", "--home", home, "--json")
+    said = dlp("run", path, "--date", "2026-01-01", "--until", "trained_model", "--home", home, "--json")
     assert said.code == 0, said.err
     assert f"epoch {EPOCHS} of {EPOCHS}" in said.err
     assert ("trained_model", "2026-01-01|base") in digests(said.json)
