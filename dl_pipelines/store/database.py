@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dl_pipelines.store.home import Home
+from dl_pipelines.store.home import DATABASE_URL, Home
+from dl_pipelines.store.owner import OtherHomeError, require_own
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; a database at it needs no Alembic import."""
 
 PATIENCE_S = (0.2, 1.0, 3.0)
@@ -44,15 +46,15 @@ def with_driver(url: str) -> str:
 
 
 class Database:
-    """Opens lazily and migrates once; `begin()` is a transaction."""
+    """Opens lazily and migrates once; `begin()` is a transaction. With a `home`, its projects must be its own there."""
 
-    def __init__(self, url: str):
-        self.url = with_driver(url)
+    def __init__(self, url: str, home: Home | None = None):
+        self.url, self._home = with_driver(url), home
 
     @classmethod
     def of(cls, home: Home) -> Database:
         """The database of a home."""
-        return cls(home.database_url)
+        return cls(home.database_url, home if os.environ.get(DATABASE_URL) else None)
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -73,6 +75,8 @@ class Database:
                     url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: SCHEMA}}
                 )
             self._migrate(engine)
+            if self._home:
+                self._require_own(engine, self._home)
         except DatabaseError:
             raise
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
@@ -82,6 +86,14 @@ class Database:
                 "SQLAlchemy URL of SQLite or Postgres in DLP_DATABASE_URL"
             ) from error
         return engine
+
+    def _require_own(self, engine: sa.Engine, home: Home) -> None:
+        try:
+            with engine.begin() as connection:
+                require_own(connection, home)
+        except OtherHomeError as error:
+            engine.dispose()
+            raise DatabaseError(str(error)) from error
 
     def _migrate(self, engine: sa.Engine) -> None:
         import sqlalchemy as sa

@@ -83,6 +83,11 @@ class Home:
         return self.root / "predictions"
 
     @property
+    def identity(self) -> Path:
+        """What tells this home from others that use the same database."""
+        return self.root / "home.id"
+
+    @property
     def label_key(self) -> Path:
         """The key without which nobody labels predictions."""
         return self.root / "label.key"

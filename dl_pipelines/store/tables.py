@@ -204,5 +204,14 @@ rollout_looks = sa.Table(
     _now(),
 )
 
+project_homes = sa.Table(
+    "project_homes",
+    metadata,
+    sa.Column("project", sa.String(40), primary_key=True),
+    sa.Column("home", sa.String(32), nullable=False),  # its identity: see owner.py
+    sa.Column("root", sa.Text, nullable=False),  # where it was then, for people
+    _now(),
+)
+
 LEDGERS = (served_ledger.name, promotion_evidence.name, test_reads.name, rollouts.name, rollout_looks.name)
 """Tables to which rows are only ever added."""

@@ -15,6 +15,9 @@ import sqlalchemy as sa
 
 from dl_pipelines.serving import carried_rows, carry
 from dl_pipelines.serving.carry import carry_log
+from dl_pipelines.serving.client import acknowledge
+from dl_pipelines.serving.expiry import expire_log
+from dl_pipelines.serving.prediction_log import missing_ids
 from dl_pipelines.store import tables
 from dl_pipelines.store.database import Database, DatabaseError
 from dl_pipelines.store.home import DATABASE_URL, Home
@@ -361,3 +364,18 @@ def test_a_database_that_never_answers_is_told_of_and_nothing_is_lost(plain, mon
             carry_log(plain)
     assert len(tries) == 3
     assert carry_log(plain) == 1
+
+
+def test_a_second_home_can_not_make_what_the_first_acknowledged_go_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    first, second = (Workspace(Home(tmp_path / name).prepare(), "tiny") for name in ("first", "second"))
+    for workspace in (first, second):
+        (workspace.home.artifacts / "tiny").mkdir()
+    writer = writer_of(first)
+    answer(writer, "old", at=time.time() - 90 * 86_400)
+    writer.close()
+    acknowledge(first.home, "tiny", ["old"])
+    assert carry_log(first) == 1 and missing_ids(first) == []
+    with pytest.raises(DatabaseError, match="found the project tiny in the database as that of another home"):
+        expire_log(second, 30)
+    assert missing_ids(first) == [] and ids(first) == ["old"]

@@ -250,7 +250,7 @@ def test_a_newer_database_is_left_alone(url: str):
     with pytest.raises(DatabaseError) as caught:
         Database(url).rows(tables.alerts)
     assert "that this version doesn't know (Can't locate revision identified by '9999'); " in str(caught.value)
-    assert "expected migration 0002 or older; use the version that wrote it" in str(caught.value)
+    assert "expected migration 0003 or older; use the version that wrote it" in str(caught.value)
 
 
 def test_a_server_that_does_not_answer():

@@ -1,4 +1,4 @@
-"""Migration 0001 -> 0002 of a database with rows, made as version 0001 made it: its DDL is written out here."""
+"""Migrations from 0001 on, of a database with rows, made as version 0001 made it: its DDL is written out here."""
 
 from __future__ import annotations
 
