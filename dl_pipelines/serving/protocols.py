@@ -1,4 +1,4 @@
-"""Callers of one model with one interface: gRPC (client.Caller), HTTP with binary tensors, and shared memory over gRPC.
+"""Callers of one model with one interface: gRPC (client.Caller), HTTP with binary tensors, and shared memory.
 
 One thread at a time each. A request that is refused or not answered raises tritonclient's InferenceServerException.
 """
@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dl_pipelines.serving import admin, process
@@ -52,7 +52,7 @@ def connecting(
         return lambda: HttpCaller(state.http, model, signature, timeout_ms)
     if protocol == "shared_memory":
         remove_left(server.home)
-        return lambda: SharedMemoryCaller(address, model, signature, server.home, timeout_ms)
+        return lambda: SharedMemoryCaller(address, state.http, model, signature, server.home, timeout_ms)
     return lambda: Caller.of(address, model, signature, timeout_ms)
 
 
@@ -60,9 +60,8 @@ class HttpCaller:
     """KServe v2 over one HTTP connection to 127.0.0.1, tensors as bytes behind the JSON (the binary extension)."""
 
     def __init__(self, port: int, model: str, signature: Signature, timeout_ms: float = PATIENCE_MS):
-        self._port, self._path, self._timeout = port, f"/v2/models/{model}/infer", timeout_ms / 1000
+        self._connection = _Connection(port, model, timeout_ms / 1000)
         self._given, self._gives = signature.inputs[0].name, signature.outputs[0].name
-        self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""
@@ -73,49 +72,59 @@ class HttpCaller:
                   "parameters": {"binary_data_size": len(data)}}  # fmt: skip
         wanted = {"name": self._gives, "parameters": {"binary_data": True}}
         head = json.dumps({"id": request_id, "inputs": [tensor], "outputs": [wanted]}).encode()
-        status, size, body = self._ask(head + data, {_HEADER: str(len(head))})
-        if status != 200:
-            self._refuse(_reason(body), str(status))
+        size, body = self._connection.ask(head + data, {_HEADER: str(len(head))})
         told = json.loads(body[:size])["outputs"][0]
         from tritonclient.utils import triton_to_np_dtype
 
         kind = triton_to_np_dtype(told["datatype"])
         return np.frombuffer(body, kind, offset=size).reshape(told["shape"])
 
-    def _ask(self, body: bytes, headers: dict[str, str]) -> tuple[int, int, bytes]:
-        """Status, bytes of the JSON and the whole answer; a connection that failed is not used again."""
-        connection = self._connection or self._connect()
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class _Connection:
+    """HTTP to one model."""
+
+    def __init__(self, port: int, model: str, timeout: float):
+        self._port, self._path, self._timeout = port, f"/v2/models/{model}/infer", timeout
+        self._open: http.client.HTTPConnection | None = None
+
+    def ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Bytes of the answer's JSON and the whole answer; a connection that failed is not used again."""
+        connection = self._open or self._connect()
         try:
             connection.request("POST", self._path, body, headers)
             reply = connection.getresponse()
-            return reply.status, int(reply.headers.get(_HEADER, 0)), reply.read()
+            status, size, answer = reply.status, int(reply.headers.get(_HEADER, 0)), reply.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            self._refuse(str(error) or type(error).__name__, type(error).__name__)
-            raise AssertionError from error
+            raise _refused(str(error) or type(error).__name__, type(error).__name__) from error
+        if status != 200:
+            raise _refused(_reason(answer), str(status))
+        return size, answer
 
     def _connect(self) -> http.client.HTTPConnection:
-        self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
+        connection = self._open = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
         try:
-            self._connection.connect()
+            connection.connect()
         except OSError as error:
             self.close()
-            self._refuse(str(error), "UNAVAILABLE")
-        else:
-            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return self._connection
-        raise AssertionError
-
-    def _refuse(self, reason: str, status: str) -> None:
-        from tritonclient.utils import InferenceServerException
-
-        raise InferenceServerException(reason, status)
+            raise _refused(str(error), "UNAVAILABLE") from error
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        if self._open:
+            self._open.close()
+            self._open = None
+
+
+def _refused(reason: str, status: str) -> Exception:
+    from tritonclient.utils import InferenceServerException
+
+    return InferenceServerException(reason, status)
 
 
 def _reason(body: bytes) -> str:
@@ -126,18 +135,20 @@ def _reason(body: bytes) -> str:
 
 
 class SharedMemoryCaller:
-    """gRPC whose tensors lie in one region of system shared memory: inputs first, outputs behind them.
+    """Tensors in one region of system shared memory, inputs first, outputs behind them; HTTP says where.
 
     The region grows with the largest request. Its name starts with the home's prefix and names this process, so that
     it is found and removed when the process was killed (`remove_left`) and when the server has ended.
     """
 
-    def __init__(self, address: str, model: str, signature: Signature, home: Home, timeout_ms: float = PATIENCE_MS):
-        self._client, self._model, self._timeout = open_client(address), model, timeout_ms / 1000
+    def __init__(self, address: str, port: int, model: str, signature: Signature, home: Home,
+                 timeout_ms: float = PATIENCE_MS):  # fmt: skip
+        """`address` is of gRPC, by which regions are registered."""
+        self._client, self._connection = open_client(address), _Connection(port, model, timeout_ms / 1000)
         (self._given,), (self._gives,) = signature.inputs, signature.outputs
-        self._prefix, self._region = _prefix(home), _Region(self._client, home, self._timeout)
+        self._prefix, self._region = _prefix(home), _Region(self._client, home, timeout_ms / 1000)
         self._shape: tuple[int, ...] = ()
-        self._tensors: tuple[list[Any], list[Any]] = ([], [])
+        self._request = ""
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
         """Raises tritonclient's InferenceServerException."""
@@ -147,42 +158,39 @@ class SharedMemoryCaller:
         if inputs.shape != self._shape:
             self._place(inputs)
         shared_memory.set_shared_memory_region(self._region.handle, [inputs])
-        given, wanted = self._tensors
         try:
-            result = self._client.infer(
-                self._model, given, outputs=wanted, request_id=request_id, client_timeout=self._timeout
-            )
+            _, answer = self._connection.ask(f'{{"id":{json.dumps(request_id)},{self._request}'.encode(), {})
         except InferenceServerException:
             self._region.close()  # a server that was started anew does not know it
             self._shape = ()
             raise
-        told = result.get_output(self._gives.name) if result else None
-        assert told is not None
-        shape: list[int] = list(told.shape)  # type: ignore[union-attr]
+        shape = json.loads(answer)["outputs"][0]["shape"]
         found = shared_memory.get_contents_as_numpy(
             self._region.handle, np.dtype(self._gives.dtype), shape, inputs.nbytes
         )
         return found.copy()
 
     def _place(self, inputs: np.ndarray) -> None:
-        """Room for a request of this shape, and its tensors, which stay the same until the shape changes."""
+        """Room for a request of this shape, and what is said of it, which stays the same until the shape changes."""
         import numpy as np
-        from tritonclient.grpc import InferInput, InferRequestedOutput
 
         assert min(self._gives.shape) > 0, "the room for an answer must be known before"
         row = int(np.prod(self._gives.shape, dtype=np.int64)) * np.dtype(self._gives.dtype).itemsize
         answer = len(inputs) * row
         if inputs.nbytes + answer > self._region.size:
             self._region.open(f"{self._prefix}{next(_numbers)}", inputs.nbytes + answer)
-        given = InferInput(self._given.name, list(inputs.shape), triton_type(inputs.dtype))
-        given.set_shared_memory(self._region.name, inputs.nbytes)
-        wanted = InferRequestedOutput(self._gives.name)
-        wanted.set_shared_memory(self._region.name, answer, inputs.nbytes)
-        self._shape, self._tensors = inputs.shape, ([given], [wanted])
+        where = {"shared_memory_region": self._region.name}
+        given = {"name": self._given.name, "shape": list(inputs.shape), "datatype": triton_type(inputs.dtype),
+                 "parameters": {**where, "shared_memory_byte_size": inputs.nbytes}}  # fmt: skip
+        wanted = {"name": self._gives.name, "parameters": {
+            **where, "shared_memory_byte_size": answer, "shared_memory_offset": inputs.nbytes,
+        }}  # fmt: skip
+        self._shape, self._request = inputs.shape, json.dumps({"inputs": [given], "outputs": [wanted]})[1:]
 
     def close(self) -> None:
-        """Remove the region and close the connection."""
+        """Remove the region and close the connections."""
         self._region.close()
+        self._connection.close()
         self._client.close()
 
 

@@ -112,7 +112,7 @@ def test_nobody_waits_for_ever(task, inputs):
         port = silent.getsockname()[1]
         for make in (
             lambda: HttpCaller(port, "m", task.signature(), timeout_ms=100),
-            lambda: SharedMemoryCaller(f"127.0.0.1:{port}", "m", task.signature(), Home(Path("/none")), timeout_ms=100),
+            lambda: SharedMemoryCaller(f"127.0.0.1:{port}", port, "m", task.signature(), Home(Path("/none")), 100),
         ):
             call, started = make(), time.monotonic()
             with pytest.raises(InferenceServerException):
