@@ -18,6 +18,9 @@ from pathlib import Path
 
 from asked import ModelError
 
+TICKS = os.sysconf("SC_CLK_TCK")
+"""Of /proc, a second."""
+
 
 class Hung(ModelError):
     """It answered nobody for so long that its process was ended."""
@@ -63,13 +66,18 @@ class Hanging:
                 self._ended[model] = before
 
 
-def end_processes(repository: Path, model: str) -> bool:
-    """End the Python processes of a model of this server, whose parent is ours too; False when there are none."""
-    found = False
+def end_processes(repository: Path, limit: float, model: str) -> bool:
+    """End the Python processes of a model of this server, whose parent is ours too; False when there are none.
+
+    One that started less than `limit` seconds ago may still be loading: it is nobody's that waited so long.
+    """
+    found, latest = False, time.clock_gettime(time.CLOCK_BOOTTIME) - limit
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            parent = int((path / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-            if parent == os.getppid() and f"{repository}/{model}/".encode() in (path / "cmdline").read_bytes():
+            fields = (path / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) != os.getppid() or int(fields[19]) / TICKS > latest:
+                continue
+            if f"{repository}/{model}/".encode() in (path / "cmdline").read_bytes():
                 print(f"router: ends process {path.name} of {model}, which hangs", file=sys.stderr, flush=True)
                 os.kill(int(path.name), signal.SIGKILL)
                 found = True
