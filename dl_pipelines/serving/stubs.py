@@ -25,6 +25,8 @@ from dl_pipelines.store.home import Home
 EVERY_SECONDS = 5.0
 CONFIRM_SECONDS = 0.3
 """What seems dead may be a model that is just being unloaded or loaded anew."""
+LONG_LOAD_SECONDS = 10.0
+"""For one model's load; then the others that have to be loaded are not kept waiting."""
 SWEEP_SECONDS = 60.0
 ORPHAN_SECONDS = 2.0
 """A killed process may have to finish what it reads or writes."""
@@ -93,6 +95,7 @@ class Stubs:
         self._next = 0.0
         self._stopped: dict[int, float] = {}
         self._work: threading.Thread | None = None
+        self._loads: dict[str, threading.Thread] = {}
         self._failures: dict[str, Breaker] = defaultdict(lambda: Breaker(loads))
         self.failing: dict[str, str] = {}
 
@@ -149,7 +152,8 @@ class Stubs:
                     self._load(model, now, "it is not loaded")
             if self.failing:
                 lacking = set[str]().union(*self._lacking(now))
-                self.failing = {model: why for model, why in self.failing.items() if model in lacking}
+                for model in self.failing.keys() - lacking:
+                    del self.failing[model]
             self._sweep()
 
     def _lacking(self, now: float) -> tuple[set[str], set[str]]:
@@ -161,13 +165,22 @@ class Stubs:
         return short, {model for model in wanted_models(self._home) if states.get(model) in ("", "UNAVAILABLE")}
 
     def _load(self, model: str, now: float, why: str) -> None:
+        """Load it anew, once at a time; one that takes long goes on by itself."""
+        if (under_way := self._loads.get(model)) and under_way.is_alive():
+            return
         failures = self._failures[model]
         if failures.open(now):
             self.failing[model] = f"{why}, {failures.limit} times within {failures.window:g} s"
             return
         failures.failed(now)
-        self._next = now  # its new processes are to be known
         self._say(f"loads {model} again: {why}")
+        self._loads[model] = threading.Thread(target=self._reload, args=(model,), daemon=True)
+        self._loads[model].start()
+        self._loads[model].join(LONG_LOAD_SECONDS)
+
+    def _reload(self, model: str) -> None:
+        """A load that does not end has its new processes ended: Triton would wait for them for ever."""
+        before = self._of(model)
         try:
             for version in (self._home.repository / model).iterdir():
                 if version.name.isdecimal():
@@ -176,6 +189,15 @@ class Stubs:
         except (OSError, TritonError) as error:
             self.failing[model] = str(error)
             self._say(f"could not load {model} again: {error}")
+            if isinstance(error, TimeoutError):
+                for pid in self._of(model) - before:
+                    with contextlib.suppress(OSError):  # it is gone
+                        os.kill(pid, signal.SIGKILL)
+        self._next = 0.0  # its new processes are to be known
+
+    def _of(self, model: str) -> set[int]:
+        """Its processes."""
+        return {pid for pid in group_of(self._server) if self._model(pid) == model}
 
     def _sweep(self) -> None:
         """Remove the shared memory of backends' processes that are gone; what was made just now may have none yet."""

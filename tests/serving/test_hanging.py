@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dl_pipelines.serving import config, repository
+from dl_pipelines.serving import config, repository, stubs
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.home import Home
 from dl_pipelines.wire import records
+from tests.serving.echo import stubs_of
 from tests.serving.router_code import hanging
 from tests.serving.routers import SETTINGS, SIGNATURE, Client, Routed, until
 
 ONE = [1, 2, 3, 4]
 POISON = [1e9, 0, 0, 0]
-LIMIT = 1.0
+LIMIT = 1.5
 
 
 def looping() -> bytes:
@@ -101,14 +105,72 @@ def test_a_model_that_never_returns_is_ended_and_comes_back(routed, model):
         routed.mode("plain", "stuck")
     hung, *_ = asked(routed, POISON, ONE, ONE)
     routed.mode("plain", "ok")
-    assert f"{model} could not answer: no answer for 1 s; its process was ended, to be started again" in hung[1]
+    assert f"{model} could not answer: no answer for 1.5 s; its process was ended, to be started again" in hung[1]
     assert LIMIT <= hung[0] < LIMIT + 4
     until(lambda: asked(routed, ONE)[0][1] == "[[10.0, 20.0]]", 30)
     assert (routed.server.state().pid, routed.stub()) == (server, router), "one model, not the others"
     log = routed.server.log.read_text()
     assert f" of {model}, which hangs" in log and f"loads {model} again: a process of it is gone" in log
-    (failed,) = [record for record in routed.records(records.FAILED) if "no answer for 1 s" in record["fail"]][-1:]
+    (failed,) = [record for record in routed.records(records.FAILED) if "no answer for 1.5 s" in record["fail"]][-1:]
     assert failed["model"] == model
+
+
+def test_a_challenger_that_never_returns_is_ended_too_and_comes_back(routed):
+    routed.route("plain", "looping", 1, revision=3, timeout_ms=200)
+    (before,) = stubs_of(routed.server.state().pid, "looping")
+    waited, found = asked(routed, POISON)[0]
+    assert found == "[[1000000000.0, 2000000000.0]]" and waited < LIMIT, "the champion answered"
+    until(lambda: stubs_of(routed.server.state().pid, "looping") not in ([], [before]), 30)
+    until(lambda: asked(routed, ONE) and routed.records(records.ANSWERED)[-1]["by"] == "challenger", 30)
+    fell_back = [record["fail"] for record in routed.records(records.ANSWERED) if record["by"] != record["arm"]]
+    assert "no answer within 200 ms" in fell_back
+
+
+class Loading:
+    """A server whose models `a` and `b` lack a process each; a load of `a` starts one, and never ends."""
+
+    def __init__(self):
+        self.loaded, self.given_up = list[str](), threading.Event()
+        self.processes: dict[int, str] = {}
+        self.looks = 0
+
+    def index(self):
+        self.looks += 1
+        return {"a": "READY", "b": "READY"}
+
+    def instances(self, model):
+        return 1 if model == "a" or "b" not in self.loaded else 0
+
+    def load(self, model):
+        if model == "a" and not self.given_up.is_set():
+            self.started = subprocess.Popen(["sleep", "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.processes[self.started.pid] = model
+            self.given_up.wait(20)
+        if model == "a":
+            raise TimeoutError("timed out")
+        self.loaded.append(model)
+
+
+def test_a_load_that_never_ends_holds_no_other_up_and_its_processes_are_ended(tmp_path, monkeypatch):
+    control, said, home = Loading(), list[str](), Home(tmp_path / "home").prepare()
+    for model in ("a", "b"):
+        (home.repository / model).mkdir(parents=True)
+    watcher = stubs.Stubs(10, home, control, said.append, patience=9, loads=5)
+    monkeypatch.setattr(stubs, "LONG_LOAD_SECONDS", 0.1)
+    monkeypatch.setattr(stubs, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(stubs, "group_of", lambda _: dict.fromkeys(control.processes, "S"))
+    monkeypatch.setattr(watcher, "_model", control.processes.get)
+    monkeypatch.setattr(watcher, "_of_models", lambda _: {})
+    until(lambda: watcher.look(time.monotonic()) or control.loaded == ["b"])
+    (pid,) = control.processes
+    more = control.looks + 5
+    until(lambda: watcher.look(time.monotonic()) or control.looks > more)
+    assert said.count("loads a again: a process of it is gone") == 1, "one load at a time"
+    assert Path(f"/proc/{pid}").exists()
+    control.given_up.set()
+    assert control.started.wait() == -signal.SIGKILL
+    until(lambda: watcher.failing == {"a": "timed out"})
+    assert "could not load a again: timed out" in said
 
 
 @pytest.fixture
