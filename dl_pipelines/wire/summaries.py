@@ -34,9 +34,10 @@ def summarize_images(images: np.ndarray) -> dict[str, np.ndarray]:
     if step > 1:
         images = images[:, ::step, ::step]
     count, height, width, channels = images.shape
-    flat = images[..., 0].reshape(count, height * width).astype(np.float64)
+    grey = images[..., 0].astype(np.float64)
     for channel in range(1, channels):
-        flat += images[..., channel].reshape(count, height * width)
+        grey += images[..., channel]
+    flat = grey.reshape(count, height * width)
     if channels > 1:
         flat /= channels
     raster = _raster(height, width)
