@@ -156,17 +156,18 @@ def test_torch_listens_on_loopback_only_and_gives_horovods_weights(undisturbed, 
 
 
 @pytest.mark.slow
-def test_three_random_kills_cost_an_epoch_each_and_leave_the_weights_as_they_were(undisturbed, make_job, start):
+def test_two_random_kills_cost_an_epoch_each_and_leave_the_weights_as_they_were(undisturbed, make_job, start):
+    """`make soak` has as many as its minutes allow."""
     draw = random.Random(2018)
-    running = start(make_job(restarts=3, **HOROVOD))
+    running = start(make_job(restarts=2, **HOROVOD))
     seen, ranks = Seen(running), []
-    for epoch in sorted(draw.sample(range(1, 5), 3)):
+    for epoch in sorted(draw.sample(range(1, 5), 2)):
         running.until_epoch(epoch)
         time.sleep(draw.uniform(0, 0.1))
         ranks.append(draw.randrange(2))
         running.rank(ranks[-1]).kill()
     ended = running.end()
-    assert ended["attempts"][3:] == ["done"]
+    assert ended["attempts"][2:] == ["done"]
     for reason, rank in zip(ended["attempts"], ranks, strict=False):
         assert re.match(rf"rank {rank} was killed \(SIGKILL\) (after|in) epoch \d of 6", reason)
     assert [(fault["kind"], fault["rank"]) for fault in ended["faults"]] == [("killed", rank) for rank in ranks]
@@ -175,8 +176,8 @@ def test_three_random_kills_cost_an_epoch_each_and_leave_the_weights_as_they_wer
     assert running.weights == undisturbed[0]
     starts = [json.loads(line) for line in running.told("").splitlines()]
     epochs = [line["epoch"] for line in starts if "train_loss" in line]
-    assert sum("workers" in line for line in starts) == 4
-    assert epochs[0] == 1 and epochs[-1] == 6 and len(epochs) <= 9, "at most the epoch of each kill was done again"
+    assert sum("workers" in line for line in starts) == 3
+    assert epochs[0] == 1 and epochs[-1] == 6 and len(epochs) <= 8, "at most the epoch of each kill was done again"
     curves = durable.read_json(running.job.folder / RESULT)["curves"]
     assert [line["epoch"] for line in curves] == [1, 2, 3, 4, 5, 6]
     assert ended["sandboxed"] == bool(sandbox_prefix())
