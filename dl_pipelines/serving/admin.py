@@ -1,7 +1,8 @@
 """Who may load, unload and configure models: whoever knows the server's admin key. Everybody else may only ask models.
 
 gRPC takes the key as `triton-grpc-protocol-dlp-admin`, HTTP as `dlp-admin`. A home's key is made for each start of its
-server and lies in a file that only its user can read; Triton takes it on its command line alone. Standard library only.
+server and lies in a file that only its user can read; Triton takes it on its command line alone, which everybody can
+read: there it is overwritten as soon as Triton knows it. Standard library only.
 """
 
 from __future__ import annotations
@@ -49,6 +50,24 @@ def new_key(home: Home) -> str:
         file.write(key)
     fresh.replace(path)
     return key
+
+
+def hide_key(pid: int, key: str) -> None:
+    """Overwrite the key in the command line of a server that has read it. Raises OSError when the system forbids that.
+
+    Of a server that has not yet, it would become the key. Where the command line lies: proc_pid_stat(5).
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+    try:
+        text = os.pread(memory, end - start, start)
+        at = text.find(key.encode())
+        while key and at >= 0:
+            os.pwrite(memory, b"x" * len(key), start + at)
+            at = text.find(key.encode(), at + 1)
+    finally:
+        os.close(memory)
 
 
 def read_key(home: Home) -> str:

@@ -44,6 +44,8 @@ LOOK_SECONDS = 0.5
 STEP_SECONDS = 0.05
 PATIENCE_SECONDS = 8.0
 FAILED_PROBES = 3
+READS = b".cc:"
+"""What Triton logs has it; it has read its command line then."""
 
 
 class Server:
@@ -105,10 +107,11 @@ class Guardian:
         """Start the server, or take over one that lives; its state is written then. Raises OSError."""
         if self.orders.adopt:
             self.server = Server(self.home, *self.orders.adopt)
-            self.orders = replace(self.orders, adopt=None)
+            self.orders, self._hidden_after = replace(self.orders, adopt=None), None
             self.log.say(f"watches the server {self.server.pid}, whose guardian had ended")
         else:
             load = [f"--load-model={name}" for name in wanted_models(self.home)]
+            self._hidden_after = self.log.path.stat().st_size if self.log.path.exists() else 0
             self.server = Server.start(self.home, [*self.orders.command, *load], self.log.path)
         self._limit = time.monotonic() + start_limit(self.home)
         self._answered, self._failed = time.monotonic(), 0
@@ -143,12 +146,23 @@ class Guardian:
         while not self._unwanted():
             if self.server.gone():
                 return self.server.how()
+            if self._hidden_after is not None:
+                self._tried(self._hide_key)
             if trouble := self._tried(self._trouble):
                 self.log.say(f"ends the server {self.server.pid}: {trouble}")
                 self.server.end(0)
                 return trouble
             self._pause(LOOK_SECONDS if self.state.ready else STEP_SECONDS)
         return ""
+
+    def _hide_key(self) -> None:
+        """Overwrite the admin key in the server's command line, once, as soon as Triton has read it."""
+        assert self._hidden_after is not None
+        with self.log.path.open("rb") as log:
+            log.seek(self._hidden_after)
+            if READS in log.read(1 << 16) or self.state.ready:
+                self._hidden_after = None
+                admin.hide_key(self.server.pid, admin.read_key(self.home))
 
     def _trouble(self) -> str:
         """What is wrong with a server that lives."""

@@ -141,6 +141,16 @@ def test_the_key_is_its_users_and_stays_when_the_server_is_started_again(server,
     assert path.read_text() == key and control.index() == dict.fromkeys(MODELS, "READY"), "a command goes on"
 
 
+def test_the_key_is_not_left_in_the_command_line(server):
+    key, state = admin.read_key(server.home), server.state()
+    words = Path(f"/proc/{state.pid}/cmdline").read_text().split("\0")
+    hidden = [word for word in words if "-restricted-" in word]
+    assert len(hidden) == 2 and all(word.endswith(f":dlp-admin={'x' * 64}") for word in hidden)
+    assert key not in "".join(words)
+    assert asked(state.http, "POST", "/v2/repository/index", {}, **{"dlp-admin": "x" * 64})[0] == 403
+    assert server.control.index()
+
+
 def test_each_start_has_a_key_of_its_own_that_goes_with_it(tmp_path):
     home = Home(tmp_path / "home").prepare()
     home.server.mkdir()
