@@ -86,7 +86,7 @@ def test_a_failed_training_fails_its_run_with_the_reason(make_job, run, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "term"])
 def test_a_run_that_is_cancelled_leaves_no_worker(make_job, run, number, group):
-    job = make_job("horovod", 2, training={"epochs": 500})
+    job = make_job("horovod", 2, training={"epochs": 500, "compile": "off"})
     process = run(job)
     progress = job.folder / "progress.jsonl"
     wait_for(lambda: progress.exists() and "train_loss" in progress.read_text())
