@@ -120,7 +120,9 @@ class Mover:
 @torch.no_grad()
 def _step(optimizer: torch.optim.Optimizer) -> None:
     """Its step, without what torch wraps it in: hooks that nobody sets, and the import of the compiler."""
-    inspect.unwrap(type(optimizer).step)(optimizer)
+    step = optimizer.step
+    plain = inspect.unwrap(step)  # the function below the wrappers; a step that is not wrapped is its own
+    step() if plain is step else plain(optimizer)
 
 
 def _hidden(parameters: Sequence[nn.Parameter], modules: Sequence[nn.Module]) -> list[nn.Parameter]:
