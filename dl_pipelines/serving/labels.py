@@ -134,7 +134,8 @@ def canonical(label: Any) -> str:
 def require_plain(name: Any, label: Any) -> None:
     """Raises LabelError unless a request can have this id and JSON can hold this label."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_ID or "\0" in name:
-        raise LabelError(f"found the request id {name!r}; expected 1 to {LONGEST_ID} characters")
+        text = f', such as "{name}"' if isinstance(name, int) and not isinstance(name, bool) else ""
+        raise LabelError(f"found the request id {name!r}; expected 1 to {LONGEST_ID} characters of text{text}")
     try:
         canonical(label)
     except (TypeError, ValueError) as error:

@@ -43,7 +43,8 @@ def test_many_labels_go_in_batches(own):
 def test_nothing_is_stored_of_what_holds_a_wrong_one(own):
     for pair, message in [
         (("", 1), "expected 1 to 80 characters"), (("x" * 81, 1), "expected 1 to 80 characters"),
-        ((7, 1), "found the request id 7"), (("a\0", 1), "found the request id"),
+        ((7, 1), 'found the request id 7; expected 1 to 80 characters of text, such as "7"$'),
+        (("a\0", 1), "found the request id"),
         (("b", [float("nan")]), "found a label of b that JSON can't hold"),
         (("b", object()), "found a label of b that JSON can't hold"),
     ]:  # fmt: skip
