@@ -147,7 +147,7 @@ class SharedMemoryCaller:
         self._client, self._connection = open_client(address), _Connection(port, model, timeout_ms / 1000)
         (self._given,), (self._gives,) = signature.inputs, signature.outputs
         self._prefix, self._region = _prefix(home), _Region(self._client, home, timeout_ms / 1000)
-        self._shape: tuple[int, ...] = ()
+        self._placed: tuple[tuple[int, ...], np.dtype] | None = None
         self._request = ""
 
     def __call__(self, inputs: np.ndarray, request_id: str = "") -> np.ndarray:
@@ -155,14 +155,14 @@ class SharedMemoryCaller:
         import numpy as np
         from tritonclient.utils import InferenceServerException, shared_memory
 
-        if inputs.shape != self._shape:
+        if self._placed != (inputs.shape, inputs.dtype):
             self._place(inputs)
         shared_memory.set_shared_memory_region(self._region.handle, [inputs])
         try:
             _, answer = self._connection.ask(f'{{"id":{json.dumps(request_id)},{self._request}'.encode(), {})
         except InferenceServerException:
             self._region.close()  # a server that was started anew does not know it
-            self._shape = ()
+            self._placed = None
             raise
         shape = json.loads(answer)["outputs"][0]["shape"]
         found = shared_memory.get_contents_as_numpy(
@@ -171,7 +171,7 @@ class SharedMemoryCaller:
         return found.copy()
 
     def _place(self, inputs: np.ndarray) -> None:
-        """Room for a request of this shape, and what is said of it, which stays the same until the shape changes."""
+        """Room for a request of this shape and type, and what is said of it, which stays until they change."""
         import numpy as np
 
         assert min(self._gives.shape) > 0, "the room for an answer must be known before"
@@ -185,7 +185,10 @@ class SharedMemoryCaller:
         wanted = {"name": self._gives.name, "parameters": {
             **where, "shared_memory_byte_size": answer, "shared_memory_offset": inputs.nbytes,
         }}  # fmt: skip
-        self._shape, self._request = inputs.shape, json.dumps({"inputs": [given], "outputs": [wanted]})[1:]
+        self._placed, self._request = (
+            (inputs.shape, inputs.dtype),
+            json.dumps({"inputs": [given], "outputs": [wanted]})[1:],
+        )
 
     def close(self) -> None:
         """Remove the region and close the connections."""

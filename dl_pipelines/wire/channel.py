@@ -1,9 +1,9 @@
 """How the router and a model's process talk past Triton: an array there, an array back, over a Unix socket.
 
-Both are Python backends of one server. A call through the server (BLS) wakes seven threads one after the other and
-takes 0.4 ms and more; this wakes two. Small arrays go in the message, large ones through memory that both have mapped.
-Who listens is found by name (abstract, so it is gone with its process) below the server that both belong to; only
-processes of the same user talk. Copied beside the router and the backends: standard library and numpy only.
+Both are Python backends of one server. A call through the server (BLS) wakes thread after thread in three processes;
+this wakes two. Small arrays go in the message, large ones through memory that both have mapped. Who listens is found by
+name (abstract, so it is gone with its process); only processes of one user and one server talk. Copied beside the
+router and the backends: standard library and numpy only.
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ import contextlib
 import hashlib
 import mmap
 import os
+import random
 import socket
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
 
 INLINE_BYTES = 2**16
-"""An array up to here is in the message itself; the system's smallest buffer for one is more than three times this."""
-_HERE, _THERE, _ERROR, _ENDING = 1, 2, 3, 4
-_HEAD, _SIZE = struct.Struct("<BB8s"), 8
+"""An array up to here is in the message itself; the system's usual buffer for one is more than three times this."""
+GREETING_S = 1.0
+"""Within this who listens has to take a caller."""
+PAUSE_S = 0.05
+_HERE, _THERE, _ERROR, _ENDING, _HELLO = 1, 2, 3, 4, 5
+_HEAD, _SIZE, _ALIGNED = struct.Struct("<BB8s"), 8, 16
 _CREDENTIALS = struct.Struct("3i")
 _FD_SPACE = socket.CMSG_SPACE(4)
 _LISTENING = "00010000"
 """The flag __SO_ACCEPTCON as /proc/net/unix writes it."""
 _KINDS = "biufc"
-"""Types of numbers by numpy's `dtype.kind` that may be sent; bool and text may not."""
+"""Types by numpy's `dtype.kind` that may be sent: numbers and bool, not text."""
 
 
 class Gone(Exception):
@@ -46,31 +51,29 @@ class Channel:
     """One end of a connection; one call at a time."""
 
     def __init__(self, connection: socket.socket):
-        """Raises Gone when the other side is not of this user."""
+        """Raises Gone when the other side is not of this user and this server."""
         self._socket = connection
         self._mine = self._theirs = np.empty(0, np.uint8)
-        _, user, _ = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        if user != os.getuid():
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process, user, _ = _CREDENTIALS.unpack(found)
+        if user != os.getuid() or _parent(process) != os.getppid():
             connection.close()
-            raise Gone(f"found user {user} on the other side; expected {os.getuid()}")
+            raise Gone(f"found process {process} of user {user} on the other side; expected one of this server")
 
     def send(self, array: np.ndarray) -> None:
         """Send numbers of any shape. Raises Gone, and TypeError for what is not numbers."""
         if array.dtype.kind not in _KINDS:
             raise TypeError(f"found the type {array.dtype}; expected numbers")
-        head = [_HEAD.pack(_HERE, array.ndim, array.dtype.str.encode()), struct.pack(f"<{array.ndim}q", *array.shape)]
-        if array.nbytes <= INLINE_BYTES:
-            self._send(b"".join([*head, array.tobytes()]))
-            return
-        memory = [] if array.nbytes <= len(self._mine) else [self._grow(array.nbytes)]
-        try:
-            self._mine[: array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
-            self._send(bytes([_THERE]) + b"".join(head)[1:], memory)
-        finally:
-            for handle in memory:
-                os.close(handle)
+        here, axes = array.nbytes <= INLINE_BYTES, array.ndim
+        head = _HEAD.pack(_HERE if here else _THERE, axes, array.dtype.str.encode())
+        head += struct.pack(f"<{axes}q", *array.shape) + bytes(_start(axes) - _HEAD.size - _SIZE * axes)
+        if here:
+            self._send(head + array.tobytes())
+        elif array.nbytes <= len(self._mine):
+            _put(array, self._mine)
+            self._send(head)
+        else:
+            self._send_new(array, head)
 
     def fail(self, text: str) -> None:
         """Send an error. Raises Gone."""
@@ -94,10 +97,9 @@ class Channel:
         if message[0] == _ENDING:
             raise Gone("it is ending")
         kind, axes, name = _HEAD.unpack_from(message)
-        start = _HEAD.size + _SIZE * axes
         shape, dtype = struct.unpack_from(f"<{axes}q", message, _HEAD.size), np.dtype(name.rstrip(b"\0").decode())
         if kind == _HERE:
-            return np.frombuffer(message, dtype, offset=start).reshape(shape)
+            return np.frombuffer(message, dtype, offset=_start(axes)).reshape(shape)
         size = int(np.prod(shape)) * dtype.itemsize
         return self._theirs[:size].view(dtype).reshape(shape)
 
@@ -114,26 +116,47 @@ class Channel:
         with contextlib.suppress(OSError):  # it has ended already
             self._socket.shutdown(socket.SHUT_RD)
 
-    def _send(self, message: bytes, memory: list[int] | None = None) -> None:
+    def greet(self) -> None:
+        """Say to a caller that it was taken. Raises Gone."""
+        self._send(bytes([_HELLO]))
+
+    def require_greeting(self) -> None:
+        """Raises Gone unless who listens takes this caller soon."""
+        self._socket.settimeout(GREETING_S)
         try:
-            if memory:
-                socket.send_fds(self._socket, [message], memory)
+            taken = self._socket.recv(1) == bytes([_HELLO])
+        except OSError as error:
+            raise Gone(str(error)) from error
+        if not taken:
+            raise Gone("it takes no more callers")
+        self._socket.settimeout(None)
+
+    def _send(self, message: bytes, memory: int | None = None) -> None:
+        try:
+            if memory is not None:
+                socket.send_fds(self._socket, [message], [memory])
             else:
                 self._socket.send(message)
         except OSError as error:
             raise Gone(str(error)) from error
 
-    def _grow(self, size: int) -> int:
-        """Memory that holds so many bytes; a handle of it for the other side."""
-        size = 1 << (size - 1).bit_length()
-        handle = os.memfd_create("dlp-channel", os.MFD_CLOEXEC)
+    def _send_new(self, array: np.ndarray, head: bytes) -> None:
+        """Send an array in new memory, which is used again from then on."""
+        size = 1 << (array.nbytes - 1).bit_length()
+        try:
+            handle = os.memfd_create("dlp-channel", os.MFD_CLOEXEC)
+        except OSError as error:
+            raise Gone(str(error)) from error
         try:
             os.ftruncate(handle, size)
-            self._mine = np.frombuffer(mmap.mmap(handle, size), np.uint8)
-        except BaseException:
+            fresh = np.frombuffer(mmap.mmap(handle, size), np.uint8)
+            _put(array, fresh)
+            self._send(head, handle)
+        except OSError as error:
+            raise Gone(str(error)) from error
+        finally:
             os.close(handle)
-            raise
-        return handle
+        self._mine = fresh
 
     def _map(self, data: bytes) -> None:
         (handle,) = struct.unpack("i", data[:4])
@@ -147,53 +170,88 @@ class Listener:
     """Where a model's process is called; it belongs to this process's parent, the server."""
 
     def __init__(self, model: str):
+        """Raises OSError where the system allows no such socket."""
+        self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(f"\0{_place(os.getppid(), model)}{os.getpid()}-{id(self):x}")
+        self._socket.bind(f"\0{_place(model)}{os.getpid()}-{id(self):x}")
         self._socket.listen(16)
 
     def accept(self) -> Channel:
-        """The next caller. Raises Gone after `close`."""
-        while True:
+        """The next caller, to be greeted. Raises Gone after `close`."""
+        while not self._closed:
             try:
                 connection, _ = self._socket.accept()
-            except OSError as error:
-                raise Gone(str(error)) from error
-            try:
+            except OSError:
+                if not self._closed:
+                    time.sleep(PAUSE_S)  # no more handles, say: not for ever
+                continue
+            with contextlib.suppress(Gone):  # somebody else's: not talked to
                 return Channel(connection)
-            except Gone:
-                continue  # somebody else's: not talked to
+        raise Gone("closed")
 
     def close(self) -> None:
-        """Nobody can call any more."""
+        """Nobody can call any more; who was not accepted is told."""
+        self._closed = True
         with contextlib.suppress(OSError):  # nobody waits in `accept`
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
 def connect(model: str) -> Channel:
-    """A channel to a process of the same server that listens for a model. Raises Gone when there is none."""
-    for name in _listening(_place(os.getppid(), model)):
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(f"\0{name}")
-            return Channel(connection)
-        except (OSError, Gone):
-            connection.close()
+    """A channel to any process of this server that listens for a model. Raises Gone when there is none."""
+    names = _listening(_place(model))
+    random.shuffle(names)
+    for name in names:
+        with contextlib.suppress(OSError, Gone):
+            return _connected(name)
     raise Gone(f"nobody listens for {model}")
 
 
-def _place(server: int, model: str) -> str:
-    return f"dlp-{server}-{hashlib.sha256(model.encode()).hexdigest()[:20]}-"
+def _connected(name: str) -> Channel:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.setblocking(False)  # one whose queue is full is not waited for
+        connection.connect(f"\0{name}")
+        channel = Channel(connection)
+        channel.require_greeting()
+    except BaseException:
+        connection.close()
+        raise
+    return channel
+
+
+def _start(axes: int) -> int:
+    """Where the numbers begin in a message: aligned for every type."""
+    return -(-(_HEAD.size + _SIZE * axes) // _ALIGNED) * _ALIGNED
+
+
+def _put(array: np.ndarray, memory: np.ndarray) -> None:
+    memory[: array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
+
+
+def _place(model: str) -> str:
+    """How the names of who listens for a model of this server begin. Containers may share names, but not processes."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    return f"dlp-{namespace}-{os.getppid()}-{hashlib.sha256(model.encode()).hexdigest()[:20]}-"
 
 
 def _listening(place: str) -> list[str]:
-    """Names that begin so, the newest first."""
+    """Names that begin so."""
     try:
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()[1:]
     except OSError:
         return []
     found = [line.split(maxsplit=7) for line in lines]
     return [
-        parts[7][1:] for parts in reversed(found)
+        parts[7][1:] for parts in found
         if len(parts) == 8 and parts[3] == _LISTENING and parts[7].startswith(f"@{place}")
     ]  # fmt: skip
+
+
+def _parent(process: int) -> int:
+    """Of a living process; 0 when it can't be told."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])

@@ -213,6 +213,18 @@ def test_a_slow_one_that_others_queue_at_is_left_alone(watched):
     assert ended == []
 
 
+def test_time_in_which_all_stood_still_counts_for_nobody(watched, monkeypatch):
+    watch, ended = watched
+    watch.begin("m")
+    clock = time.monotonic
+    monkeypatch.setattr(hanging.time, "monotonic", lambda: clock() + 3600)
+    watch.look()  # as after a machine's sleep
+    assert ended == []
+    monkeypatch.setattr(hanging.time, "monotonic", lambda: clock() + 3600.5)
+    watch.look()
+    assert ended == ["m"]
+
+
 def test_one_without_a_process_here_is_not_called_ended(watched):
     watch, ended = watched
     begun = watch.begin("elsewhere")

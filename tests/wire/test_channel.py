@@ -1,7 +1,9 @@
 """Channels: what is sent comes out the same, whatever its size, order or type; ends, errors and strangers are told."""
 
+import errno
 import socket
 import threading
+import time
 import uuid
 
 import numpy as np
@@ -96,27 +98,119 @@ def test_who_is_ending_says_so_of_what_has_come_and_takes_no_more(pair):
         there.receive()
 
 
-def test_who_listens_is_found_by_the_models_name_until_it_ends():
+@pytest.fixture
+def taking():
+    """A function: takes the next caller of a listener, greets it, and hands it on when asked."""
+    taken = []
+
+    def take(listener):
+        def work():
+            taken.append(listener.accept())
+            taken[-1].greet()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+
+        def taken_one():
+            thread.join(10)
+            return taken[-1]
+
+        return taken_one
+
+    yield take
+    for each in taken:
+        each.close()
+
+
+def test_who_listens_is_found_by_the_models_name_until_it_ends(taking):
     name = uuid.uuid4().hex
     with pytest.raises(Gone, match="nobody listens"):
         connect(name)
     listener = Listener(name)
     with pytest.raises(Gone, match="nobody listens"):
         connect(name[:-1])
+    answering = taking(listener)
     caller = connect(name)
-    answering = listener.accept()
     caller.send(np.arange(4))
-    np.testing.assert_array_equal(answering.receive(), np.arange(4))
-    for each in (caller, answering, listener):
-        each.close()
+    np.testing.assert_array_equal(answering().receive(), np.arange(4))
+    caller.close()
+    listener.close()
     with pytest.raises(Gone, match="nobody listens"):
         connect(name)
+    with pytest.raises(Gone, match="closed"):
+        listener.accept()
 
 
-def test_another_users_process_is_not_talked_to(monkeypatch):
+@pytest.mark.parametrize("whose", ["another user's", "another server's"])
+def test_a_strangers_process_is_not_talked_to(monkeypatch, whose):
     name = uuid.uuid4().hex
     listener = Listener(name)
-    monkeypatch.setattr(channel.os, "getuid", lambda: 12345)
+    if whose == "another user's":
+        monkeypatch.setattr(channel.os, "getuid", lambda: 12345)
+    else:
+        monkeypatch.setattr(channel, "_parent", lambda process: 12345)
     with pytest.raises(Gone, match="nobody listens"):
         connect(name)
     listener.close()
+
+
+def test_one_that_takes_no_callers_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(channel, "GREETING_S", 0.05)
+    name = uuid.uuid4().hex
+    listener, callers = Listener(name), []
+    listener._socket.listen(0)
+    started = time.monotonic()
+    for _ in range(5):  # two wait for a greeting, the queue is full for the others
+        with pytest.raises(Gone, match="nobody listens"):
+            callers.append(connect(name))
+    assert time.monotonic() - started < 5 and not callers
+    listener.close()
+
+
+def test_a_caller_who_was_not_taken_when_the_listener_ends_is_told(monkeypatch):
+    monkeypatch.setattr(channel, "GREETING_S", 30.0)
+    name = uuid.uuid4().hex
+    listener = Listener(name)
+    threading.Timer(0.1, listener.close).start()
+    started = time.monotonic()
+    with pytest.raises(Gone, match="nobody listens"):
+        connect(name)
+    assert time.monotonic() - started < 20
+
+
+def test_a_shortage_of_handles_passes(monkeypatch, taking):
+    name = uuid.uuid4().hex
+    listener, accept, short = Listener(name), socket.socket.accept, [True, True]
+
+    def refused(self):
+        if short:
+            short.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(channel.socket.socket, "accept", refused)
+    taking(listener)
+    connect(name).close()
+    assert not short
+    listener.close()
+
+
+def test_memory_whose_handle_was_not_sent_is_not_taken_as_known(pair, monkeypatch):
+    here, there = pair
+    first, second, third = (arrays(seed, 3 * INLINE_BYTES * (1 + seed), "u1") for seed in range(3))
+    here.send(first)
+    np.testing.assert_array_equal(there.receive(), first)
+    with monkeypatch.context() as patch:
+        patch.setattr(channel.socket, "send_fds", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOBUFS, "full")))
+        with pytest.raises(Gone, match="full"):
+            here.send(third)
+    for sent in (second, third, first):
+        here.send(sent)
+        np.testing.assert_array_equal(there.receive(), sent)
+
+
+@pytest.mark.parametrize("axes", range(6))
+def test_numbers_are_aligned_where_they_arrive(pair, axes):
+    here, there = pair
+    here.send(np.ones([2] * axes, np.float64))
+    assert there.receive().flags.aligned

@@ -21,6 +21,9 @@ from asked import ModelError
 TICKS = os.sysconf("SC_CLK_TCK")
 """Of /proc, a second."""
 
+PAUSE_S = 2.0
+"""Looks are at most half a second apart."""
+
 
 class Hung(ModelError):
     """It answered nobody for so long that its process was ended."""
@@ -38,6 +41,7 @@ class Hanging:
         self._calls: dict[int, tuple[str, float]] = {}
         self._moved: dict[str, float] = {}
         self._ended: dict[str, float] = {}
+        self._looked = self._resumed = time.monotonic()
 
     def begin(self, model: str) -> float:
         """This thread asks a model from now on; returns when that was, of time.monotonic."""
@@ -56,11 +60,18 @@ class Hanging:
             raise Hung(f"no answer for {self._limit:g} s; its process was ended, to be started again")
 
     def look(self) -> None:
-        """Now and then: end what hangs."""
+        """Now and then: end what hangs. Time in which nobody looked, as this process stood still, counts for nobody."""
         now = time.monotonic()
-        for model, since in list(self._calls.values()):
-            if now - max(since, self._moved.get(model, since), self._ended.get(model, since)) <= self._limit:
-                continue
+        if now - self._looked > PAUSE_S:
+            self._resumed = now
+        self._looked = now
+        hangs = {
+            model
+            for model, since in list(self._calls.values())
+            if now - max(since, self._moved.get(model, since), self._ended.get(model, since), self._resumed)
+            > self._limit
+        }
+        for model in hangs:
             before, self._ended[model] = self._ended.get(model, -math.inf), now  # known to those whom its end wakes
             if not self._end(model):
                 self._ended[model] = before

@@ -16,19 +16,26 @@ from wire.channel import INLINE_BYTES, Channel, Died, Failed, Gone, connect
 
 LOOK_AGAIN_S = 1.0
 """A model without a line is looked at again after so long."""
+IDLE_S = 30.0
+"""A line that nobody needed for so long is closed: it may hold memory of the largest request."""
+TRIES = 3
+"""New lines that are tried for a call before it goes through Triton."""
 
 
 class Lines:
     """Open lines by model, as many as threads ask it at once; thread-safe."""
 
     def __init__(self) -> None:
-        self._idle: defaultdict[str, deque[Channel]] = defaultdict(deque)
+        self._idle: defaultdict[str, deque[tuple[Channel, float]]] = defaultdict(deque)
         self._without: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def ask(self, model: str, inputs: np.ndarray) -> np.ndarray | None:
         """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError."""
-        while (line := self._line(model)) is not None:
+        for _ in range(len(self._idle[model]) + TRIES):
+            line = self._line(model)
+            if line is None:
+                return None
             try:
                 line.send(inputs)
                 outputs = line.receive()
@@ -39,27 +46,34 @@ class Lines:
                 line.close()
                 raise ModelError("its process ended") from error
             except TypeError:  # not numbers
-                self._idle[model].append(line)
+                self._leave(model, line)
                 return None
             except Failed as error:
-                self._idle[model].append(line)
+                self._leave(model, line)
                 raise ModelError(str(error)) from error
             if outputs.nbytes > INLINE_BYTES:
                 outputs = np.array(outputs)  # the memory is the model's, for its next answer
-            self._idle[model].append(line)
+            self._leave(model, line)
             return outputs
+        self._do_without(model)
         return None
 
     def keep(self, models: Collection[str]) -> None:
-        """Close the idle lines to all others."""
-        for model in [model for model in list(self._idle) if model not in models]:
-            lines = self._idle.pop(model, ())
-            while lines:
-                lines.pop().close()
+        """Close the idle lines to all other models, and those that nobody needed for a while."""
+        old = time.monotonic() - IDLE_S
+        for model, lines in list(self._idle.items()):
+            while lines and (model not in models or lines[0][1] < old):
+                try:
+                    line, _ = lines.popleft()
+                except IndexError:  # another thread needs it
+                    break
+                line.close()
+            if model not in models:
+                self._idle.pop(model, None)
 
     def _line(self, model: str) -> Channel | None:
         try:
-            return self._idle[model].pop()
+            return self._idle[model].pop()[0]
         except IndexError:
             pass
         if time.monotonic() < self._without.get(model, 0.0):
@@ -67,8 +81,14 @@ class Lines:
         try:
             return connect(model)
         except Gone:
-            with self._lock:
-                now = time.monotonic()
-                self._without = {name: until for name, until in self._without.items() if until > now}
-                self._without[model] = now + LOOK_AGAIN_S
+            self._do_without(model)
             return None
+
+    def _leave(self, model: str, line: Channel) -> None:
+        self._idle[model].append((line, time.monotonic()))
+
+    def _do_without(self, model: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._without = {name: until for name, until in self._without.items() if until > now}
+            self._without[model] = now + LOOK_AGAIN_S
