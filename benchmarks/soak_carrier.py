@@ -1,4 +1,4 @@
-"""A process that brings a project's log into the tables again and again, until it is killed: for the soak.
+"""A process that brings a project's log into the tables again and again, until it is killed, or the soak is gone.
 
 Run as `python -m benchmarks.soak_carrier HOME PROJECT`. A database that is gone for longer than a carrying waits is
 waited for.
@@ -6,6 +6,7 @@ waited for.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,8 +18,8 @@ from dl_pipelines.store.workspace import Workspace
 
 
 def main() -> None:
-    workspace = Workspace(Home(Path(sys.argv[1])), sys.argv[2])
-    while True:
+    workspace, soak = Workspace(Home(Path(sys.argv[1])), sys.argv[2]), os.getppid()
+    while os.getppid() == soak:
         try:
             carry_log(workspace)
         except DatabaseError as error:

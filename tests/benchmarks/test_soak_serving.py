@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks import soak_line, soak_requests, soak_serving
+from benchmarks import soak_carrier, soak_line, soak_requests, soak_serving
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
 
@@ -58,3 +58,14 @@ def test_targets_come_at_random_times_and_never_one_too_often(monkeypatch):
         assert end <= now[0] <= end + 2
         assert drawn.count("a") == left["a"] and 0 < drawn.count("b") <= left["b"]
     assert len(drawn) < 99, "the time is over before"
+
+
+def test_the_carrier_ends_with_the_soak_that_started_it(tmp_path, monkeypatch):
+    """Were the soak killed, it would carry for ever."""
+    parents, carried = iter([7, 7, 7, 1]), []
+    monkeypatch.setattr(soak_carrier.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(soak_carrier.sys, "argv", ["carrier", str(tmp_path), "soak"])
+    monkeypatch.setattr(soak_carrier.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(soak_carrier, "carry_log", lambda workspace: carried.append(workspace.project))
+    soak_carrier.main()
+    assert carried == ["soak", "soak"]
