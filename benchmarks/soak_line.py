@@ -159,7 +159,7 @@ def missing(workspace: Workspace, acknowledged: Mapping[str, bytes]) -> dict[str
     while carry_log(workspace):
         pass
     left, doubled, changed, count = dict(acknowledged), 0, 0, 0
-    with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database, database.begin() as connection:
         mine = sa.select(predictions.c.request_id, predictions.c.outputs)
         for row in connection.execute(mine.where(predictions.c.project == workspace.project)):
             count += 1

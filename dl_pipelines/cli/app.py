@@ -26,6 +26,7 @@ from dl_pipelines.cli.frame import (
     day_of,
     home_of,
     output,
+    say,
 )
 
 app = typer.Typer(
@@ -300,13 +301,19 @@ def gc(
     """
     from dl_pipelines.lifecycle.retention import collect_garbage
     from dl_pipelines.serving.expiry import expire_log
+    from dl_pipelines.store.owner import OtherHomeError
     from dl_pipelines.store.workspace import Workspace
 
-    place, total = home_of(home), 0
+    place, total, code = home_of(home), 0, MET
     for path in sorted(place.briefs.glob("*.yaml")):
         brief = brief_of(place, path.stem)
         workspace = Workspace(place, brief.project)
-        removed = collect_garbage(workspace, brief.lifecycle.keep, dry_run)
+        try:
+            removed = collect_garbage(workspace, brief.lifecycle.keep, dry_run)
+        except OtherHomeError as error:  # says nothing of the projects that are this home's
+            say(f"error: {error}")
+            code = OTHER
+            continue
         total += len(removed)
         for item in removed:
             typer.echo(str(item))
@@ -314,6 +321,7 @@ def gc(
         if expired:
             typer.echo(f"{expired:,} rows and segments of {brief.project}'s log older than serving.log.keep_days")
     typer.echo(f"{total} {'would be ' if dry_run else ''}removed")
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -173,7 +173,7 @@ def _sent_before(workspace: Workspace, day: str) -> int:
 
     carry_log(workspace)
     query = sa.select(sa.func.count()).where(table.c.request_id.startswith(f"simulated-{day}-"))
-    with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database, database.begin() as connection:
         return -(-connection.execute(query).scalar_one() // BATCH) * BATCH
 
 

@@ -178,12 +178,16 @@ def status_of(home: Home) -> dict[str, Any]:
     """Plain data: the server, and for each project its champion and the verdict of every partition."""
     from dl_pipelines.serving.champion import champion
     from dl_pipelines.serving.server import TritonServer
+    from dl_pipelines.store.owner import OtherHomeError
 
     state, last = TritonServer(home).state(), TritonServer(home).last()
     projects = []
     for path in sorted(home.briefs.glob("*.yaml")):
         workspace = Workspace(home, path.stem)
-        serves = champion(workspace)
+        try:
+            serves, other = champion(workspace), None
+        except OtherHomeError as error:  # says nothing of the projects that are this home's
+            serves, other = None, str(error)
         models = []
         for partition in workspace.partitions("trained_model"):
             report = report_path(home, path.stem, partition).with_suffix(".json")
@@ -193,6 +197,7 @@ def status_of(home: Home) -> dict[str, Any]:
             "project": path.stem, "models": models, "days": len(workspace.days("validated_data")),
             "champion": {"model": serves.model, "partition": serves.partition, "since": serves.since,
                          "reason": serves.reason} if serves else None,
+            "refused": other,
         })  # fmt: skip
     shown = ("http", "grpc", "metrics", "pid", "ready", "kept", "restarts", "last_exit", "failing")
     server = {name: getattr(state, name) for name in shown} if state else None
@@ -213,6 +218,7 @@ def status_tables(found: dict[str, Any]) -> list[Table | str]:
     for project in found["projects"]:
         serves = project["champion"]
         champion = f"{serves['model']} since {serves['since']} ({serves['reason']})" if serves else "nothing serves"
+        champion = project["refused"] or champion
         rows = [(model["partition"], model["verdict"]) for model in project["models"]]
         tables.append(f"{project['project']}: {project['days']} days of data; {champion}")
         tables.append(plain_table("", ("model", "targets"), rows))

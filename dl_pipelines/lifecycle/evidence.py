@@ -33,7 +33,7 @@ def gather(
     answers that nobody got, the champion's of the requests that the shadow was shown, and `paired` of units that both
     answered.
     """
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         counted = (of_shadow if stage.shadow else of_arms)(connection, stage, limit_ms)
         found, paired = scores(connection, stage, task, at - label_hours * HOUR)
@@ -55,7 +55,7 @@ def counts(workspace: Workspace, stage: Stage) -> dict[str, int]:
 
     from dl_pipelines.store import tables
 
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         found: dict[str, int] = {}
         for table in (tables.predictions, tables.shadow_predictions, tables.router_events):

@@ -103,7 +103,7 @@ def add(workspace: Workspace, key: str, **values: Any) -> bool:
     from dl_pipelines.store.tables import rollouts
 
     values["decision"] = finite(values["decision"])
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.append_once(rollouts, project=workspace.project, key=key, **values)
 
 
@@ -125,7 +125,7 @@ def add_look(workspace: Workspace, experiment: Experiment, evidence: Evidence, d
     from dl_pipelines.store.tables import rollout_looks as table
 
     stage = experiment.stage["stage"]
-    with contextlib.closing(Database.of(workspace.home)) as database, database.begin() as connection:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database, database.begin() as connection:
         query = sa.select(table.c.evidence, table.c.decision).order_by(table.c.id.desc()).limit(1)
         last = connection.execute(query.where(table.c.experiment == experiment.name, table.c.stage == stage)).first()
         if last and last.decision["action"] == decision["action"]:
@@ -164,5 +164,5 @@ def finite(value: Any) -> Any:
 
 
 def _rows(workspace: Workspace, table: Any, **equal: Any) -> list[Row]:
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.rows(table, project=workspace.project, **equal)

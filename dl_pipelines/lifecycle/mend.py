@@ -202,7 +202,7 @@ def _given(workspace: Workspace, end: Row) -> bool:
 def _served(workspace: Workspace) -> list[Row]:
     from dl_pipelines.store.tables import served_ledger
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.rows(served_ledger, project=workspace.project)
 
 

@@ -199,12 +199,12 @@ def _evidence(workspace: Workspace, **equal: Any) -> list[Row]:
 
 
 def _rows(workspace: Workspace, table: sa.Table, **equal: Any) -> list[Row]:
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.rows(table, project=workspace.project, **equal)
 
 
 def _append(workspace: Workspace, **values: Any) -> int:
     from dl_pipelines.store.tables import promotion_evidence
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.append(promotion_evidence, project=workspace.project, **values)

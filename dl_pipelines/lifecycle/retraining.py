@@ -109,7 +109,7 @@ def request_retraining(workspace: Workspace, decision: Retraining) -> bool:
     """Store the request; False when a request of this key is stored already (that one stays as it is)."""
     from dl_pipelines.store.tables import retraining_requests
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.append_once(
             retraining_requests, project=workspace.project, key=decision.key, partition=decision.partition.key,
             reason=decision.reason, report=decision.report,
@@ -120,7 +120,7 @@ def requested(workspace: Workspace) -> dict[str, Retraining]:
     """Every stored request by its key, oldest first."""
     from dl_pipelines.store.tables import retraining_requests
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         rows = database.rows(retraining_requests, project=workspace.project)
     found = {}
     for row in rows:

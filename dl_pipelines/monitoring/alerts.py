@@ -39,7 +39,7 @@ def alert(
     """
     from dl_pipelines.store.tables import alerts
 
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database):
         row = {"project": workspace.project, "key": key, "kind": kind, "subject": subject, "body": dict(body)}
         if not database.append_once(alerts, **row, delivered="failed"):

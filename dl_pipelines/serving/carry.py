@@ -39,7 +39,7 @@ def carry_log(workspace: Workspace) -> int:
     folder = workspace.home.predictions / workspace.project
     if not segments(folder):
         return 0
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return _Carrier(workspace, database, folder).carry()
 
 

@@ -147,7 +147,7 @@ def ledger(workspace: Workspace) -> list[Row]:
     """All rows of the project, oldest first. Raises DatabaseError."""
     from dl_pipelines.store.tables import served_ledger
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return patiently(lambda: database.rows(served_ledger, project=workspace.project), "read what served")
 
 
@@ -162,5 +162,5 @@ def append(workspace: Workspace, **values: Any) -> int:
         there = [row for row in database.rows(served_ledger, **known) if row["evidence"] == values["evidence"]]
         return there[0]["id"] if there else database.append(served_ledger, **values)
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return patiently(add, "write what serves")

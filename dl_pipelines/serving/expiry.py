@@ -38,7 +38,7 @@ def expire_log(workspace: Workspace, keep_days: int | None) -> int:
     if keep_days is None:
         return 0
     before = time.time() - keep_days * DAY_S
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         removed = _expire_segments(workspace.project, folder, database, before)
         if noted := segments(acknowledged_folder(workspace.home, workspace.project)):
             going = patiently(lambda: _going(database, workspace.project, before), "tell what is old")

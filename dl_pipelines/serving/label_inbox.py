@@ -106,7 +106,7 @@ def take_labels(workspace: Workspace, key: str, task: Task | None = None) -> Tak
     Raises DatabaseError.
     """
     total, last = Taken(Stored(), 0), 0
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         while True:
             found = patiently(lambda after=last: _take(database, workspace.project, key, task, after), "take labels")
             if found is None:

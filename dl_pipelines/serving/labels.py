@@ -56,7 +56,7 @@ def store_labels(workspace: Workspace, labels: Iterable[tuple[str, Any]]) -> Sto
         require_plain(name, label)
     if not pairs:
         return Stored()
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
 
     def store() -> Stored:
         with database.begin() as connection:
@@ -103,7 +103,7 @@ def read_labels(workspace: Workspace) -> dict[str, Any]:
 
     from dl_pipelines.store.tables import labels as table
 
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         query = sa.select(table.c.request_id, table.c.label).where(table.c.project == workspace.project)
         return {row.request_id: row.label for row in connection.execute(query)}
@@ -116,7 +116,7 @@ def unknown_requests(workspace: Workspace, ids: Iterable[str]) -> list[str]:
     from dl_pipelines.store.tables import predictions as table
 
     asked, known = list(dict.fromkeys(ids)), set[str]()
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         query = sa.select(table.c.request_id).where(table.c.project == workspace.project)
         for start in range(0, len(asked), BATCH):

@@ -82,7 +82,7 @@ def _rows(workspace: Workspace, model: str | None) -> Sequence[sa.Row[Any]]:
 
     query = sa.select(table).where(table.c.project == workspace.project)
     query = query.order_by(table.c.asked_at, table.c.request_id)
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         return connection.execute(query if model is None else query.where(table.c.model == model)).all()
 
@@ -100,7 +100,7 @@ def answered_ids(workspace: Workspace) -> set[str]:
     from dl_pipelines.store.tables import predictions as table
 
     carry_log(workspace)
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     with contextlib.closing(database), database.begin() as connection:
         query = sa.select(table.c.request_id).where(table.c.project == workspace.project)
         return set(connection.execute(query).scalars())

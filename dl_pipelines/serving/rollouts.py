@@ -22,7 +22,7 @@ def rollout_rows(workspace: Workspace, **equal: Any) -> list[Row]:
     """Rows of the project whose columns equal these values, oldest first."""
     from dl_pipelines.store.tables import rollouts
 
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return patiently(lambda: database.rows(rollouts, project=workspace.project, **equal), "read what was tried")
 
 
@@ -43,7 +43,7 @@ def end_rollout(workspace: Workspace, number: int, champion: str, reason: str, a
     names = ("project", "experiment", "stage", "share", "champion", "challenger", "partition")
     event = "promoted" if champion == row["challenger"] else "stopped"
     values = {name: row[name] for name in names} | {"event": event, "decision": {}, "reason": reason, "actor": actor}
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return patiently(
             lambda: database.append_once(rollouts, **values, key=f"{row['experiment']}:end"), "write what was tried"
         )

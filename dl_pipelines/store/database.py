@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dl_pipelines.store.home import DATABASE_URL, Home
-from dl_pipelines.store.owner import OtherHomeError, require_own
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -46,19 +45,19 @@ def with_driver(url: str) -> str:
 
 
 class Database:
-    """Opens lazily and migrates once; `begin()` is a transaction. With a `home`, its projects must be its own there."""
+    """Opens lazily and migrates once; `begin()` is a transaction. With a home's project, it must be its `own` there."""
 
-    def __init__(self, url: str, home: Home | None = None):
-        self.url, self._home = with_driver(url), home
+    def __init__(self, url: str, own: tuple[Home, str] | None = None):
+        self.url, self._own = with_driver(url), own
 
     @classmethod
-    def of(cls, home: Home) -> Database:
-        """The database of a home."""
-        return cls(home.database_url, home if os.environ.get(DATABASE_URL) else None)
+    def of(cls, home: Home, project: str | None = None) -> Database:
+        """The database of a home. Whoever reads or writes rows of a project names it: it may be another home's."""
+        return cls(home.database_url, (home, project) if project and os.environ.get(DATABASE_URL) else None)
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """The engine, after migration. Raises DatabaseError."""
+        """The engine, after migration. Raises DatabaseError, of which OtherHomeError is one."""
         import sqlalchemy as sa
         import sqlalchemy.exc
 
@@ -75,8 +74,8 @@ class Database:
                     url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: SCHEMA}}
                 )
             self._migrate(engine)
-            if self._home:
-                self._require_own(engine, self._home)
+            if self._own:
+                self._require_own(engine, *self._own)
         except DatabaseError:
             raise
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
@@ -87,13 +86,15 @@ class Database:
             ) from error
         return engine
 
-    def _require_own(self, engine: sa.Engine, home: Home) -> None:
+    def _require_own(self, engine: sa.Engine, home: Home, project: str) -> None:
+        from dl_pipelines.store.owner import require_own
+
         try:
             with engine.begin() as connection:
-                require_own(connection, home)
-        except OtherHomeError as error:
+                require_own(connection, home, project)
+        except DatabaseError:
             engine.dispose()
-            raise DatabaseError(str(error)) from error
+            raise
 
     def _migrate(self, engine: sa.Engine) -> None:
         import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Which home a project of a database outside of a home is of: the first one that has it. A second one is refused.
+"""Which home a project of a database outside of a home is of: the first one that asks for it. A second one is refused.
 
 Two homes of one project would serve by one ledger, remove each other's old rows and then miss them.
 """
@@ -9,6 +9,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from dl_pipelines.store import durable
+from dl_pipelines.store.database import DatabaseError, now
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.insert import insert_new
 
@@ -16,38 +17,37 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-class OtherHomeError(ValueError):
-    """A project of this home is another home's in the database; says which and what to do."""
+class OtherHomeError(DatabaseError):
+    """The project is another home's in the database; says which and what to do."""
 
 
-def require_own(connection: sa.Connection, home: Home) -> None:
-    """Note that the projects which this home has artifacts of are its own. Raises OtherHomeError.
+def require_own(connection: sa.Connection, home: Home, project: str) -> None:
+    """Note that a project is this home's own, unless it is somebody's already. Raises OtherHomeError.
 
-    A home that was moved is the same one; so is a copy of it.
+    Nothing is said of the home's other projects. A home that was moved is the same one; so is a copy of it.
     """
     import sqlalchemy as sa
 
-    from dl_pipelines.store.database import now
     from dl_pipelines.store.tables import project_homes as table
 
-    projects = sorted(path.name for path in home.artifacts.glob("*") if path.is_dir())
-    if not projects:
-        return
     own = identity(home)
-    query = sa.select(table.c.project, table.c.home, table.c.root).where(table.c.project.in_(projects))
-    known = {row.project: row for row in connection.execute(query)}
-    if missing := [name for name in projects if name not in known]:
-        rows = [{"project": name, "home": own, "root": str(home.root), "at": now()} for name in missing]
-        insert_new(connection, table, rows, table.c.project)
-        known = {row.project: row for row in connection.execute(query)}  # somebody may have been faster
-    for name, row in known.items():
-        if row.home != own:
-            raise OtherHomeError(
-                f"found the project {name} in the database as that of another home ({row.root}); expected one home a "
-                f"project: two would go by one ledger, and each remove what the other counts on; give {home.root} "
-                "another DLP_DATABASE_URL, or the project another name; if it is that home, made anew, write "
-                f"{row.home} into {home.identity}"
-            )
+    query = sa.select(table.c.home, table.c.root).where(table.c.project == project)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        values = {"project": project, "home": own, "root": str(home.root), "at": now()}
+        insert_new(connection, table, [values], table.c.project)
+        row = connection.execute(query).one()  # somebody may have been faster
+    if row.home != own:
+        others = connection.execute(sa.select(table.c.project).where(table.c.home == own).limit(1)).first()
+        schema = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+        name = f"{schema}.{table.name}" if schema else table.name
+        anew = f"if it is that home, made anew, write {row.home} into {home.identity}; "
+        raise OtherHomeError(
+            f"found the project {project} in the database as that of another home ({row.root}); expected one home a "
+            "project: two would go by one ledger, and each remove what the other counts on; work with that home, or "
+            f"give the project another name, or {home.root} another DLP_DATABASE_URL; {'' if others else anew}if no "
+            f"other home has it any more: DELETE FROM {name} WHERE project = '{project}'"
+        )
 
 
 def identity(home: Home) -> str:

@@ -369,8 +369,6 @@ def test_a_database_that_never_answers_is_told_of_and_nothing_is_lost(plain, mon
 def test_a_second_home_can_not_make_what_the_first_acknowledged_go_missing(tmp_path, monkeypatch):
     monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
     first, second = (Workspace(Home(tmp_path / name).prepare(), "tiny") for name in ("first", "second"))
-    for workspace in (first, second):
-        (workspace.home.artifacts / "tiny").mkdir()
     writer = writer_of(first)
     answer(writer, "old", at=time.time() - 90 * 86_400)
     writer.close()

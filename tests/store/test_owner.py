@@ -4,11 +4,21 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from dl_pipelines.cli.app import app
+from dl_pipelines.serving.expiry import expire_log
+from dl_pipelines.serving.label_inbox import take_labels
+from dl_pipelines.serving.labels import add_labels, read_labels
 from dl_pipelines.store import tables
 from dl_pipelines.store.database import Database, DatabaseError
 from dl_pipelines.store.home import DATABASE_URL, Home
-from dl_pipelines.store.owner import identity
+from dl_pipelines.store.owner import OtherHomeError, identity
+from dl_pipelines.store.workspace import Workspace
+from tests.small import small
+
+OLD = "2020-01-01T00:00:00.000+00:00"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -20,46 +30,101 @@ def shared(request, tmp_path, monkeypatch) -> str:
     return url
 
 
-def home_of(path: Path, *projects: str) -> Home:
-    home = Home(path).prepare()
-    for project in projects:
-        (home.artifacts / project).mkdir()
-    return home
-
-
-def opened(home: Home) -> int:
-    database = Database.of(home)
+def opened(home: Home, project: str | None = "a") -> int:
+    database = Database.of(home, project)
     try:
         return len(database.rows(tables.labels))
     finally:
         database.close()
 
 
+def refusal(home: Home, project: str = "a") -> str:
+    with pytest.raises(OtherHomeError) as caught:
+        opened(home, project)
+    return str(caught.value)
+
+
 def test_a_second_home_of_a_project_is_refused_and_told_which_the_first_is(shared, tmp_path):
-    first, second = home_of(tmp_path / "first", "a", "b"), home_of(tmp_path / "second", "c")
+    first, second = Home(tmp_path / "first"), Home(tmp_path / "second")
     for _ in range(2):
-        assert opened(first) == opened(second) == 0, "of different projects"
-    (second.artifacts / "b").mkdir()
-    with pytest.raises(DatabaseError) as caught:
-        opened(second)
-    told = str(caught.value)
+        assert opened(first) == opened(first, "b") == 0
+    told = refusal(second, "b")
     assert told.startswith(f"found the project b in the database as that of another home ({first.root}); expected one")
-    assert told.endswith(f"if it is that home, made anew, write {identity(first)} into {second.root / 'home.id'}")
-    assert opened(first) == 0
+    table = "project_homes" if shared.startswith("sqlite") else "dlp.project_homes"
+    remedy = f"DELETE FROM {table} WHERE project = 'b'"
+    assert f"if it is that home, made anew, write {identity(first)} into {second.root / 'home.id'}; if no other" in told
+    assert told.endswith(remedy)
+    assert opened(first, "b") == 0
+    database = Database(shared)
+    with database.begin() as connection:
+        connection.exec_driver_sql(remedy)
+    database.close()
+    assert opened(second, "b") == 0 and str(second.root) in refusal(first, "b")
+
+
+def test_what_is_said_of_one_project_says_nothing_of_the_others(shared, tmp_path):
+    dev, prod = Home(tmp_path / "dev"), Home(tmp_path / "prod")
+    assert opened(dev, "digits") == opened(prod, "shop") == 0
+    (prod.artifacts / "digits").mkdir(parents=True)
+    assert "home.id" not in refusal(prod, "digits"), "shop would be lost by another identity"
+    assert opened(prod, "shop") == opened(prod, None) == 0
+
+
+def test_a_home_without_artifacts_of_the_project_removes_and_adds_nothing(shared, tmp_path):
+    first, second = (Workspace(Home(tmp_path / name).prepare(), "small") for name in ("first", "second"))
+    add_labels(first, {"r1": 1})
+    database = Database.of(first.home, first.project)
+    database.append(tables.labels, project="small", request_id="r0", label=1, at=OLD)
+    database.close()
+    asked = [
+        lambda: expire_log(second, 30),
+        lambda: take_labels(second, "00" * 32),
+        lambda: add_labels(second, {"r2": 2}),
+    ]
+    for ask in asked:
+        with pytest.raises(OtherHomeError):
+            ask()
+    assert read_labels(first) == {"r0": 1, "r1": 1}
+    assert expire_log(first, 30) == 1
+
+
+def test_gc_and_status_go_on_with_the_projects_that_are_the_homes_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    first, second = Home(tmp_path / "first").prepare(), Home(tmp_path / "second").prepare()
+    opened(first, "small")
+    for project in ("small", "zoo"):
+        (second.briefs / f"{project}.yaml").write_text(
+            yaml.safe_dump(small(project=project, serving={"log": {"keep_days": 30}}))
+        )
+    database = Database.of(second, "zoo")
+    database.append(tables.labels, project="zoo", request_id="r0", label=1, at=OLD)
+    database.close()
+    ran = CliRunner().invoke(app, ["gc", "--home", str(second.root)])
+    assert ran.exit_code == 1 and ran.stderr.startswith("error: found the project small in the database as that of")
+    assert "1 rows and segments of zoo's log" in ran.stdout
+    ran = CliRunner().invoke(app, ["status", "--home", str(second.root)])
+    assert ran.exit_code == 0
+    for told in ("small: 0 days of data; found the project small", "zoo: 0 days of data; nothing serves"):
+        assert told in " ".join(ran.stdout.split())
+
+
+def test_every_module_names_the_project_whose_rows_it_asks_for():
+    sources = Path(tables.__file__).parents[1].rglob("*.py")
+    assert [path.name for path in sources if "Database.of(workspace.home)" in path.read_text(encoding="utf-8")] == []
 
 
 def test_a_home_that_was_moved_or_made_anew_under_its_identity_is_the_same(shared, tmp_path):
-    opened(home_of(tmp_path / "first", "a"))
+    opened(Home(tmp_path / "first"))
     (tmp_path / "first").rename(tmp_path / "moved")
-    moved, anew = Home(tmp_path / "moved"), home_of(tmp_path / "anew", "a")
+    moved, anew = Home(tmp_path / "moved"), Home(tmp_path / "anew").prepare()
     assert opened(moved) == 0
     anew.identity.write_text(identity(moved))
     assert opened(anew) == 0
 
 
 def test_of_two_that_come_at_once_one_is_refused(shared, tmp_path):
-    homes = [home_of(tmp_path / name, "a") for name in ("first", "second")]
-    opened(home_of(tmp_path / "third"))  # the tables are there
+    homes = [Home(tmp_path / name) for name in ("first", "second")]
+    opened(Home(tmp_path / "third"), None)  # the tables are there
     together, refused = threading.Barrier(2), list[str]()
 
     def work(home):
@@ -79,5 +144,5 @@ def test_of_two_that_come_at_once_one_is_refused(shared, tmp_path):
 
 def test_a_home_with_a_database_of_its_own_needs_no_identity(tmp_path, monkeypatch):
     monkeypatch.delenv(DATABASE_URL, raising=False)
-    home = home_of(tmp_path / "first", "a")
-    assert opened(home) == 0 and not home.identity.exists()
+    home = Home(tmp_path / "first")
+    assert opened(home) == 0 and not home.identity.exists() and not home.locks.exists()
