@@ -88,7 +88,7 @@ def test_reduced_weights_have_seven_bits(quantized):
 def test_it_answers_as_the_original_whoever_else_asks_on_both_runtimes(base, tmp_path):
     inputs, network = frames(40), make_network()
     reference = torch_outputs(network, inputs)
-    variants = [Variant("fp32", "none", "fp32", base), *made(base, tmp_path, ranges=("full",)).values()]
+    variants = [Variant("fp32", "none", "fp32", base), *made(base, tmp_path).values()]
     answers = {}
     for item in on_runtimes(variants, ("onnxruntime", "openvino"), tmp_path):
         variant, name, runtime = item.variant, item.variant.name, item.runtime
@@ -102,8 +102,9 @@ def test_it_answers_as_the_original_whoever_else_asks_on_both_runtimes(base, tmp
         # Another order of summation may round an activation the other way, now and then.
         assert make_task().parity(answers[name, runtime], alone, 5e-3).passed
         assert (~np.isclose(alone, answers[name, runtime], rtol=1e-4, atol=1e-4)).mean() < 0.05
-    # Each by its own scales: a runtime that fuses them into one would be ten times as far off.
-    ours, other = answers["dynamic_int8", "onnxruntime"], answers["dynamic_int8", "openvino"]
+    # Each by its own scales: a runtime that fuses them into one would be ten times as far off. (In seven bits, in which
+    # every CPU adds exactly: ONNX Runtime's sums of eight saturate where there is no VNNI.)
+    ours, other = (answers["dynamic_int8_reduced", runtime] for runtime in ("onnxruntime", "openvino"))
     assert np.abs(ours - other).mean() < 0.1 * np.abs(ours - reference).mean()
 
 
