@@ -19,6 +19,7 @@ from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
 from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.serving.state import ServerState
 from dl_pipelines.serving.traffic import give_traffic
 from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger, require_servable
 from dl_pipelines.store.artifacts import ArtifactError
@@ -74,13 +75,14 @@ def _mend(workspace: Workspace, router: Router) -> list[str]:
 def _promote(workspace: Workspace, router: Router, found: Experiment, row: Row) -> list[str]:
     """Give the challenger all traffic, as its row says; one that was damaged since is taken out, and a row says so."""
     facts = {"rollout": row["id"], "experiment": found.name, "champion": found.champion}
+    before = TritonServer(workspace.home).state()
     try:
         artifact = workspace.by_digest(STAGE, found.first["decision"]["digest"])
         give_traffic(
             workspace, artifact, Partition.parse(row["partition"]), row["reason"], facts, actor=row["actor"]
         )  # fmt: skip
     except (*UNFIT, TritonError) as error:
-        if _away(workspace, found, error):
+        if _away(workspace, found, error, before):
             raise
         reason, key = f"the challenger can't be promoted: {error}", f"{found.name}:not promoted"
         told = _add(workspace, found, ledger.STOPPED, row["stage"], row["share"], {}, reason, SENSOR, key)
@@ -98,35 +100,41 @@ def promote(
     with exclusive(workspace):  # nobody moves the champion between the look and the row
         if not _goes_on(workspace, found):
             return mend(workspace, router)
+        before = TritonServer(workspace.home).state()
         try:
             require_servable(workspace, workspace.by_digest(STAGE, found.first["decision"]["digest"]))
         except (*UNFIT, TritonError) as error:
-            if _away(workspace, found, error):
+            if _away(workspace, found, error, before):
                 raise
             return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be promoted: {error}", SENSOR)
         return end(workspace, router, found, ledger.PROMOTED, reason, actor, decision)
 
 
-def _away(workspace: Workspace, found: Experiment, error: Exception) -> bool:
-    """Whether the server is to blame for an error, not the challenger: it does not load the champion either."""
+def _away(workspace: Workspace, found: Experiment, error: Exception, before: ServerState | None) -> bool:
+    """Whether the server is to blame for an error, not the challenger: it does not load the champion either.
+
+    Or it was started again since `before`: what it had under way then was cut off.
+    """
     if not isinstance(error, TritonError):
         return False
+    server = TritonServer(workspace.home)
     try:
-        TritonServer(workspace.home).control.load(found.champion)
+        server.control.load(found.champion)
     except (TritonError, OSError):
         return True
-    return False
+    now = server.state()
+    return now is not None and (now.born != before.born if before else now.restarts > 0)
 
 
 def _put(workspace: Workspace, router: Router, found: Experiment) -> list[str]:
-    row = found.stage
+    row, before = found.stage, TritonServer(workspace.home).state()
     try:
         artifact = workspace.by_digest(STAGE, found.first["decision"]["digest"])
         put_challenger(
             workspace, artifact, share=row["share"], salt=found.name, revision=row["id"], router=router
         )  # fmt: skip
     except (*UNFIT, TrialError, TritonError) as error:
-        if _away(workspace, found, error):
+        if _away(workspace, found, error, before):
             raise
         return end(workspace, router, found, ledger.STOPPED, f"the challenger can't be served: {error}", SENSOR)
     what = "sees all and answers nobody" if row["share"] == 0 else f"answers {row['share']:.1%} of the units"

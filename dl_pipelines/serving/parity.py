@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving.client import Caller, batched
+from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import Artifact
 
@@ -29,6 +30,7 @@ def load_and_compare(server: TritonServer, artifact: Artifact, model: str) -> fl
 def require_live_parity(server: TritonServer, artifact: Artifact, model: str) -> float:
     """The largest difference on the artifact's own rows. Raises ParityError when it is too large.
 
+    TritonError when the server went away meanwhile: that tells nothing about the model.
     Of values above one it is a share of the value: an answer of a thousand units has no more exact digits than one of
     one unit.
     """
@@ -42,7 +44,8 @@ def require_live_parity(server: TritonServer, artifact: Artifact, model: str) ->
     try:
         found = batched(call, inputs, about["max_batch"])
     except InferenceServerException as error:
-        raise ParityError(
+        away = "UNAVAILABLE" in str(error.status()) or not server.control.ready()
+        raise (TritonError if away else ParityError)(
             f"found that {model} does not answer ({error.message()}); expected the outputs of {artifact.stage} "
             f"{artifact.short}; the old model keeps the traffic"
         ) from error

@@ -92,9 +92,9 @@ def _move(
         with clean_up(workspace, server):
             model = repository.install_model(workspace.home, workspace.project, artifact)
             load_and_compare(server, artifact, model)
+            row = {"model": model, "digest": artifact.digest, "partition": partition, "reason": reason, "actor": actor}
+            version = append(workspace, event="published", evidence={**evidence, "event": event, **ends}, **row)
         install_router(workspace, artifact, server.control)
-        row = {"model": model, "digest": artifact.digest, "partition": partition, "reason": reason, "actor": actor}
-        version = append(workspace, event="published", evidence={**evidence, "event": event, **ends}, **row)
         durable.write_json(server.routing(workspace.project), only(workspace.project, model, version).plain())
         settle(workspace, next(row for row in ledger(workspace) if row["id"] == version))
         if not server.control.model_ready(workspace.project):

@@ -3,6 +3,7 @@
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -18,6 +19,7 @@ from dl_pipelines.serving.champion import champion, routed
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
+from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import ArtifactError
 from resources.workspaces import RESOURCE, WorkspaceResource
 from sensors.jobs import rollout_job
@@ -179,6 +181,44 @@ def test_a_server_that_is_away_puts_a_promotion_off_and_no_row_says_otherwise(wo
     assert world.events == before and world.due(PROMOTE).needed
     accept(world.workspace, world.rules, "ann") if mode == "manual" else world.step(PROMOTE)
     assert world.events == [*before, ("promoted", 2, "new")] and world.shares == ("tiny__new", "", 0)
+
+
+@pytest.mark.parametrize(("place", "lived"), [
+    ("put_challenger", False), ("require_servable", True), ("give_traffic", True)
+])  # fmt: skip
+def test_a_server_that_was_started_again_meanwhile_puts_it_off(world, monkeypatch, place, lived):
+    """The champion loads, but by another server: what failed was cut off. `lived`: before, so did one."""
+
+    def cut_off(*given, **named):
+        state.update(born="b", restarts=1)
+        raise TritonError("found its connection reset")
+
+    for decision in (WAIT, ADVANCE, ADVANCE)[: 0 if place == "put_challenger" else 3]:
+        world.step(decision)
+    state = {"born": "a", "restarts": 0} if lived else {}
+    with monkeypatch.context() as patched:
+        loads(patched)
+        patched.setattr(TritonServer, "state", lambda _: SimpleNamespace(**state) if state else None)
+        patched.setattr(mend, place, cut_off)
+        with pytest.raises(TritonError, match="connection reset"):
+            world.step(PROMOTE)
+        assert "stopped" not in [event for event, *_ in world.events]
+        with monkeypatch.context() as again:  # it failed by itself: the same server lives
+            again.setattr(TritonServer, "state", lambda _: SimpleNamespace(born="b", restarts=1))
+            world.step(PROMOTE)
+    assert world.events[-1][0] == "stopped"
+
+
+def test_a_crash_while_a_promotion_is_tried_has_written_no_row(world):
+    for decision in (WAIT, ADVANCE, ADVANCE):
+        world.step(decision)
+    before, world.crash = world.events, "probe"
+    with pytest.raises(Crash):
+        world.step(PROMOTE)
+    assert world.events == before and world.shares == ("tiny__old", "", 0.5)
+    assert world.due(PROMOTE).needed and not world.due(WAIT).needed, "nothing to mend, the decision is to come again"
+    assert world.step(PROMOTE) == ["tiny__new: promoted (better)", "tiny__new has the traffic"]
+    assert world.events == [*before, ("promoted", 2, "new")] and world.calls.count("probe") == 2
 
 
 def test_a_server_that_goes_away_after_the_row_has_the_next_step_give_the_traffic(world, monkeypatch):

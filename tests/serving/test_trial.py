@@ -3,13 +3,15 @@
 import contextlib
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from benchmarks.tiny import FIRST, SECOND, THIRD
 from dl_pipelines.brief.live import Router
-from dl_pipelines.serving import parity, repair, repository
+from dl_pipelines.serving import parity, repair, repository, traffic, trial
 from dl_pipelines.serving.champion import NoChampion, champion, kept, ledger, routed
 from dl_pipelines.serving.control import Control
 from dl_pipelines.serving.parity import ParityError
@@ -21,6 +23,7 @@ from dl_pipelines.serving.traffic import give_traffic, rollback
 from dl_pipelines.serving.trial import TrialError, end_trial, put_challenger, require_servable
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError
+from dl_pipelines.store.database import DatabaseError
 from dl_pipelines.wire.routing import CHALLENGER, CHAMPION, Arm
 
 ROUTER = Router(timeout_ms=300, breaker=7)
@@ -186,6 +189,39 @@ def test_what_does_not_load_or_answers_otherwise_is_in_no_ledger(start, monkeypa
             move(workspace, third)
         assert ledger(workspace) == before
         assert name_of(third) not in ready(workspace)
+
+
+@pytest.mark.parametrize("move", [promote, put])
+def test_a_database_that_fails_after_the_comparison_leaves_what_served_as_it_was(start, monkeypatch, move):
+    workspace, (_, _, third) = start
+    before, routers = (ledger(workspace), routed(workspace)), []
+
+    def fail(*_, **named):
+        raise DatabaseError("found it gone")
+
+    with monkeypatch.context() as patch, pytest.raises(DatabaseError, match="found it gone"):
+        patch.setattr(traffic, "install_router", lambda *given: routers.append(given))
+        patch.setattr(traffic, "append", fail)
+        patch.setattr(trial, "append", fail)
+        move(workspace, third)
+    assert routers == [], "the old champion would answer behind the new one's settings"
+    assert name_of(third) not in ready(workspace) and not (workspace.home.repository / name_of(third)).exists()
+    assert (ledger(workspace), routed(workspace)) == before
+
+
+def test_a_server_that_dies_before_the_comparison_is_no_fault_of_the_model(trio, monkeypatch):
+    _, (first, *_) = trio
+    with pytest.raises(TritonError, match=f"found that {name_of(first)} does not answer .*connect"):
+        parity.require_live_parity(SimpleNamespace(grpc="127.0.0.1:9"), first, name_of(first))
+
+    def late(*_):
+        raise InferenceServerException("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED")
+
+    monkeypatch.setattr(parity, "batched", late)
+    for lives, error in ((True, ParityError), (False, TritonError)):
+        server = SimpleNamespace(grpc="127.0.0.1:9", control=SimpleNamespace(ready=lambda lives=lives: lives))
+        with pytest.raises(error, match=r"does not answer \(Deadline Exceeded\)"):
+            parity.require_live_parity(server, first, name_of(first))
 
 
 class Crash(BaseException):
