@@ -74,6 +74,7 @@ def score(workspace: Workspace, task: Task, given: Sequence[str], out: Path) -> 
     pieces = Pieces(out, digest)
     with alone(workspace.home, out):
         if pieces.is_done():
+            pieces.clear()
             failed = tuple(pieces.refused())
             return Scored(len(inputs) - len(failed), len(inputs) - len(failed), failed)
         run, anew = pieces.begin()
@@ -103,7 +104,7 @@ class _Work:
     ):  # fmt: skip
         """`unit` is what the arm is assigned by, the same for every run over these inputs."""
         self._workspace, self._task, self._server, self._inputs = workspace, task, server, inputs
-        self._unit, self._name, self._timeout_ms = unit, f"{unit}-{run}", timeout_ms
+        self._unit, self._name, self._timeout_ms = unit, f"{unit}-{run}" if run else unit, timeout_ms
         self._own, self._mending, self._callers = threading.local(), threading.Lock(), list[Caller]()
 
     def run(self, pieces: Pieces, left: Sequence[int], size: int, batch: int, done: int) -> None:

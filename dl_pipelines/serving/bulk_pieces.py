@@ -31,23 +31,28 @@ class Pieces:
     def __init__(self, out: Path, digest: str):
         self._out, self._digest = out, digest
         self._folder = out.with_name(f".{out.name}.pieces")
+        self._unborn = self._folder / "whole"
 
     def begin(self) -> tuple[str, bool]:
         """Make room for pieces: the run that they are of; True when there were some of other inputs, which are gone.
 
-        A run that goes on is the one that began; every other one has a name of its own, so that no answer of it is
-        taken for one that the log has already.
+        A run that goes on is the one that began (one of an older version has no name); every other one has a name of
+        its own, so that no answer of it is taken for one that the log has already. One that had its output has ended.
         """
-        about = self._folder / ABOUT
-        known = durable.read_json(about) if about.exists() else {}
-        goes_on = known.get("digest") == self._digest and known.get("run")
-        other = self._folder.exists() and not goes_on
-        if other:
-            durable.remove_tree(self._folder)
+        known = self._known()
+        ended = known.get("whole", False) and not self._unborn.exists()
+        goes_on = known.get("digest") == self._digest and not ended
+        other = not goes_on and not ended and any(self._folder.glob("*.parquet"))
         if not goes_on:
+            durable.remove_tree(self._folder)
             known = {"digest": self._digest, "run": secrets.token_hex(4)}
-            durable.write_json(about, known)
-        return known["run"], other
+            durable.write_json(self._folder / ABOUT, known)
+        return known.get("run", ""), other
+
+    def clear(self) -> None:
+        """Remove what a crash left of the pieces of an output that is there."""
+        if self._known().get("digest") == self._digest:
+            durable.remove_tree(self._folder)
 
     def is_done(self) -> bool:
         """Whether the output is there already, of these very inputs."""
@@ -86,14 +91,18 @@ class Pieces:
             f"dlp.{key}".encode(): str(value).encode() for key, value in facts.items()
         }
         whole = schema.with_metadata(named)
-        unborn = self._folder / "whole"
-        with pq.ParquetWriter(unborn, whole) as writer:
+        with pq.ParquetWriter(self._unborn, whole) as writer:
             for start in starts:
                 writer.write_table(pq.read_table(self._path(start)).cast(whole))
-        with unborn.open("rb") as file:
+        with self._unborn.open("rb") as file:
             os.fsync(file.fileno())
-        durable.rename(unborn, self._out)
+        durable.write_json(self._folder / ABOUT, {**self._known(), "whole": True})  # and when it is gone: see begin
+        durable.rename(self._unborn, self._out)
         durable.remove_tree(self._folder)
+
+    def _known(self) -> dict[str, Any]:
+        about = self._folder / ABOUT
+        return durable.read_json(about) if about.exists() else {}
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:012d}.parquet"

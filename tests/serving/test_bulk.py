@@ -27,6 +27,7 @@ from dl_pipelines.serving.prediction_log import missing_ids, read_log
 from dl_pipelines.serving.publish import make_triton_repository
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.serving.traffic import ensure_champion
+from dl_pipelines.store import durable
 
 DIES = """
 import os, sys
@@ -149,6 +150,60 @@ def test_a_removed_file_is_scored_anew_and_the_log_has_both(served, task, inputs
     assert sorted(rows) == sorted(ids) and len({row["unit"] for row in rows.values()}) == 1, "one arm for both"
     assert max(rows[name]["asked_at"] for name in ids[:40]) < min(rows[name]["asked_at"] for name in ids[40:])
     assert missing_ids(served) == []
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(("place", "removed", "before"), [
+    ("rename", False, 40), ("remove", False, 40), ("remove", True, 0)
+])  # fmt: skip
+def test_a_crash_around_the_rename_of_the_output(served, task, inputs, tmp_path, small, place, removed, before):
+    np.save(tmp_path / "rows.npy", inputs)
+    out = tmp_path / "out.parquet"
+
+    def hook(operation, path):
+        if operation == place and path.name in ("out.parquet", ".out.parquet.pieces"):
+            raise Crash
+
+    with durable.inject(hook), pytest.raises(Crash):
+        score(served, task, [str(tmp_path / "rows.npy")], out)
+    first = pq.read_table(tmp_path / ".out.parquet.pieces" / "000000000000.parquet")["request_id"].to_pylist()
+    assert out.exists() == (place == "remove")
+    if removed:
+        out.unlink()
+    assert score(served, task, [str(tmp_path / "rows.npy")], out) == Scored(40, before, ()), "nothing was given up"
+    ids = pq.read_table(out)["request_id"].to_pylist()
+    assert ids[0] != first[0] if removed else ids[: len(first)] == first, "a removed file is asked for anew"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_an_unfinished_run_of_an_older_version_goes_on_under_its_names(
+    served, task, inputs, tmp_path, small, monkeypatch
+):
+    np.save(tmp_path / "rows.npy", inputs)
+    out, folder = tmp_path / "out.parquet", tmp_path / ".out.parquet.pieces"
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk_pieces.Pieces, "finish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            score(served, task, [str(tmp_path / "rows.npy")], out)
+    about = durable.read_json(folder / "inputs.json")
+    del about["run"]
+    durable.write_json(folder / "inputs.json", about)
+    (folder / "000000000032.parquet").unlink()
+    assert score(served, task, [str(tmp_path / "rows.npy")], out) == Scored(40, 32, ())
+    ids = pq.read_table(out)["request_id"].to_pylist()
+    assert ids[32].rpartition("-")[0] == ids[0].rpartition("-")[0].rpartition("-")[0], "an older one had no suffix"
+
+
+def test_a_folder_without_a_piece_is_no_run_that_was_given_up(tmp_path):
+    for digest, piece in (("one", False), ("two", True), ("three", False)):
+        pieces = bulk_pieces.Pieces(tmp_path / "out.parquet", digest)
+        assert pieces.begin()[1] == (digest == "three")
+        if piece:
+            pieces.put(0, pa.table({"input": ["x"]}))
+            assert pieces.has(0)
 
 
 def test_other_inputs_begin_anew(served, task, inputs, tmp_path, small, monkeypatch):
