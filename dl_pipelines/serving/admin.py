@@ -12,6 +12,7 @@ import os
 import secrets
 from pathlib import Path
 
+from dl_pipelines.serving.process import birth
 from dl_pipelines.store.home import Home
 
 HEADER = "dlp-admin"
@@ -52,15 +53,18 @@ def new_key(home: Home) -> str:
     return key
 
 
-def hide_key(pid: int, key: str) -> None:
+def hide_key(pid: int, born: str, key: str) -> None:
     """Overwrite the key in the command line of a server that has read it. Raises OSError when the system forbids that.
 
-    Of a server that has not yet, it would become the key. Where the command line lies: proc_pid_stat(5).
+    Of a server that has not yet, it would become the key. Another process, not `born` then, is left alone. Where the
+    command line lies: proc_pid_stat(5).
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
     try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        if birth(pid) != born:  # looked at last: what was opened and read before is of this process
+            return
         text = os.pread(memory, end - start, start)
         at = text.find(key.encode())
         while key and at >= 0:

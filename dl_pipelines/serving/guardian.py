@@ -105,13 +105,12 @@ class Guardian:
 
     def begin(self) -> None:
         """Start the server, or take over one that lives; its state is written then. Raises OSError."""
+        self._hidden_after = self.log.path.stat().st_size if self.log.path.exists() else 0
         if self.orders.adopt:
-            self.server = Server(self.home, *self.orders.adopt)
-            self.orders, self._hidden_after = replace(self.orders, adopt=None), None
+            self.server, self.orders = Server(self.home, *self.orders.adopt), replace(self.orders, adopt=None)
             self.log.say(f"watches the server {self.server.pid}, whose guardian had ended")
         else:
             load = [f"--load-model={name}" for name in wanted_models(self.home)]
-            self._hidden_after = self.log.path.stat().st_size if self.log.path.exists() else 0
             self.server = Server.start(self.home, [*self.orders.command, *load], self.log.path)
         self._limit = time.monotonic() + start_limit(self.home)
         self._answered, self._failed = time.monotonic(), 0
@@ -156,13 +155,20 @@ class Guardian:
         return ""
 
     def _hide_key(self) -> None:
-        """Overwrite the admin key in the server's command line, once, as soon as Triton has read it."""
+        """Overwrite the admin key in the server's command line, once, as soon as Triton has read it.
+
+        Where the system does not let us, as of a server that is no child of ours, that is said and left.
+        """
         assert self._hidden_after is not None
         with self.log.path.open("rb") as log:
             log.seek(self._hidden_after)
-            if READS in log.read(1 << 16) or self.state.ready:
-                self._hidden_after = None
-                admin.hide_key(self.server.pid, admin.read_key(self.home))
+            if READS not in log.read(1 << 16) and not self.state.ready:
+                return
+        try:
+            admin.hide_key(self.server.pid, self.server.born, admin.read_key(self.home))
+        except PermissionError as error:
+            self.log.say_once(f"could not hide the admin key in the server's command line: {error}")
+        self._hidden_after = None
 
     def _trouble(self) -> str:
         """What is wrong with a server that lives."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from dl_pipelines.serving import guardian, stubs
+from dl_pipelines.serving import admin, guardian, stubs
 from dl_pipelines.serving.process import birth
 from dl_pipelines.serving.state import Orders, state_file
 from dl_pipelines.store.home import Home
@@ -91,6 +94,43 @@ def test_whatever_a_look_raises_is_said_once(watched, home, monkeypatch):
     until(lambda: len(seen) > 5, 10)
     assert birth(watched.server.pid) == watched.server.born and state_file(home).exists()
     assert told(home) == ["could not look after the server: KeyError: 'surprise'"]
+
+
+@pytest.mark.parametrize(("error", "hidden"), [(OSError(5, "I/O error"), True), (PermissionError(1, "no"), False)])
+def test_the_key_of_a_server_that_was_taken_over_is_hidden_too(home, monkeypatch, error, hidden):
+    key, tries, real = admin.new_key(home), [], admin.hide_key
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"dlp-admin={key}"])
+
+    def shown():
+        return key in Path(f"/proc/{child.pid}/cmdline").read_text()
+
+    def fails_at_first(*given):
+        tries.append(given)
+        if len(tries) == 1:
+            raise error
+        real(*given)
+
+    born = birth(child.pid) or ""
+    real(child.pid, "another", key)
+    assert shown(), "it is not the process that was meant"
+    monkeypatch.setattr(admin, "hide_key", fails_at_first)
+    monkeypatch.setattr(guardian, "LOOK_SECONDS", 0.02)
+    seen: list[float] = []
+    made = guardian.Guardian(Orders(("sleep", "60"), str(home.root), 1, 2, 3, adopt=(child.pid, born)))
+    monkeypatch.setattr(made.control, "ready", lambda *_: seen.append(0.0) or True)
+    made.begin()
+    work = threading.Thread(target=made.run)
+    work.start()
+    try:
+        until(lambda: len(seen) > 8, 10)
+        assert (len(tries), shown()) == (2 if hidden else 1, not hidden)
+    finally:
+        made.stopping = True
+        work.join(20)
+        child.kill()
+        child.wait(10)
+    told_of = "could not look after the server: OSError" if hidden else "could not hide the admin key in the server's"
+    assert sum(told_of in line for line in told(home)) == 1
 
 
 def test_a_process_that_ends_while_it_is_being_ended_is_no_error(home, monkeypatch):
