@@ -1,5 +1,6 @@
 """Homes that share a database: a project is of one of them."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from dl_pipelines.cli.app import app
 from dl_pipelines.serving.expiry import expire_log
 from dl_pipelines.serving.label_inbox import take_labels
 from dl_pipelines.serving.labels import add_labels, read_labels
+from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store import tables
 from dl_pipelines.store.database import Database, DatabaseError
 from dl_pipelines.store.home import DATABASE_URL, Home
 from dl_pipelines.store.owner import OtherHomeError, identity
 from dl_pipelines.store.workspace import Workspace
+from dl_pipelines.wire.routing import only
 from tests.small import small
 
 OLD = "2020-01-01T00:00:00.000+00:00"
@@ -102,6 +105,9 @@ def test_gc_and_status_go_on_with_the_projects_that_are_the_homes_own(tmp_path, 
     ran = CliRunner().invoke(app, ["gc", "--home", str(second.root)])
     assert ran.exit_code == 1 and ran.stderr.startswith("error: found the project small in the database as that of")
     assert "1 rows and segments of zoo's log" in ran.stdout
+    table = TritonServer(second).routing("small")
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps(only("small", "small__a", 1).plain()))
     ran = CliRunner().invoke(app, ["status", "--home", str(second.root)])
     assert ran.exit_code == 0
     for told in ("small: 0 days of data; found the project small", "zoo: 0 days of data; nothing serves"):
