@@ -4,7 +4,7 @@ A round has a home, a server, clients, a carrier of the log and a database (Post
 `kill -9` hits at random times the router's process, the model's, the server, the carrier or the database (SQLite has no
 process: it is locked). After each the server has to answer again within 10 s. At the end the tables are held against
 what the clients were told. A soak that is stopped loses the round that it was in. `crashes` are ends of the server that
-nobody killed: it has to be back from them all the same.
+nobody killed: it has to be back from them all the same; the server's log of such a round, or one with a fault, is kept.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Round:
             took = self._recovered(time.monotonic())
             self.slowest = max(self.slowest, took)
             if took > LIMIT:
-                self.faults.append(f"{took:.1f} s without an answer after the {target} was killed")
+                load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+                self.faults.append(f"{took:.1f} s without an answer after the {target} was killed ({load})")
 
     def allowed(self, target: str) -> bool:
         """Whether it was not killed too often within the last minute."""
@@ -194,6 +195,13 @@ def _command(pid: int) -> bytes:
     return b""
 
 
+def _keep_logs(home: Path, there: Path) -> None:
+    """What the server and its guardian said: the next round has a home of its own."""
+    there.mkdir(exist_ok=True)
+    for path in (home / "server").glob("server.log*"):
+        shutil.copyfile(path, there / path.name)
+
+
 def soak(folder: Path, minutes: float) -> dict[str, object]:
     """Kill for so many minutes; the counts of all soaks in `folder` so far."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,5 +221,7 @@ def soak(folder: Path, minutes: float) -> dict[str, object]:
             counts[name] += found[name]
         counts["rounds"], counts["slowest"] = number + 1, max(counts["slowest"], found["slowest"])
         counts["faults"] += [{"round": number, "fault": fault[:2000]} for fault in found["faults"]]
+        if found["faults"] or found["crashes"]:
+            _keep_logs(folder / "serving" / "home", folder / f"serving-{number}-logs")
         durable.write_json(state, counts)
     return {"name": "soak.serving", "minutes": minutes, "killed": sum(counts["kills"].values()), **counts}

@@ -69,3 +69,21 @@ def test_the_carrier_ends_with_the_soak_that_started_it(tmp_path, monkeypatch):
     monkeypatch.setattr(soak_carrier, "carry_log", lambda workspace: carried.append(workspace.project))
     soak_carrier.main()
     assert carried == ["soak", "soak"]
+
+
+@pytest.mark.parametrize(("crashes", "faults", "kept"), [(0, [], 0), (1, [], 1), (0, ["slow"], 1)])
+def test_the_log_of_a_round_in_which_something_went_wrong_is_kept(tmp_path, monkeypatch, crashes, faults, kept):
+    def one(folder, number, targets):
+        (folder / "home" / "server").mkdir(parents=True)
+        (folder / "home" / "server" / "server.log").write_text("Signal (11) received.")
+        ended.append(number)
+        return {"kills": {"server": 2}, "slowest": 1.0, "acknowledged": 5, "failed": 1, "lost": 0, "doubled": 0,
+                "crashes": crashes, "faults": faults}  # fmt: skip
+
+    ended = []
+    monkeypatch.setattr(soak_serving, "one", one)
+    monkeypatch.setattr(soak_serving.time, "monotonic", lambda: 100.0 * len(ended))
+    found = soak_serving.soak(tmp_path, 1)
+    assert (found["killed"], found["crashes"], len(found["faults"]), ended) == (2, crashes, len(faults), [0])
+    logs = list(tmp_path.glob("serving-0-logs/*"))
+    assert [path.read_text() for path in logs] == ["Signal (11) received."] * kept
