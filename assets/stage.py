@@ -11,6 +11,7 @@ import dagster as dg
 from dl_pipelines import catalog
 from dl_pipelines.brief import BASE, Brief
 from dl_pipelines.store.artifacts import Artifact, StageSkipped
+from dl_pipelines.store.database import Database
 from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.tasks.base import Task
 from resources import results
@@ -94,7 +95,9 @@ def stage_asset(
     )
     def compute(context: dg.AssetExecutionContext, workspaces: dg.ResourceParam[WorkspaceResource]):
         mark(context.instance, context.run)
-        work = _Work(context, workspaces, workspaces.open(brief.project, context.log.info), brief, stage)
+        workspace = workspaces.open(brief.project, context.log.info)
+        attempt(lambda: Database.claim(workspace.home, brief.project))  # whichever stage a run begins with
+        work = _Work(context, workspaces, workspace, brief, stage)
         parts = [Partition.parse(name) for name in context.partition_keys]
         made = work.together(make_days, parts) if make_days and len(parts) > 1 else work.one_by_one(make, parts)
         with together(context.instance):

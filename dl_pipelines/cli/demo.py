@@ -77,10 +77,12 @@ def run_demo(home: Home, screen: Console) -> dict[str, Any]:
     from dl_pipelines import catalog
     from dl_pipelines.lifecycle.experiment import Rules
     from dl_pipelines.serving.server import running
+    from dl_pipelines.store.database import Database
     from dl_pipelines.store.workspace import Workspace
 
     began = time.monotonic()
     workspace = Workspace(home, brief_of(DAYS[0]).project)
+    Database.claim(home, workspace.project)
     with running(home):
         for day in DAYS:
             brief = brief_of(day)

@@ -32,6 +32,7 @@ from dl_pipelines.data.window import window_days
 from dl_pipelines.serving.server import running
 from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import Artifact
+from dl_pipelines.store.database import Database
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Partition, Progress, Workspace
 from resources.attempt import NO_SPACE
@@ -104,7 +105,11 @@ def settle_experiment(home: Home, brief: Brief, experiment: str | None, settings
 
 
 def snapshot(home: Home, brief: Brief) -> None:
-    """Keep the brief of a run in the home. Secrets are names in it, never values."""
+    """Keep the brief of a run in the home. Secrets are names in it, never values.
+
+    Raises DatabaseError when the project is another home's in a shared database, before anything is kept or made.
+    """
+    Database.claim(home, brief.project)
     path, text = home.briefs / f"{brief.project}.yaml", yaml.safe_dump(brief.model_dump(mode="json"), sort_keys=False)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         durable.write_text(path, text)

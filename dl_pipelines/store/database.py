@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,16 @@ class Database:
     def of(cls, home: Home, project: str | None = None) -> Database:
         """The database of a home. Whoever reads or writes rows of a project names it: it may be another home's."""
         return cls(home.database_url, (home, project) if project and os.environ.get(DATABASE_URL) else None)
+
+    @classmethod
+    def claim(cls, home: Home, project: str) -> None:
+        """Before any work: refuse a project that is another home's in a shared database. Raises DatabaseError.
+
+        Nothing is opened where the tables are in the home.
+        """
+        if os.environ.get(DATABASE_URL):
+            with contextlib.closing(cls.of(home, project)) as database:
+                patiently(lambda: database.engine, f"tell whose {project} is")
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -130,7 +140,7 @@ class Database:
                     f"expected migration {HEAD} or older; use the version that wrote it, or another DLP_DATABASE_URL"
                 ) from error
 
-    @contextmanager
+    @contextlib.contextmanager
     def begin(self) -> Iterator[sa.Connection]:
         """A transaction: committed at the end, rolled back on an exception."""
         with self.engine.begin() as connection:

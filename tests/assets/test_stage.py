@@ -14,7 +14,9 @@ from dl_pipelines.brief import Brief
 from dl_pipelines.cli.run import failures
 from dl_pipelines.data.validation import gates_of
 from dl_pipelines.store.artifacts import Artifact, Draft, Gate
+from dl_pipelines.store.database import Database
 from dl_pipelines.store.digest import digest_json
+from dl_pipelines.store.home import DATABASE_URL, Home
 from dl_pipelines.store.workspace import Partition
 from resources.workspaces import RESOURCE, WorkspaceResource
 from tests.assets.conftest import DATA, runner
@@ -250,6 +252,21 @@ def model_stages(brief: Brief, evaluated: list[str], declared: dict[str, bool]) 
     )
     after = stage_asset(brief, "report", follow, partitions=models, deps=("evaluation",), description="after")
     return [first, after]
+
+
+def test_a_project_of_another_home_is_refused_before_a_stage_works(tmp_path, little, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    brief, name = little(), "2026-01-01|base"
+    Database.claim(Home(tmp_path / "first"), brief.project)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("little_experiment", ["base"])
+        result = dg.materialize(
+            model_stages(brief, ["finite"], {"finite": True}), partition_key=name, instance=instance,
+            raise_on_error=False, resources={RESOURCE: WorkspaceResource(home=str(tmp_path / "second"))},
+        )  # fmt: skip
+    (told,) = failures(result)
+    assert told.stage == "evaluation" and told.message.startswith("found the project little in the database as that of")
+    assert not list((tmp_path / "second" / "artifacts").iterdir())
 
 
 @pytest.mark.parametrize(
