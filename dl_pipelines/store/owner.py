@@ -6,6 +6,7 @@ Two homes of one project would serve by one ledger, remove each other's old rows
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl_pipelines.store import durable
@@ -24,7 +25,7 @@ class OtherHomeError(DatabaseError):
 def require_own(connection: sa.Connection, home: Home, project: str) -> None:
     """Note that a project is this home's own, unless it is somebody's already. Raises OtherHomeError.
 
-    Nothing is said of the home's other projects. A home that was moved is the same one; so is a copy of it.
+    Nothing is said of the home's other projects. A home that was moved is the same one; a copy beside it is refused.
     """
     import sqlalchemy as sa
 
@@ -42,20 +43,51 @@ def require_own(connection: sa.Connection, home: Home, project: str) -> None:
         schema = connection.get_execution_options().get("schema_translate_map", {}).get(None)
         name = f"{schema}.{table.name}" if schema else table.name
         anew = f"if it is that home, made anew, write {row.home} into {home.identity}; "
+        if others or _identity(Home(Path(row.root))) == row.home:  # it would lose those, or be a copy
+            anew = ""
         raise OtherHomeError(
             f"found the project {project} in the database as that of another home ({row.root}); expected one home a "
             "project: two would go by one ledger, and each remove what the other counts on; work with that home, or "
-            f"give the project another name, or {home.root} another DLP_DATABASE_URL; {'' if others else anew}if no "
+            f"give the project another name, or {home.root} another DLP_DATABASE_URL; {anew}if no "
             f"other home has it any more: DELETE FROM {name} WHERE project = '{project}'"
+        )
+    if row.root != str(home.root):
+        _require_moved(home, Path(row.root), own)
+        connection.execute(table.update().where(table.c.project == project).values(root=str(home.root)))
+
+
+def _require_moved(home: Home, before: Path, own: str) -> None:
+    if _identity(Home(before)) == own and not before.samefile(home.root):
+        raise OtherHomeError(
+            f"found {home.root} to be a copy of the home {before}; expected one home a project: two would go by one "
+            "ledger, and each remove what the other counts on; work with that home, or remove "
+            f"{before / 'home.id'} if this one takes its place, or remove {home.identity}: then "
+            "this is another home, with projects of other names or another DLP_DATABASE_URL"
         )
 
 
 def identity(home: Home) -> str:
-    """What tells this home from others, made when it is first asked for."""
+    """What tells this home from others, made when it is first asked for. Raises DatabaseError when it can't be."""
     from filelock import FileLock
 
-    home.locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.locks / "identity.lock"):
-        if not home.identity.exists():
-            durable.write_text(home.identity, secrets.token_hex(16) + "\n")
+    try:
+        if home.identity.exists():
+            return home.identity.read_text(encoding="utf-8").strip()
+        home.locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.locks / "identity.lock"):
+            if not home.identity.exists():
+                durable.write_text(home.identity, secrets.token_hex(16) + "\n")
+            return home.identity.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise DatabaseError(
+            f"found {error.strerror or error} at {error.filename or home.root}; expected a home that can be written: "
+            f"{home.identity} tells a database that homes share which one this is; give another with --home or DLP_HOME"
+        ) from error
+
+
+def _identity(home: Home) -> str | None:
+    """That of a home which may be gone, or on another machine."""
+    try:
         return home.identity.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None

@@ -1,6 +1,9 @@
 """Homes that share a database: a project is of one of them."""
 
+import errno
 import json
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,18 +11,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from dl_pipelines.cli import demo
 from dl_pipelines.cli.app import app
 from dl_pipelines.serving.expiry import expire_log
 from dl_pipelines.serving.label_inbox import take_labels
 from dl_pipelines.serving.labels import add_labels, read_labels
 from dl_pipelines.serving.server import TritonServer
-from dl_pipelines.store import tables
+from dl_pipelines.store import durable, tables
 from dl_pipelines.store.database import Database, DatabaseError
 from dl_pipelines.store.home import DATABASE_URL, Home
 from dl_pipelines.store.owner import OtherHomeError, identity
 from dl_pipelines.store.workspace import Workspace
 from dl_pipelines.wire.routing import only
-from tests.small import small
+from tests.small import small, write
 
 OLD = "2020-01-01T00:00:00.000+00:00"
 
@@ -55,7 +59,6 @@ def test_a_second_home_of_a_project_is_refused_and_told_which_the_first_is(share
     assert told.startswith(f"found the project b in the database as that of another home ({first.root}); expected one")
     table = "project_homes" if shared.startswith("sqlite") else "dlp.project_homes"
     remedy = f"DELETE FROM {table} WHERE project = 'b'"
-    assert f"if it is that home, made anew, write {identity(first)} into {second.root / 'home.id'}; if no other" in told
     assert told.endswith(remedy)
     assert opened(first, "b") == 0
     database = Database(shared)
@@ -120,12 +123,32 @@ def test_every_module_names_the_project_whose_rows_it_asks_for():
 
 
 def test_a_home_that_was_moved_or_made_anew_under_its_identity_is_the_same(shared, tmp_path):
-    opened(Home(tmp_path / "first"))
-    (tmp_path / "first").rename(tmp_path / "moved")
-    moved, anew = Home(tmp_path / "moved"), Home(tmp_path / "anew").prepare()
+    first, moved, anew, third = (Home(tmp_path / name) for name in ("first", "moved", "anew", "third"))
+    opened(first)
+    first.root.rename(moved.root)
     assert opened(moved) == 0
-    anew.identity.write_text(identity(moved))
+    assert str(moved.root) in refusal(third), "where it is now"
+    known = identity(moved)
+    shutil.rmtree(moved.root)
+    told = refusal(anew)
+    assert f"if it is that home, made anew, write {known} into {anew.identity}; " in told
+    anew.identity.write_text(known)
     assert opened(anew) == 0
+
+
+def test_a_copy_of_a_home_is_refused_until_it_is_another_or_the_only_one(shared, tmp_path):
+    first, copy, name = Home(tmp_path / "first"), Home(tmp_path / "copy"), Home(tmp_path / "name")
+    opened(first)
+    name.root.symlink_to(first.root)
+    shutil.copytree(first.root, copy.root)
+    assert refusal(copy).startswith(f"found {copy.root} to be a copy of the home {first.root}; expected one home a")
+    assert opened(first) == opened(name) == opened(first) == 0, "the same folder under two names"
+    copy.identity.unlink()
+    assert opened(copy, "b") == 0
+    assert "home.id" not in refusal(Home(tmp_path / "third")), "it would be a copy"
+    copy.identity.write_text(identity(first))
+    first.identity.unlink()
+    assert opened(copy) == 0, "it took the place"
 
 
 def test_of_two_that_come_at_once_one_is_refused(shared, tmp_path):
@@ -152,3 +175,43 @@ def test_a_home_with_a_database_of_its_own_needs_no_identity(tmp_path, monkeypat
     monkeypatch.delenv(DATABASE_URL, raising=False)
     home = Home(tmp_path / "first")
     assert opened(home) == 0 and not home.identity.exists() and not home.locks.exists()
+
+
+def test_a_home_that_has_its_identity_is_only_read_and_one_that_can_not_get_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    home, full = Home(tmp_path / "first"), Home(tmp_path / "full").prepare()
+    assert opened(home) == 0
+    shutil.rmtree(home.locks)
+    assert opened(home) == 0 and not home.locks.exists()
+
+    def refuse(operation, path):
+        if path == full.identity:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with durable.inject(refuse), pytest.raises(DatabaseError) as caught:
+        opened(full)
+    told = str(caught.value)
+    assert told.startswith(f"found Read-only file system at {full.identity}; expected a home that can be written")
+    assert "DLP_DATABASE_URL" not in told
+
+
+def test_work_on_a_project_of_another_home_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    first, second = Home(tmp_path / "first"), Home(tmp_path / "second")
+    opened(first, "small")
+    file = write(tmp_path, small())
+    days = ["--from", "2026-01-01", "--to", "2026-01-01"]
+    for command in (["run", str(file)], ["backfill", str(file), *days]):
+        ran = CliRunner().invoke(app, [*command, "--home", str(second.root)])
+        assert ran.exit_code != 0 and "error: found the project small in the database as that of" in ran.stderr
+        assert list(second.artifacts.iterdir()) == list(second.briefs.iterdir()) == []
+    monkeypatch.setattr(demo, "_train", lambda *_: pytest.fail("it was trained"))
+    opened(first, "demo_ab")
+    ran = CliRunner().invoke(app, ["demo", "ab", "--home", str(second.root)])
+    assert ran.exit_code != 0 and "error: found the project demo_ab in" in ran.stderr
+
+
+def test_nothing_is_opened_before_work_where_the_tables_are_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.delenv(DATABASE_URL, raising=False)
+    Database.claim(Home(tmp_path), "a")
+    assert list(tmp_path.iterdir()) == []
