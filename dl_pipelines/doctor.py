@@ -22,7 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dl_pipelines.store.database import Database, DatabaseError
-from dl_pipelines.store.home import Home
+from dl_pipelines.store.home import DATABASE_URL, Home
+from dl_pipelines.store.owner import refused
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FREE_DISK = 2.0
@@ -99,12 +100,16 @@ def check_database(home: Path) -> Check:
     import sqlalchemy as sa
     from sqlalchemy.exc import SQLAlchemyError
 
-    database = Database.of(Home.find(home))
+    place = Home.find(home)
+    database = Database.of(place)
     try:
         with database.begin() as connection:
+            others = refused(connection, place) if os.environ.get(DATABASE_URL) else []
             connection.execute(sa.text("SELECT 1"))
         url = sa.make_url(database.url).render_as_string(hide_password=True)
-        return Check("database", True, f"{url} answers")
+        told = f"; refused here, as of another home: {', '.join(others)}" if others else ""
+        remedy = f"work on them with that home, or remove their briefs from {place.briefs}" if others else ""
+        return Check("database", True, f"{url} answers{told}", remedy)
     except (DatabaseError, SQLAlchemyError, OSError) as error:
         remedy = "start the database that DLP_DATABASE_URL names, or unset it to use SQLite in the home"
         return Check("database", False, " ".join(str(error).split()), remedy)

@@ -35,6 +35,7 @@ def require_own(connection: sa.Connection, home: Home, project: str) -> None:
     query = sa.select(table.c.home, table.c.root).where(table.c.project == project)
     row = connection.execute(query).one_or_none()
     if row is None:
+        _require_new(connection, home, project)
         values = {"project": project, "home": own, "root": str(home.root), "at": now()}
         insert_new(connection, table, [values], table.c.project)
         row = connection.execute(query).one()  # somebody may have been faster
@@ -49,11 +50,41 @@ def require_own(connection: sa.Connection, home: Home, project: str) -> None:
             f"found the project {project} in the database as that of another home ({row.root}); expected one home a "
             "project: two would go by one ledger, and each remove what the other counts on; work with that home, or "
             f"give the project another name, or {home.root} another DLP_DATABASE_URL; {anew}if no "
-            f"other home has it any more: DELETE FROM {name} WHERE project = '{project}'"
+            f"other home has it any more: UPDATE {name} SET home = '{own}' WHERE project = '{project}'"
         )
     if row.root != str(home.root):
         _require_moved(home, Path(row.root), own)
         connection.execute(table.update().where(table.c.project == project).values(root=str(home.root)))
+
+
+def _require_new(connection: sa.Connection, home: Home, project: str) -> None:
+    """A database of an older version has rows of projects, and none that says whose they are."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import label_inbox, metadata
+
+    folder = home.artifacts / project
+    if folder.is_dir():
+        return
+    tables = [item for item in metadata.sorted_tables if "project" in item.c and item is not label_inbox]
+    queries = (sa.select(item.c.project).where(item.c.project == project).limit(1) for item in tables)
+    if any(connection.execute(query).first() for query in queries):  # in the inbox, anybody may have written
+        raise OtherHomeError(
+            f"found rows of the project {project} in the database that no home has said to be its own, and no {folder}"
+            "; expected them to be this home's; run `dlp gc --dry-run` in the home that has the project, or make that "
+            "folder if none has it any more"
+        )
+
+
+def refused(connection: sa.Connection, home: Home) -> list[str]:
+    """Projects with a brief in this home that are another's in the database, with its place. Notes nothing."""
+    import sqlalchemy as sa
+
+    from dl_pipelines.store.tables import project_homes as table
+
+    names = [path.stem for path in sorted(home.briefs.glob("*.yaml"))]
+    query = sa.select(table.c.project, table.c.root).where(table.c.project.in_(names), table.c.home != _identity(home))
+    return [f"{row.project} ({row.root})" for row in connection.execute(query.order_by(table.c.project))]
 
 
 def _require_moved(home: Home, before: Path, own: str) -> None:

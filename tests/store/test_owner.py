@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dl_pipelines.cli import demo
 from dl_pipelines.cli.app import app
+from dl_pipelines.doctor import check_database
 from dl_pipelines.serving.expiry import expire_log
 from dl_pipelines.serving.label_inbox import take_labels
 from dl_pipelines.serving.labels import add_labels, read_labels
@@ -58,7 +59,7 @@ def test_a_second_home_of_a_project_is_refused_and_told_which_the_first_is(share
     told = refusal(second, "b")
     assert told.startswith(f"found the project b in the database as that of another home ({first.root}); expected one")
     table = "project_homes" if shared.startswith("sqlite") else "dlp.project_homes"
-    remedy = f"DELETE FROM {table} WHERE project = 'b'"
+    remedy = f"UPDATE {table} SET home = '{identity(second)}' WHERE project = 'b'"
     assert told.endswith(remedy)
     assert opened(first, "b") == 0
     database = Database(shared)
@@ -92,6 +93,30 @@ def test_a_home_without_artifacts_of_the_project_removes_and_adds_nothing(shared
             ask()
     assert read_labels(first) == {"r0": 1, "r1": 1}
     assert expire_log(first, 30) == 1
+
+
+def test_rows_of_an_older_version_are_not_of_a_home_that_has_nothing_of_the_project(shared, tmp_path):
+    first, second = (Workspace(Home(tmp_path / name).prepare(), "small") for name in ("first", "second"))
+    (first.home.artifacts / "small").mkdir()
+    database = Database.of(first.home)
+    database.append(tables.labels, project="small", request_id="r0", label=1, at=OLD)
+    database.close()
+    with pytest.raises(OtherHomeError, match="found rows of the project small in the database that no home has said"):
+        expire_log(second, 30)
+    assert read_labels(first) == {"r0": 1}
+    assert "as that of another home" in refusal(second.home, "small")
+
+
+def test_the_doctor_names_what_is_refused_and_notes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATABASE_URL, f"sqlite:///{tmp_path / 'shared.sqlite'}")
+    first, second = Home(tmp_path / "first"), Home(tmp_path / "second").prepare()
+    opened(first, "small")
+    for project in ("small", "zoo"):
+        (second.briefs / f"{project}.yaml").touch()
+    check = check_database(second.root)
+    assert check.ok and check.found.endswith(f" answers; refused here, as of another home: small ({first.root})")
+    assert check.remedy == f"work on them with that home, or remove their briefs from {second.briefs}"
+    assert opened(first, "zoo") == 0 and not second.identity.exists()
 
 
 def test_gc_and_status_go_on_with_the_projects_that_are_the_homes_own(tmp_path, monkeypatch):
