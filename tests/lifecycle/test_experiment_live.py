@@ -76,7 +76,7 @@ def test_the_better_one_is_promoted_and_the_worse_one_taken_out(project, publish
     publish(workspace, LATER, 3, 60)
     row = compare_with_champion(workspace, LATER, data, task, LIVE, evaluation)
     assert row["decision"] == "keep" and go() == [], "held-out rows are the door"
-    with contextlib.closing(Database.of(workspace.home)) as database:  # as if they had not shown it
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:  # as if they had not shown it
         values = {name: value for name, value in row.items() if name != "id"}
         database.append(promotion_evidence, **{**values, "high": 0.1})
     worse = row["challenger"]

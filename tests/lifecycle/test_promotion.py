@@ -65,7 +65,7 @@ def test_nothing_compared_never_promotes(row):
 
 
 def rows_of(workspace, table):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     try:
         return database.rows(table, project=workspace.project)
     finally:

@@ -23,7 +23,8 @@ class Table:
         self.workspace = workspace
 
     def _insert(self, table: Any, rows: Iterable[dict[str, Any]]) -> None:
-        with contextlib.closing(Database.of(self.workspace.home)) as database, database.begin() as connection:
+        database = Database.of(self.workspace.home, self.workspace.project)
+        with contextlib.closing(database), database.begin() as connection:
             if rows := [{"project": self.workspace.project, **row} for row in rows]:
                 connection.execute(table.insert(), rows)
 
@@ -35,7 +36,7 @@ class Table:
             "reason": "by a test", "actor": "test", "key": f"e:stage:{number}:{share}:{project}", "at": at or now(),
             **given,
         }  # fmt: skip
-        with contextlib.closing(Database.of(self.workspace.home)) as database:
+        with contextlib.closing(Database.of(self.workspace.home, self.workspace.project)) as database:
             number = database.append(rollouts, **row)
             return database.rows(rollouts, id=number)[0]
 

@@ -68,7 +68,7 @@ class World:
             "partition": self.published[challenger][1].key, "difference": 0.0, "low": low, "high": high,
             "decision": "", "reason": "measured",
         }  # fmt: skip
-        with contextlib.closing(Database.of(self.workspace.home)) as database:
+        with contextlib.closing(Database.of(self.workspace.home, self.workspace.project)) as database:
             return database.append(promotion_evidence, project="tiny", **values)
 
     # what mend.py calls

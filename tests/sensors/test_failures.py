@@ -29,7 +29,7 @@ def failed(instance, workspace):
 
 
 def told(workspace):
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         return database.rows(alerts)
 
 

@@ -63,7 +63,7 @@ def test_a_promotion_that_is_refused_fails_in_the_words_of_the_library(promote, 
     assert reason(promote(7)).startswith("found no promotion evidence 7 of digits; expected an id")
     row = {"champion": "old", "challenger": "new", "partition": "2026-01-02|base", "metric": "accuracy", "rows": 100,
            "difference": 0.0, "low": -0.004, "high": 0.004, "decision": "undecided", "reason": "measured"}  # fmt: skip
-    with contextlib.closing(Database.of(workspace.home)) as database:
+    with contextlib.closing(Database.of(workspace.home, workspace.project)) as database:
         number = database.append(promotion_evidence, project="digits", **row)
     assert reason(promote(number)).startswith(f"found the decision undecided in evidence {number} (measured); expected")
     allowed = make_brief(lifecycle={"margin": 0.01})

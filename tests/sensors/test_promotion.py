@@ -16,7 +16,7 @@ def sensor(brief):
 
 
 def append(workspace, table, **values):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     try:
         return database.append(table, project=workspace.project, **values)
     finally:

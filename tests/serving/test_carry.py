@@ -37,7 +37,7 @@ def plain(tmp_path, monkeypatch) -> Workspace:
 
 
 def rows(workspace, table):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     try:
         return [dict(row) for row in database.rows(table)]
     finally:

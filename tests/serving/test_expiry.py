@@ -28,7 +28,7 @@ DAY = 86_400
 
 
 def count(workspace, table):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     try:
         return len(database.rows(table))
     finally:
@@ -37,7 +37,7 @@ def count(workspace, table):
 
 def label(workspace, name, days):
     at = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     database.append(tables.labels, project=workspace.project, request_id=name, label=1, at=at)
     database.append(tables.label_inbox, project=workspace.project, request_id=name, label=1, signature="", at=at)
     database.close()

@@ -21,7 +21,7 @@ from dl_pipelines.store.home import Home
 
 def put(workspace, *rows, project="tiny"):
     """Rows of request id, label, signature, as another system writes them."""
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     names = ("request_id", "label", "signature")
     with database.begin() as connection:
         given = [{"project": project, "at": now(), **dict(zip(names, row, strict=True))} for row in rows]
@@ -30,7 +30,7 @@ def put(workspace, *rows, project="tiny"):
 
 
 def left(workspace):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     try:
         return [row["request_id"] for row in database.rows(tables.label_inbox)]
     finally:
@@ -67,7 +67,7 @@ def test_rows_that_are_no_json_are_refused_and_hold_up_nobody(own):
     key = new_key(own.home)
     put(own, ("a", 0.1 + 0.2, sign_label(key, "tiny", "a", 0.1 + 0.2)))
     wrong = ["'" + "[" * 3000 + "]" * 3000 + "'", "'" + "9" * 5000 + "'"]
-    database = Database.of(own.home)
+    database = Database.of(own.home, own.project)
     sqlite = database.engine.dialect.name == "sqlite"
     if sqlite:
         wrong += ["'cat'", "''", "'NaN'", "x'ff'", "CAST(x'ff' AS TEXT)"]

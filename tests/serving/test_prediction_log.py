@@ -98,7 +98,7 @@ def test_rows_outside_of_the_sample_and_answers_of_another_arm(served, task, dat
 
 
 def test_signed_labels_are_taken_and_old_rows_go(served, task, data):
-    key, database, writer = new_key(served.home), Database.of(served.home), writer_of(served)
+    key, database, writer = new_key(served.home), Database.of(served.home, served.project), writer_of(served)
     writer.append([answered(name, at=at, model=champion(served).model) for name, at in
                    [("inbox/1", time.time()), ("inbox/old", time.time() - 3 * 86_400)]])  # fmt: skip
     writer.close()
@@ -125,7 +125,7 @@ def test_a_label_that_is_none_of_the_tasks_is_named(served, task, data):
     writer.append([answered("misfit", model=champion(served).model)])
     writer.close()
     add_labels(served, {"misfit": "nothing such"})
-    database = Database.of(served.home)
+    database = Database.of(served.home, served.project)
     try:
         with pytest.raises(LabelError, match=r"misfit: found the label 'nothing such' .*; remove it from the"):
             log_of(served, FIRST, task, data)

@@ -154,7 +154,7 @@ def test_what_stays_is_what_serves_what_did_and_what_would(workspace):
 
 
 def rollout(workspace, event, key, challenger="p__b"):
-    database = Database.of(workspace.home)
+    database = Database.of(workspace.home, workspace.project)
     number = database.append(
         rollouts, project="p", experiment="b-vs-a-1", event=event, stage=1, share=0.1, champion="p__a",
         challenger=challenger, partition="2026-01-02|base", decision={}, reason="r", actor="sensor", key=key,
