@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dl_pipelines.bundles.base import BundleError
-from dl_pipelines.inference.runtimes import EXACT_INT8
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
 Level = Literal["basic", "extended"]
-INTEGERS = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def fix(source: Path, target: Path, rows: np.ndarray, level: Level = "basic") -> Path:
@@ -143,15 +141,10 @@ def every_tensor(path: Path, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]
 
 
 def _plain_session(model: bytes) -> Any:
-    """Operators as written; those in integers by the optimiser that has them exact on every CPU."""
-    import onnx
     import onnxruntime as ort
 
-    integers = any(node.op_type in INTEGERS for node in onnx.load_from_string(model).graph.node)
-    levels = ort.GraphOptimizationLevel
     options = ort.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if integers else levels.ORT_DISABLE_ALL
-    options.add_session_config_entry(*EXACT_INT8)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

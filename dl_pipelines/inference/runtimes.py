@@ -21,11 +21,6 @@ MODEL_FILES: Mapping[str, tuple[str, ...]] = {
 }
 """What each runtime serves from a folder `model/`, the file to open first."""
 
-EXACT_INT8 = "session.x64quantprecision", "1"
-"""ONNX Runtime's setting by which sums of eight-bit products do not saturate on CPUs without VNNI; nothing elsewhere.
-
-Its optimiser has to be on (extended). The same file then answers alike on all of them, at some speed on the old ones.
-"""
 
 PRECISION_HINTS: Mapping[str, str] = {"bf16": "bf16", "fp16": "f16"}
 """What OpenVINO computes in where a model's precision says so; else float32 where a layer is not quantized."""
@@ -91,7 +86,6 @@ class OnnxRuntimeSession(Session):
             setattr(options, name, value)
         # As it is served: idle threads that spin take the cores of whatever is timed in the next turn, for some 20 ms.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(*EXACT_INT8)
         if not self.optimises:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

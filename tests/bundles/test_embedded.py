@@ -14,7 +14,6 @@ from dl_pipelines.brief.live import Serving
 from dl_pipelines.bundles import c_code, embedded, static_graph
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.compression.base import TechniqueError
-from dl_pipelines.inference.runtimes import EXACT_INT8
 from tests.bundles.conftest import FP32, INT8
 
 
@@ -30,7 +29,6 @@ def run(path, rows):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_INT8)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"image": row[None]})[0] for row in rows])
 

@@ -12,7 +12,6 @@ about = json.loads((here / "runtime.json").read_text())
 options = onnxruntime.SessionOptions()
 for name, value in about["settings"].items():
     setattr(options, name, value)
-options.add_session_config_entry("session.x64quantprecision", "1")  # exact on CPUs without VNNI too
 session = onnxruntime.InferenceSession(str(here / about["file"]), options, providers=["CPUExecutionProvider"])
 
 

@@ -30,8 +30,6 @@ class TritonPythonModel:
         options.log_severity_level = 3
         # Idle threads must not spin: on a shared machine they take the router's core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI sums of eight-bit products would saturate, other than where the model was measured.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         self.session = ort.InferenceSession(str(self.settings.file), options, providers=["CPUExecutionProvider"])
         self.settings.warm_up(self._run)
         self.line = Line(args["model_name"], self._run, self.settings.dtype)
