@@ -15,6 +15,7 @@ from dl_pipelines.bundles import c_code, embedded, static_graph
 from dl_pipelines.bundles.make import make_bundle
 from dl_pipelines.compression.base import TechniqueError
 from tests.bundles.conftest import FP32, INT8
+from tests.cpu import needs_exact_int8
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def test_the_served_int8_file_with_fixed_shapes(made, source_of):
     np.testing.assert_allclose(run(made.path / "model.onnx", source.inputs), source.outputs, atol=1e-4)
 
 
+@needs_exact_int8
 def test_the_integer_graph_has_integer_operators(made, source_of):
     listed = json.loads((made.path / "operators.json").read_text())
     count = {item["operator"]: item["count"] for item in listed["model_integer.onnx"]["operators"]}
@@ -55,6 +57,7 @@ def test_the_integer_graph_has_integer_operators(made, source_of):
     np.testing.assert_allclose(run(made.path / "model_integer.onnx", source.inputs), source.outputs, atol=1e-4)
 
 
+@needs_exact_int8
 def test_the_plan_holds_the_largest_pair(made):
     plan = json.loads((made.path / "memory.json").read_text())
     by_name = {item["name"]: item for item in plan["tensors"]}
@@ -71,6 +74,7 @@ def test_the_plan_holds_the_largest_pair(made):
     assert plan["weights_bytes"] < 2 * float32
 
 
+@needs_exact_int8
 def test_the_c_answers_as_onnx_runtime(made, source_of, tmp_path):
     assert [check["name"] for check in made.manifest["parity"]] == [
         "the served files with their recorded answers",
@@ -139,6 +143,7 @@ def test_int8_that_decides_otherwise_is_not_carried(source_of, tmp_path, monkeyp
     assert "agreement" in graph.why
 
 
+@needs_exact_int8
 def test_c_of_the_float_graph_where_int8_is_too_much(source_of, tmp_path, monkeypatch):
     write = c_code.write
 

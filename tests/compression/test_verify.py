@@ -18,6 +18,7 @@ from dl_pipelines.store import durable
 from dl_pipelines.store.artifacts import ArtifactError, Gate
 from dl_pipelines.store.home import Home
 from dl_pipelines.store.workspace import Workspace
+from tests.cpu import needs_exact_int8
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,15 @@ def test_int8_is_sound_on_both_runtimes(verify, line):
     assert found.links[2].what.startswith("int8 on ")
 
 
-@pytest.mark.parametrize("at", LINKS)
-@pytest.mark.parametrize("fault", FAULTS)
+INJECTED = [
+    pytest.param(fault, at, marks=needs_exact_int8 if (fault, at) == ("norm-swap", "quantized") else ())
+    for at in LINKS
+    for fault in FAULTS
+]
+"""Each fault at each link; a swapped norm is of the size of what eight bits lose where they do not add exactly."""
+
+
+@pytest.mark.parametrize(("fault", "at"), INJECTED)
 def test_every_fault_is_noticed_where_it_is(verify, line, fault, at):
     found = verify(line, fault, at)
     assert found.broken is not None and found.broken.name == at

@@ -15,6 +15,7 @@ from dl_pipelines.inference.parity import torch_outputs
 from dl_pipelines.inference.parity_chain import LINKS, NOISE_FACTOR, Files, first_broken, parity_chain
 from dl_pipelines.inference.rounding import SMALLEST
 from dl_pipelines.inference.runtimes import save_openvino
+from tests.cpu import needs_exact_int8
 from tests.sequences import frames, make_network, make_task
 from tests.sequences import onnx_file as series_file
 
@@ -99,6 +100,7 @@ def test_the_first_link_that_breaks_is_named(chain, onnx_file, int8_file, tmp_pa
     assert broken is not None and broken.name == at
 
 
+@needs_exact_int8
 def test_wrong_weights_are_found_where_every_decision_agrees(chain, int8_file, tmp_path):
     """The scale of one layer's weights is half too large: no decision changes, and no rounding does that."""
     scale = next(
