@@ -199,7 +199,7 @@ def test_two_machines_train_together_and_listen_on_their_own_network(make_job, m
         while not over.is_set():
             for addresses, pid in zip(found, pids, strict=True):
                 addresses |= listening(pid)
-            time.sleep(0.003)
+            time.sleep(0.001)  # what listens does so for some milliseconds
 
     thread = threading.Thread(target=look)
     thread.start()
