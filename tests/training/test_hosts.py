@@ -173,13 +173,17 @@ def machines(tmp_path):
         yield on(first), (first, second), log
 
 
-def listening(pid):
-    """IPv4 addresses on which anything listens in the network namespace of a process, and IPv6 ones as hex."""
+LISTENS, TALKS = "0A", "01"
+"""States of a socket in /proc/net/tcp."""
+
+
+def addresses_of(pid, wanted=LISTENS):
+    """IPv4 addresses on which anything listens (or talks) in a process's network namespace, and IPv6 ones as hex."""
     found = set()
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
             address, state = line.split()[1].split(":")[0], line.split()[3]
-            if state == "0A":
+            if state == wanted:
                 found.add(socket.inet_ntoa(bytes.fromhex(address)[::-1]) if name == "tcp" else address)
     return found
 
@@ -193,12 +197,13 @@ def test_two_machines_train_together_and_listen_on_their_own_network(make_job, m
         **os.environ, "PATH": f"{log.parent / 'bin'}:{os.environ['PATH']}", "DLP_DATABASE_URL": f"postgresql://{SECRET}",
     }  # fmt: skip
     running = Supervised(job, subprocess.Popen([*prefix, *command], env=environment, text=True))
-    found, over = [set(), set()], threading.Event()
+    found, talks, over = [set(), set()], set(), threading.Event()
 
     def look():
         while not over.is_set():
             for addresses, pid in zip(found, pids, strict=True):
-                addresses |= listening(pid)
+                addresses |= addresses_of(pid)
+            talks.update(addresses_of(pids[1], TALKS))
             time.sleep(0.001)  # what listens does so for some milliseconds
 
     thread = threading.Thread(target=look)
@@ -213,7 +218,8 @@ def test_two_machines_train_together_and_listen_on_their_own_network(make_job, m
         running.process.kill()
     assert networks == {rank: Path(f"/proc/{pid}/ns/net").readlink() for rank, pid in enumerate(pids)}
     assert found[0] == {"192.0.2.1"}, "the rendezvous, and gloo of rank 0"
-    assert found[1] == {"192.0.2.2"}, "gloo of rank 1"
+    assert found[1] <= {"192.0.2.2"}, "gloo of rank 1 listens for a moment, often too short to be seen"
+    assert "192.0.2.2" in talks
     told = log.read_text()
     assert "HOROVOD_RANK=1" in told and "HOROVOD_RANK=0" not in told
     assert SECRET not in told and "SECRET_KEY" not in told
