@@ -1,12 +1,15 @@
 """Imports the router's own modules as its interpreter does: by plain names, `wire` beside them."""
 
+import importlib
+import pkgutil
 import sys
 
+from dl_pipelines import wire
 from dl_pipelines.serving.repository import ROUTER
 
-for name, module in list(sys.modules.items()):
-    if name.startswith("dl_pipelines.wire"):  # the very same modules, so that their errors are the same classes
-        sys.modules.setdefault(name.removeprefix("dl_pipelines."), module)
+sys.modules["wire"] = wire
+for module in pkgutil.iter_modules(wire.__path__):  # the very same modules, so that their errors are the same classes
+    sys.modules[f"wire.{module.name}"] = importlib.import_module(f"{wire.__name__}.{module.name}")
 sys.path.append(str(ROUTER / "1"))
 
 import answering  # noqa: E402  # pyright: ignore[reportMissingImports]
