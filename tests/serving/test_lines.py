@@ -144,6 +144,12 @@ def test_whoever_ends_is_told_from_whoever_fails(listener, found):
     assert found.ask(model, np.arange(3)) is None  # nobody listens
 
 
+def test_who_asks_works_on_while_the_model_does(listener, found):
+    model, went_on = uuid.uuid4().hex, threading.Event()
+    listener(model, lambda channel, inputs: channel.send(inputs if went_on.wait(10) else -inputs))
+    assert found.ask(model, np.arange(3), went_on.set).tolist() == [0, 1, 2]
+
+
 def test_a_process_that_is_unloading_is_left_for_another_one(listener, found):
     model = uuid.uuid4().hex
     old = listener(model, lambda channel, inputs: channel.send(inputs) if inputs.sum() < 9 else leave(channel))

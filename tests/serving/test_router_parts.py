@@ -301,3 +301,27 @@ def test_kept_values_are_plain():
     content.mark(one, "p")
     (record,) = content.answered([one], only("p", "m", 1))
     assert record["col"] == {"a": None, "b": "x" * 200, "c": "?", "d": True}
+
+
+def test_each_row_is_summarised_once_and_gets_its_own():
+    sizes = []
+
+    def summarize(inputs):
+        sizes.append(len(inputs))
+        return BATCHES["tensor"](inputs)
+
+    content = asked.Content(summarize, sample=0.5)
+    inputs = np.arange(24, dtype=np.float32).reshape(6, 4)
+    given = [inputs[:1], inputs[1:3], inputs[3:]]
+    group = [asked.Asked(f"{place}", "u", rows, None, {}, 0.0, 0.0, None) for place, rows in enumerate(given)]
+    for one in group:
+        content.mark(one, "p")
+        one.kept = one.id != "1"
+        one.outputs = np.zeros((one.rows, 2), np.float32)
+    content.summarize(group[:1])
+    content.summarize(group)
+    found = content.answered(group, only("p", "m", 1))
+    assert sizes == [1, 3] and group[1].summaries is None
+    means = inputs.mean(axis=1)
+    wanted = [means[0], None, None, *means[3:]]
+    assert [record["sum"].get("mean") for record in found] == wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,7 +42,8 @@ class Asked:
 
     `inputs` [rows, ...], `tensor` the same as Triton has them. `at` is seconds since 1970, `started` of
     time.perf_counter, `milliseconds` what was spent in models. `by` and `model` are whose answer it gets. `answer` is
-    outputs with the tensor that Triton has them in, should they be given unchanged.
+    outputs with the tensor that Triton has them in, should they be given unchanged. `summaries` has one of each row,
+    once they were made.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Asked:
     hashed: str = ""
     kept: bool = True
     answer: tuple[np.ndarray, Any] | None = None
+    summaries: Sequence[Mapping[str, float | None]] | None = None
 
     @property
     def rows(self) -> int:
@@ -91,27 +93,35 @@ class Content:
             one.hashed = records.hashed_unit(project, one.unit)
             one.kept = self._sample >= 1 or place_of("sample", one.hashed) < self._sample
 
+    def summarize(self, asked: Sequence[Asked]) -> None:
+        """Give the requests that are kept the summaries of their rows, unless they have them.
+
+        Numbers are rounded to DIGITS, None where there is none.
+        """
+        lacking = [one for one in asked if one.kept and one.summaries is None]
+        if not lacking:
+            return
+        inputs = [one.inputs for one in lacking]
+        found = self._summarize(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+        rows = np.round(list(found.values()), DIGITS).T.tolist()
+        start = 0
+        for one in lacking:
+            one.summaries = [dict(zip(found, _numbers(row), strict=True)) for row in rows[start : start + one.rows]]
+            start += one.rows
+
     def answered(self, asked: Sequence[Asked], table: RoutingTable) -> list[records.Record]:
         """The answers of some requests, a record a row; they have outputs."""
-        summaries = self.summaries([one.inputs for one in asked if one.kept])
+        self.summarize(asked)
         found: list[records.Record] = []
         for one in asked:
             columns = self._kept(one) if one.kept else {}
             given = one.arm, one.by, one.model, table.revision, one.milliseconds
             for row in range(one.rows):
                 name = records.row_id(one.id, row, one.rows)
-                outputs, summary = (one.outputs[row], next(summaries)) if one.kept else (None, {})
+                outputs, summary = (one.outputs[row], one.summaries[row]) if one.kept else (None, {})
                 record = records.answered(name, one.at, one.hashed, *given, outputs, summary, columns, one.failure)
                 found.append(record)
         return found
-
-    def summaries(self, inputs: Sequence[np.ndarray]) -> Iterator[Mapping[str, float | None]]:
-        """Of each row, in order: numbers rounded to DIGITS, None where there is none."""
-        if not inputs:
-            return iter(())
-        found = self._summarize(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
-        rows = np.round(list(found.values()), DIGITS).T.tolist()
-        return (dict(zip(found, _numbers(row), strict=True)) for row in rows)
 
     def _kept(self, one: Asked) -> Mapping[str, Any]:
         return {name: _plain(one.parameters[name]) for name in self._columns if name in one.parameters}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from asked import ModelError
@@ -30,14 +30,18 @@ class Lines:
         self._without: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def ask(self, model: str, inputs: np.ndarray) -> np.ndarray | None:
-        """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError."""
+    def ask(self, model: str, inputs: np.ndarray, meanwhile: Callable[[], None] = lambda: None) -> np.ndarray | None:
+        """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError.
+
+        `meanwhile` is called while the model works, each time that it is asked; it must not fail.
+        """
         for _ in range(len(self._idle[model]) + TRIES):
             line = self._line(model)
             if line is None:
                 return None
             try:
                 line.send(inputs)
+                meanwhile()
                 outputs = line.receive()
             except Gone:  # its process ended since the last call, or is unloading the model: another may be there
                 line.close()

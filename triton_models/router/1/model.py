@@ -96,14 +96,14 @@ class TritonPythonModel:
             (folder / given["log_folder"]).resolve(), given["durability"], int(given.get("segment_bytes", 2**24))
         )
         columns = json.loads(given.get("columns", "[]"))
-        content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
+        self.content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
         self.counters, self.journal, self.lines = Counters(args["model_name"]), journal, Lines()
         limit = float(given.get("limit_seconds", "inf"))
         self.hanging = Hanging(limit, functools.partial(end_processes, folder.parent, limit))
         self.routing = Watched(routing).table
         dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
         self.answering = Answering(
-            self._ask, self.routing, journal, content, Breaker(routing.with_suffix(".breaker")),
+            self._ask, self.routing, journal, self.content, Breaker(routing.with_suffix(".breaker")),
             self.counters, [int(size) for size in output["dims"]], dtype,
         )  # fmt: skip
         self.publisher = Publisher(self.counters, Family, self._tick)
@@ -144,7 +144,7 @@ class TritonPythonModel:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
         begun = self.hanging.begin(model)
         try:
-            outputs = self.lines.ask(model, inputs)
+            outputs = self.lines.ask(model, inputs, functools.partial(self._summarize, group))
             if outputs is None:
                 self.hanging.require_alive(model, begun)
                 outputs = self._through_triton(model, group, inputs)
@@ -154,6 +154,11 @@ class TritonPythonModel:
         finally:
             self.hanging.done(model)
         return outputs
+
+    def _summarize(self, group: Sequence[Asked]) -> None:
+        """Made while the model works; what fails here is told when it is needed."""
+        with contextlib.suppress(Exception):
+            self.content.summarize(group)
 
     def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> np.ndarray:
         handed_on = len(group) == 1 and not self.spread
