@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.contract import Comparison, added, main, paired
 from benchmarks.fastapi_server import FastApi, Setup
 from benchmarks.rounds import Call, latencies, require_same, throughput, throughputs
-from benchmarks.serving_home import Published, logged, served
+from benchmarks.serving_home import Published, direct, logged, served
 from benchmarks.serving_models import Network, resnet
 
 LIMITS = {"added_p50": 0.6, "throughput": 0.7, "fastapi": 2.0}
@@ -27,6 +27,8 @@ THREADS, CLIENTS, MANY = 2, 8, 32
 ROUNDS, CALLS = 9, 50
 PAIRS, SECONDS, TRIAL = 7, 2.0, 1.0
 DURABILITIES = ("process", "disk")
+DIRECT = "direct "
+"""How the sides begin that ask the model without router and log."""
 TOLERANCE, BETWEEN_RUNTIMES = 1e-4, 0.2
 """Of outputs whose deviation is 1.9: between two runtimes a rounding of int8 may fall otherwise."""
 SETUPS = {"one": (1, THREADS), "two": (THREADS, 1)}
@@ -44,7 +46,10 @@ def _about(network: Network) -> dict[str, Any]:
 
 
 def latency(folder: Path) -> Iterator[Comparison]:
-    """By gRPC, HTTP and shared memory; the figure is that of the best, and the others stand beside it."""
+    """By gRPC, HTTP and shared memory; the figure is that of the best, and the others stand beside it.
+
+    So does what the model alone takes behind the same server, without router and log: the least that is to be had.
+    """
     from dl_pipelines.brief.live import Serving
     from dl_pipelines.inference.runtimes import open_runtime
     from dl_pipelines.serving.protocols import PROTOCOLS, connecting
@@ -59,8 +64,9 @@ def latency(folder: Path) -> Iterator[Comparison]:
         for project in DURABILITIES:
             sides: dict[str, Call] = {"in process": alone}
             for protocol in PROTOCOLS:
-                sides[protocol] = call = connecting(protocol, server, project, network.signature)()
-                stack.callback(call.close)
+                for side, asked in ((protocol, project), (f"{DIRECT}{protocol}", direct(project))):
+                    sides[side] = call = connecting(protocol, server, asked, network.signature)()
+                    stack.callback(call.close)
             same = require_same(sides, network.rows, TOLERANCE)
             found = latencies(sides, network.rows, ROUNDS, CALLS)
             about = {**_about(network), "durability": project, "model_threads": THREADS, "clients": 1,
@@ -73,9 +79,10 @@ def _by_transport(name: str, found: Mapping[str, Sequence[float]], about: dict[s
     """One comparison each; the best has the plain name."""
     peer, limit = found["in process"], LIMITS["added_p50"]
     each = {side: added(name, times, peer, limit, "ms", **about) for side, times in found.items() if times is not peer}
-    told = {side: comparison.ours for side, comparison in each.items()}
+    told = {side: comparison.ours for side, comparison in each.items() if not side.startswith(DIRECT)}
+    alone = {side.removeprefix(DIRECT): comparison.ours for side, comparison in each.items() if side not in told}
     best = min(told, key=lambda side: told[side])
-    yield added(name, found[best], peer, limit, "ms", transport=best, by_transport=told, **about)
+    yield added(name, found[best], peer, limit, "ms", transport=best, by_transport=told, direct=alone, **about)
 
 
 def throughput_in_process(folder: Path) -> Iterator[Comparison]:
@@ -117,15 +124,20 @@ def _setups(network: Network, runtime: str = "openvino", ending: str = "") -> di
     }
 
 
-def _in_process(network: Network) -> dict[str, list[Call]]:
+def _in_process(network: Network, runtime: str = "openvino") -> dict[str, list[Call]]:
     from dl_pipelines.inference.runtimes import open_runtime
 
+    file = _file(network, runtime)
     return {
         f"{callers} callers of {threads} threads": [
-            open_runtime("openvino", network.ir, threads, "int8").run for _ in range(callers)
+            open_runtime(runtime, file, threads, "int8").run for _ in range(callers)
         ]
         for callers, threads in SETUPS.values()
     }
+
+
+def _file(network: Network, runtime: str) -> Path:
+    return network.ir if runtime == "openvino" else network.onnx
 
 
 def _best(sides: Mapping[str, Sequence[Call]], network: Network) -> str:
@@ -142,13 +154,13 @@ def _told(side: str) -> str:
 def fastapi(folder: Path) -> Iterator[Comparison]:
     """One int8 graph in all: ours as compression chooses (OpenVINO) against FastAPI with ONNX Runtime; then each alike.
 
-    Both sides' settings are chosen by a short trial.
+    Both sides' settings are chosen by a short trial. Beside each ratio stands the one of our runtime in process: of a
+    server that costs nothing.
     """
     network = resnet(folder)
     with contextlib.ExitStack() as stack:
         projects = {**_setups(network), **_setups(network, "onnxruntime", "_onnx")}
         server = stack.enter_context(served(Path(stack.enter_context(_scratch(folder))), projects))
-        files = {"openvino": network.ir, "onnxruntime": network.onnx}
         sides: dict[str, Sequence[Call]] = {}
         told: dict[str, str] = {}
         for runtime, ending in (("openvino", ""), ("onnxruntime", "_onnx")):
@@ -156,10 +168,13 @@ def fastapi(folder: Path) -> Iterator[Comparison]:
                     for name in SETUPS}  # fmt: skip
             chosen = _best(mine, network)
             sides[f"ours {runtime}"], told[f"ours {runtime}"] = mine[chosen], _told(chosen)
-            setup = _best_setup(files[runtime], network, folder)
-            peer = stack.enter_context(FastApi(files[runtime], network.rows[0], setup, folder / f"{runtime}.log"))
+            file = _file(network, runtime)
+            setup = _best_setup(file, network, folder)
+            peer = stack.enter_context(FastApi(file, network.rows[0], setup, folder / f"{runtime}.log"))
             sides[f"FastAPI {runtime}"] = [peer.calling() for _ in range(MANY)]
             told[f"FastAPI {runtime}"] = str(setup)
+            alone = _in_process(network, runtime)
+            sides[f"in process {runtime}"] = alone[_best(alone, network)]
         firsts = {side: calls[0] for side, calls in sides.items()}
         same = require_same(firsts, network.rows, BETWEEN_RUNTIMES)
         flow = throughputs(sides, network.rows, PAIRS, SECONDS)
@@ -170,9 +185,11 @@ def fastapi(folder: Path) -> Iterator[Comparison]:
             ("serving.fastapi_openvino", "openvino", "openvino"),
             ("serving.fastapi_onnxruntime", "onnxruntime", "onnxruntime"),
         ):
-            mine, peer = f"ours {ours}", f"FastAPI {theirs}"
+            mine, peer, alone = f"ours {ours}", f"FastAPI {theirs}", flow[f"in process {ours}"]
+            free = paired(name, alone, flow[peer], "rows/s", higher=True)
             yield paired(name, flow[mine], flow[peer], "rows/s", higher=True, ours_by=f"{ours}: {told[mine]}",
-                         peer_by=f"FastAPI and uvicorn, {theirs}: {told[peer]}", **about)  # fmt: skip
+                         peer_by=f"FastAPI and uvicorn, {theirs}: {told[peer]}", in_process=free.ours,
+                         in_process_ratio=free.ratio, **about)  # fmt: skip
 
 
 def _over_http(stack: contextlib.ExitStack, server: Any, project: str, network: Network) -> list[Call]:
