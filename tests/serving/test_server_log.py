@@ -9,30 +9,41 @@ import time
 from dl_pipelines.serving.server_log import ServerLog, paused
 from dl_pipelines.serving.stubs import group_of
 
-WRITER = (
-    "import os, sys, threading\n"
-    "def write(name):\n"
-    "    for number in range(60_000): os.write(1, b'%s %d %s\\n' % (name, number, b'x' * 40))\n"
-    "threads = [threading.Thread(target=write, args=(name,)) for name in (b'a', b'b')]\n"
-    "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
-)
+WRITER = """
+import os, sys, threading
+over, counts = threading.Event(), {}
+def write(name):
+    number = 0
+    while not over.is_set():
+        os.write(1, b"%s %d %s\\n" % (name.encode(), number, b"x" * 40))
+        number += 1
+    counts[name] = number
+threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+[thread.start() for thread in threads]
+sys.stdin.read()
+over.set()
+[thread.join() for thread in threads]
+print(counts["a"], counts["b"], file=sys.stderr)
+"""
+"""Writes numbered lines until its standard input ends; then tells how many of each thread."""
 
 
 def test_no_line_of_a_writer_is_lost_or_told_twice(tmp_path):
     log = ServerLog(tmp_path / "server.log", limit=2_000_000)
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with log.path.open("ab") as sink:
-        writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=sink, start_new_session=True)
-    rotated = 0
-    while writer.poll() is None:
+        writer = subprocess.Popen([sys.executable, "-c", WRITER], stdout=sink, start_new_session=True, **pipes)
+    rotated, deadline = 0, time.monotonic() + 60
+    while rotated < 3 and time.monotonic() < deadline:
         rotated += log.rotate(lambda: set(group_of(writer.pid)))
         time.sleep(0.002)
-    assert rotated >= 2, "it was meant to happen while it wrote"
+    _, counts = writer.communicate(timeout=30)
     files = [log.path.with_suffix(f".log.{number}") for number in (3, 2, 1)] + [log.path]
-    lines = [line.split() for file in files if file.exists() for line in file.read_text().splitlines()]
-    for name in ("a", "b"):
+    assert rotated == 3 and all(file.exists() for file in files)
+    lines = [line.split() for file in files for line in file.read_text().splitlines()]
+    for name, count in zip("ab", counts.split(), strict=True):
         numbers = [int(line[1]) for line in lines if line[0] == name]
-        assert numbers == list(range(numbers[0], 60_000)), "nothing between, nothing twice"
-        assert rotated > 3 or numbers[0] == 0
+        assert numbers == list(range(int(count))), "nothing between, nothing twice"
     assert all(len(line) == 3 and line[2] == "x" * 40 for line in lines)
 
 
