@@ -48,17 +48,17 @@ class Failed(Exception):
 
 
 class Channel:
-    """One end of a connection; one call at a time."""
+    """One end of a connection; one call at a time. `process` is the other side's, who listens or who called."""
 
     def __init__(self, connection: socket.socket):
         """Raises Gone when the other side is not of this user and this server."""
         self._socket = connection
         self._mine = self._theirs = np.empty(0, np.uint8)
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        process, user, _ = _CREDENTIALS.unpack(found)
-        if user != os.getuid() or _parent(process) != os.getppid():
+        self.process, user, _ = _CREDENTIALS.unpack(found)
+        if user != os.getuid() or _parent(self.process) != os.getppid():
             connection.close()
-            raise Gone(f"found process {process} of user {user} on the other side; expected one of this server")
+            raise Gone(f"found process {self.process} of user {user} on the other side; expected one of this server")
 
     def send(self, array: np.ndarray) -> None:
         """Send numbers of any shape. Raises Gone, and TypeError for what is not numbers."""

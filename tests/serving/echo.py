@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -77,5 +78,9 @@ def finish(home: Home) -> None:
 
 def stubs_of(server: int, model: str) -> list[int]:
     """The backends' processes of a model."""
-    mine = f"/{model}/".encode()
-    return [pid for pid in group_of(server) if mine in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    mine, found = f"/{model}/".encode(), list[int]()
+    for pid in group_of(server):
+        with contextlib.suppress(OSError):  # it has just ended
+            if mine in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found

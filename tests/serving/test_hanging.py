@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving import config, repository, stubs
 from dl_pipelines.serving.server import running
 from dl_pipelines.store.home import Home
@@ -126,6 +132,47 @@ def test_a_challenger_that_never_returns_is_ended_too_and_comes_back(routed):
     assert "no answer within 200 ms" in fell_back
 
 
+def meanwhile(routed, poisoned: threading.Thread) -> list[tuple[float, str]]:
+    """What clients get that ask one after the other as long as another one waits."""
+    told: list[tuple[float, str]] = []
+
+    def keep_asking() -> None:
+        while poisoned.is_alive():
+            told.append(asked(routed, ONE)[0])
+
+    others = [threading.Thread(target=keep_asking) for _ in range(6)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    return told
+
+
+def test_one_process_that_never_returns_is_ended_alone_while_the_models_other_one_answers(routed):
+    text = config.model_config(SIGNATURE, "onnxruntime", Serving(max_batch=8, queue_delay_ms=0, instances=2))
+    repository.install(routed.home, "pair", {"config.pbtxt": text.encode(), "1/model.onnx": looping()})
+    routed.server.control.load("pair")
+    routed.mode("plain", "raise")
+    routed.route("pair", "plain", 1, revision=4, breaker=10**6)  # other threads ask the champion then
+    server, answered = routed.server.state().pid, []
+    while not answered:  # all may have come to the one that hangs
+        before, seen = set(stubs_of(server, "pair")), len(routed.server.log.read_text())
+        assert asked(routed, ONE)[0][1] == "[[10.0, 20.0]]" and len(before) == 2
+        hung: list[tuple[float, str]] = []
+        poisoned = threading.Thread(target=lambda told=hung: told.extend(asked(routed, POISON)))
+        poisoned.start()
+        time.sleep(0.3)
+        told = meanwhile(routed, poisoned)
+        answered = [found for _, found in told if found == "[[10.0, 20.0]]"]
+        failed = hung + [one for one in told if one[1] != "[[10.0, 20.0]]"]
+        assert all("pair could not answer: no answer for 1.5 s; its process was ended" in found for _, found in failed)
+        assert hung[0][0] >= LIMIT and all(waited < LIMIT + 4 for waited, _ in failed)
+        until(lambda old=before: not old & (now := set(stubs_of(server, "pair"))) and len(now) == 2, 30)
+        ended = re.findall(r"ends process (\d+) of pair, which hangs", routed.server.log.read_text()[seen:])
+        assert len(ended) == 1 and int(ended[0]) in before
+    routed.mode("plain", "ok")
+
+
 class Loading:
     """A server whose models `a` and `b` lack a process each; a load of `a` starts one, and never ends."""
 
@@ -173,62 +220,158 @@ def test_a_load_that_never_ends_holds_no_other_up_and_its_processes_are_ended(tm
     assert "could not load a again: timed out" in said
 
 
-@pytest.fixture
-def watched():
-    """Models and a watch over them, of 0.15 s; the names of those that were ended."""
-    ended: list[str] = []
+class Watch:
+    """A watch of 10 s over models, seconds that pass when they are told to, callers on threads of their own."""
 
-    def end(model: str) -> bool:
-        ended.append(model)
+    def __init__(self, clock):
+        self.ended: list[tuple[str, int]] = []
+        self.clock, self.it = clock, hanging.Hanging(10, self._end)
+
+    def _end(self, model: str, process: int) -> bool:
+        self.ended.append((model, process))
         return model != "elsewhere"
 
-    return hanging.Hanging(0.15, end), ended
+    def passes(self, seconds: float, each=lambda: None) -> None:
+        """Looked at every second, after what happens in each."""
+        for _ in range(int(seconds)):
+            self.clock.now += 1
+            each()
+            self.it.look()
+
+    def caller(self, *whom) -> ThreadPoolExecutor:
+        """Asks from now on."""
+        thread = ThreadPoolExecutor(1)
+        thread.submit(self.it.asks, *whom).result()
+        return thread
+
+    def hung(self, caller: ThreadPoolExecutor) -> bool:
+        """Whether it is told so."""
+        try:
+            caller.submit(self.it.require_alive).result()
+        except hanging.Hung as error:
+            assert str(error) == "no answer for 10 s; its process was ended, to be started again"
+            return True
+        return False
+
+    def answers(self, *whom) -> None:
+        """A call is begun and ended."""
+        self.it.asks(*whom)
+        self.it.done()
 
 
-def test_it_is_ended_once_and_a_later_call_is_another_matter(watched):
-    watch, ended = watched
-    begun = watch.begin("m")
-    watch.look()
-    watch.require_alive("m", begun)
-    time.sleep(0.2)
-    watch.look()
-    watch.look()
-    assert ended == ["m"]
-    with pytest.raises(hanging.Hung, match=r"no answer for 0\.15 s; its process was ended, to be started again"):
-        watch.require_alive("m", begun)
-    watch.done("m")
-    watch.require_alive("m", watch.begin("m"))
-    watch.require_alive("other", begun)
+@pytest.fixture
+def watch(monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(hanging, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return Watch(clock)
 
 
-def test_a_slow_one_that_others_queue_at_is_left_alone(watched):
-    watch, ended = watched
-    watch.begin("m")
-    for _ in range(6):
-        other = threading.Thread(target=lambda: (watch.begin("m"), watch.done("m")))
-        other.start()
-        other.join()
-        time.sleep(0.05)
-        watch.look()
-    assert ended == []
+WHOM = [("m",), ("m", 7)]
 
 
-def test_time_in_which_all_stood_still_counts_for_nobody(watched, monkeypatch):
-    watch, ended = watched
-    watch.begin("m")
-    clock = time.monotonic
-    monkeypatch.setattr(hanging.time, "monotonic", lambda: clock() + 3600)
-    watch.look()  # as after a machine's sleep
-    assert ended == []
-    monkeypatch.setattr(hanging.time, "monotonic", lambda: clock() + 3600.5)
-    watch.look()
-    assert ended == ["m"]
+@pytest.mark.parametrize("whom", WHOM)
+def test_it_is_ended_once_and_a_later_call_is_another_matter(watch, whom):
+    waiting = watch.caller(*whom)
+    watch.passes(10)
+    assert watch.ended == [] and not watch.hung(waiting)
+    watch.passes(5)
+    assert watch.ended == [(*whom, 0)[:2]] and watch.hung(waiting)
+    waiting.submit(watch.it.done).result()
+    assert not watch.hung(watch.caller("m")) and not watch.hung(watch.caller("m", 7))
 
 
-def test_one_without_a_process_here_is_not_called_ended(watched):
-    watch, ended = watched
-    begun = watch.begin("elsewhere")
-    time.sleep(0.2)
-    watch.look()
-    assert ended == ["elsewhere"]
-    watch.require_alive("elsewhere", begun)
+@pytest.mark.parametrize("whom", WHOM)
+def test_a_slow_one_that_others_queue_at_is_left_alone(watch, whom):
+    watch.caller(*whom)
+    watch.passes(40, lambda: watch.answers(*whom))
+    assert watch.ended == []
+
+
+def test_a_process_that_hangs_is_ended_alone_though_others_of_the_model_answer(watch):
+    waiting = watch.caller("m", 7)
+    watch.passes(5, lambda: watch.answers("m", 8))
+    too = watch.caller("m", 7)
+    others = [watch.caller("m", 8), watch.caller("m"), watch.caller("other", 7)]
+    watch.passes(6, lambda: watch.answers("m", 8))
+    assert watch.ended == [("m", 7)]
+    assert watch.hung(waiting) and watch.hung(too)
+    assert not any(watch.hung(other) for other in others)
+
+
+def test_a_call_through_triton_waits_as_long_as_any_process_answers(watch):
+    waiting = watch.caller("m")
+    watch.passes(40, lambda: watch.answers("m", 8))
+    assert watch.ended == []
+    at_a_line, late = watch.caller("m", 8), watch.caller("m", 9)
+    watch.passes(11)
+    assert set(watch.ended) >= {("m", 0), ("m", 8)}
+    assert watch.hung(waiting) and watch.hung(at_a_line) and watch.hung(late), "all its processes were ended"
+
+
+def test_who_came_to_a_process_late_waits_for_it_since_then(watch):
+    moved = watch.caller("m", 7)
+    watch.passes(6)
+    moved.submit(watch.it.asks, "m", 8).result()
+    watch.passes(10)
+    assert watch.ended == []
+    watch.passes(1)
+    assert watch.ended == [("m", 8)]
+
+
+def test_what_is_over_is_forgotten(watch):
+    for process in range(1, 9):
+        watch.answers("m", process)
+    waiting = watch.caller("m", 1)
+    watch.passes(11)
+    assert watch.ended == [("m", 1)] and watch.hung(waiting)
+    assert set(watch.it._moved) == {("m", 1)} and set(watch.it._ended) == {("m", 1)}
+    waiting.submit(watch.it.done).result()
+    watch.passes(11)
+    assert not watch.it._moved and not watch.it._ended
+
+
+def test_time_in_which_all_stood_still_counts_for_nobody(watch):
+    watch.caller("m")
+    watch.clock.now += 3600  # as in a machine's sleep
+    watch.passes(11)
+    assert watch.ended == []
+    watch.passes(1)
+    assert watch.ended == [("m", 0)]
+
+
+def test_one_without_a_process_here_is_not_called_ended(watch):
+    waiting = watch.caller("elsewhere")
+    watch.passes(11)
+    assert watch.ended == [("elsewhere", 0)]
+    assert not watch.hung(waiting)
+
+
+@pytest.fixture
+def siblings(tmp_path, monkeypatch):
+    """A function: starts what looks like a process of a model of the repository `tmp_path`, of this server."""
+    monkeypatch.setattr(hanging.os, "getppid", os.getpid)
+    started: list[subprocess.Popen] = []
+
+    def start(model: str) -> subprocess.Popen:
+        code = "import time; time.sleep(60)"
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", code, str(tmp_path / model / "1" / "model.py")]))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def test_only_an_old_process_of_that_model_of_this_server_is_ended(tmp_path, siblings, capfd):
+    first, second, other = siblings("m"), siblings("m"), siblings("mm")
+    time.sleep(0.1)
+    for limit, process in ((60, 0), (60, first.pid), (0, other.pid), (0, os.getpid()), (0, 2**22 + 1)):
+        assert not hanging.end_processes(tmp_path, limit, "m", process), (limit, process)
+    assert hanging.end_processes(tmp_path, 0, "m", second.pid)
+    assert second.wait(10) == -signal.SIGKILL
+    assert (first.poll(), other.poll()) == (None, None)
+    assert hanging.end_processes(tmp_path, 0, "m")
+    assert first.wait(10) == -signal.SIGKILL and other.poll() is None
+    told = capfd.readouterr().err
+    assert told == "".join(f"router: ends process {one.pid} of m, which hangs\n" for one in (second, first))

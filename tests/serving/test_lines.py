@@ -150,6 +150,17 @@ def test_who_asks_works_on_while_the_model_does(listener, found):
     assert found.ask(model, np.arange(3), went_on.set).tolist() == [0, 1, 2]
 
 
+def test_which_process_is_asked_is_told_before_it_is(listener):
+    model, told, then = uuid.uuid4().hex, [], []
+    found = lines.Lines(lambda *whom: told.append(whom))
+    listener(model, lambda channel, inputs: (then.append(len(told)), channel.send(inputs)))
+    for _ in range(2):
+        found.ask(model, np.arange(3))
+    assert found.ask(uuid.uuid4().hex, np.arange(3)) is None
+    assert told == [(model, os.getpid())] * 2 and then == [1, 2]
+    found.keep([])
+
+
 def test_a_process_that_is_unloading_is_left_for_another_one(listener, found):
     model = uuid.uuid4().hex
     old = listener(model, lambda channel, inputs: channel.send(inputs) if inputs.sum() < 9 else leave(channel))

@@ -25,7 +25,9 @@ TRIES = 3
 class Lines:
     """Open lines by model, as many as threads ask it at once; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, asks: Callable[[str, int], None] = lambda *_: None) -> None:
+        """`asks` is told which process of a model this thread is about to ask."""
+        self._asks = asks
         self._idle: defaultdict[str, deque[tuple[Channel, float]]] = defaultdict(deque)
         self._without: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -39,6 +41,7 @@ class Lines:
             line = self._line(model)
             if line is None:
                 return None
+            self._asks(model, line.process)
             try:
                 line.send(inputs)
                 meanwhile()

@@ -97,9 +97,10 @@ class TritonPythonModel:
         )
         columns = json.loads(given.get("columns", "[]"))
         self.content = Content(BATCHES[given["summary"]], float(given.get("sample", "1")), columns)
-        self.counters, self.journal, self.lines = Counters(args["model_name"]), journal, Lines()
+        self.counters, self.journal = Counters(args["model_name"]), journal
         limit = float(given.get("limit_seconds", "inf"))
         self.hanging = Hanging(limit, functools.partial(end_processes, folder.parent, limit))
+        self.lines = Lines(self.hanging.asks)
         self.routing = Watched(routing).table
         dtype = np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
         self.answering = Answering(
@@ -142,17 +143,18 @@ class TritonPythonModel:
 
     def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
-        begun = self.hanging.begin(model)
+        self.hanging.asks(model)
         try:
             outputs = self.lines.ask(model, inputs, functools.partial(self._summarize, group))
             if outputs is None:
-                self.hanging.require_alive(model, begun)
+                self.hanging.require_alive()
+                self.hanging.asks(model)
                 outputs = self._through_triton(model, group, inputs)
         except Exception:
-            self.hanging.require_alive(model, begun)
+            self.hanging.require_alive()
             raise
         finally:
-            self.hanging.done(model)
+            self.hanging.done()
         return outputs
 
     def _summarize(self, group: Sequence[Asked]) -> None:
