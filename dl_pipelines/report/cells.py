@@ -109,4 +109,4 @@ OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
 
 def interval(estimate: Mapping[str, float], show: Callable[[Any], str] = number) -> str:
     """`[low, high]` of an estimate, which no line break tears."""
-    return f"[{show(estimate['low'])},\N{NO-BREAK SPACE}{show(estimate['high'])}]"
+    return f"[{show(estimate['low'])}, {show(estimate['high'])}]".replace(" ", "\N{NO-BREAK SPACE}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from dl_pipelines.evaluation.wording import in_unit, number, plural
+from dl_pipelines.evaluation.wording import in_unit, number, percent, plural
 from dl_pipelines.report import (
     charts,
     compression_figures,
@@ -28,6 +29,9 @@ LABELS = {
     "throughput_rps": "Throughput", "size_mb": "Size",
     "accuracy_budget": "Loss by compression",
 }  # fmt: skip
+
+
+_CODE = re.compile("`([^`]+)`")
 
 
 def to_markdown(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> str:
@@ -59,6 +63,7 @@ def _environment(escape: bool) -> Any:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"line": one_line, "where": told_source, "runs": runs, "short": lambda text: text[:SHORT]}
+    environment.filters["coded"] = coded
     return environment
 
 
@@ -75,6 +80,7 @@ def _context(facts: Facts, report: FilledReport, plain: Mapping[str, Any]) -> di
         "gates": list(_gates(facts)),
         "slices": _slices(facts),
         "reads": _reads(facts),
+        "sure": percent(facts.brief["evaluation"]["confidence"]),
         "made_at": max((item["made_at"] for item in plain["lineage"]), default=""),
     }
 
@@ -176,6 +182,13 @@ def _gates(facts: Facts) -> Any:
 def one_line(text: str) -> str:
     """Text that can stand in a Markdown cell or list: no line breaks, no bars, no tags."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def coded(text: str) -> Any:
+    """Text for the page: what stands between backticks is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def told_source(filled: Filled) -> str:

@@ -14,7 +14,7 @@ from dl_pipelines.report import scatter, selection_figures
 from dl_pipelines.report.collect import collect
 from dl_pipelines.report.facts import Document, Facts
 from dl_pipelines.report.make import make_implementation_report
-from dl_pipelines.report.sections import distributed, problem
+from dl_pipelines.report.sections import distributed, lifecycle, problem
 from dl_pipelines.report.verify import cells
 from dl_pipelines.store.workspace import Partition
 from dl_pipelines.training.selected import CHOICE
@@ -121,6 +121,29 @@ def test_a_row_of_the_template_is_the_chosen_one_or_the_best_of_its_kind(facts):
     assert found["RNN_ACC"].reason == "not measured: no candidate of this kind was compared"
     best = problem.cells(facts(compared(ROWS, "accuracy")))
     assert best["CNN_ACC"].value == 0.98 and best["CNN_FIT"].note == "(cnn, chosen)"
+
+
+def test_section_10_tells_of_the_comparison_that_was_made(facts):
+    found = lifecycle.cells(facts(compared(ROWS)))
+    assert found["ARCH_FREQ"].text == "every 30 days; models of the days between go by the same comparison"
+    assert found["ARCH_PROCESS"].text == (
+        "4 candidates, 3 seeds each, trained alike on the same train rows; the best one is trained from then on"
+    )
+    assert found["ARCH_VAL"].text == (
+        "by validation rows only: cnn (width 8) and cnn can't be told apart by accuracy on validation rows; of these "
+        "cnn (width 8) answers one row soonest; then as every retraining"
+    )
+    assert found["ARCH_VAL"].source["field"] == "outcome.json#/measured/comparison"
+    assert lifecycle.cells(facts())["ARCH_FREQ"].reason == "not measured: architecture_comparison has not run"
+    bare = facts()
+    bare.brief["architecture"]["comparison"]["candidates"] = []
+    none = lifecycle.cells(bare)["ARCH_FREQ"]
+    assert none.reason == "not measured: only the CNN was trained; no comparison was run"
+
+
+def test_storage_is_the_size_of_the_disk(facts):
+    found = distributed.cells(facts())["STORAGE_SIZE"]
+    assert (found.value, found.text, found.note) == (9, "0.009", "")
 
 
 def test_of_several_that_were_not_chosen_the_better_one_stands(facts):

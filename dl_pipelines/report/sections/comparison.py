@@ -7,7 +7,7 @@ from typing import Any
 
 from dl_pipelines.evaluation.choosing import value
 from dl_pipelines.evaluation.wording import in_unit, number, plural
-from dl_pipelines.report.cells import Cell, Extra, Found, interval, not_measured, told
+from dl_pipelines.report.cells import Cell, Extra, Found, Source, interval, not_measured, told
 from dl_pipelines.report.facts import Facts, pointer
 
 STAGE = "architecture_comparison"
@@ -19,6 +19,13 @@ def compared(facts: Facts) -> dict[str, Any] | None:
     """What was compared, as plain data; None where nothing was."""
     found = facts.find(STAGE, _AT)
     return found.value if isinstance(found, Found) and found.value["rows"] else None
+
+
+def source(facts: Facts) -> Source:
+    """Where what was compared is; only where something was."""
+    found = facts.find(STAGE, _AT)
+    assert isinstance(found, Found)
+    return found.source
 
 
 def row_cells(facts: Facts, template_row: str) -> tuple[Cell, ...]:

@@ -45,9 +45,7 @@ def _infrastructure(facts: Facts) -> dict[str, Cell]:
         "GPU_COUNT": _cell(devices, "GPUs"),
         "GPU_TYPE": kind,
         "MEMORY_SIZE": _cell(_trained(facts, "hardware/memory_gb"), "GB"),
-        "STORAGE_SIZE": _cell(
-            _trained(facts, "hardware/storage_gb"), "GB", lambda value: number(value / 1000), "(free)"
-        ),
+        "STORAGE_SIZE": _cell(_trained(facts, "hardware/storage_gb"), "GB", lambda value: number(value / 1000)),
         "NETWORK_SPEED": speed,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 from dl_pipelines.evaluation.wording import number, percent, plural
 from dl_pipelines.report.cells import Cell, Extra, Source, not_applicable, not_measured, told
 from dl_pipelines.report.facts import REPORT, Facts, library
+from dl_pipelines.report.sections import comparison
 from dl_pipelines.report.sections.opening import said
 
 STAGE, FILE = "ab_experiment", "experiment.json"
@@ -18,12 +19,11 @@ _COLUMNS = ("FREQ", "TRIGGER", "PROCESS", "VAL", "ROLLBACK")
 
 def cells(facts: Facts) -> dict[str, Cell]:
     """The table's cells."""
-    family = said(facts.brief["architecture"]["family"]["name"])
     rows = {
         "RETRAIN": _retraining(facts),
         "TUNE": _fine_tuning(facts),
         "AB": _promotion(facts),
-        "ARCH": (not_measured(f"only the {family} was trained; no comparison was run"),) * 5,
+        "ARCH": _architecture(facts),
         "FEAT": _features(facts),
     }
     return {
@@ -60,6 +60,27 @@ def _fine_tuning(facts: Facts) -> tuple[Cell, ...]:
         told(f"{plural(epochs.value, 'epoch')} from the weights of the experiment's last model, where there is one",
              epochs.source, library("training.train")),
         validation, rollback,
+    )  # fmt: skip
+
+
+def _architecture(facts: Facts) -> tuple[Cell, ...]:
+    """When another family takes over: as the comparison of section 1 is made, and what it came to."""
+    asked, found = facts.of_brief("architecture", "comparison"), comparison.compared(facts)
+    if found is None:
+        family = said(facts.brief["architecture"]["family"]["name"])
+        missing = facts.find(comparison.STAGE, "comparison.json") if asked.value["candidates"] else None
+        why = not_measured(f"only the {family} was trained; no comparison was run")
+        return (missing if isinstance(missing, Cell) else why,) * 5
+    best = "is trained from then on" if asked.value["choose"] else "is told, and the brief's own family trained"
+    source = comparison.source(facts)
+    return (
+        told(f"every {plural(asked.value['keep_days'], 'day')}; models of the days between go by the same comparison",
+             asked.source),
+        told("the first model after that, or other candidates or settings in the brief", asked.source),
+        told(f"{plural(len(found['rows']), 'candidate')}, {plural(found['seeds'], 'seed')} each, trained alike on the "
+             f"same train rows; the best one {best}", source, asked.source),
+        told(f"by validation rows only: {found['why']}; then as every retraining", source),
+        _rollback(),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dl_pipelines.evaluation.wording import number, percent, plural
+from dl_pipelines.evaluation.wording import in_unit, number, percent, plural
 from dl_pipelines.report.cells import Cell, Found, made, not_applicable, told
 from dl_pipelines.report.facts import Facts, library
 from dl_pipelines.report.sections import rates
@@ -83,7 +83,7 @@ def _at_a_rate(facts: Facts, protocol: int, step: int) -> dict[str, Cell]:
     }  # fmt: skip
     for name in ("p50", "p95", "p99"):
         found = rates.find(facts, *where, f"{name}_ms")
-        aim = _aim(facts, f"latency_{name}_ms").removeprefix("measured; ")
+        aim = _aim(facts, f"latency_{name}_ms", "ms").removeprefix("measured; ")
         figures[f"{name.upper()}_LATENCY"] = found if isinstance(found, Cell) else found.cell(
             "ms", rates.rounded, f"at that rate; {aim}")  # fmt: skip
     return figures
@@ -93,20 +93,20 @@ def _in_the_load_test(facts: Facts) -> dict[str, Cell]:
     throughput = facts.find("triton_repository", f"{_LATENCY}/throughput_rps")
     figures = {
         "THROUGHPUT_REQ": throughput if isinstance(throughput, Cell) else throughput.cell(
-            "requests/s", note=_aim(facts, "throughput_rps"))
+            "requests/s", note=_aim(facts, "throughput_rps", "req/sec"))
     }  # fmt: skip
     for name in ("p50", "p95", "p99"):
         found = facts.find("triton_repository", f"{_LATENCY}/{name}_ms")
-        aim = _aim(facts, f"latency_{name}_ms")
+        aim = _aim(facts, f"latency_{name}_ms", "ms")
         figures[f"{name.upper()}_LATENCY"] = found if isinstance(found, Cell) else found.cell("ms", note=aim)
     return figures
 
 
-def _aim(facts: Facts, metric: str) -> str:
+def _aim(facts: Facts, metric: str, unit: str) -> str:
     """What was measured, and the target if the brief has one."""
     for target in facts.brief["problem"]["targets"]:
         if target["metric"] == metric and target["where"] == "served":
-            return f"measured; target {'≥' if target['op'] == '>=' else '≤'} {number(target['value'])}"
+            return f"measured; target {'≥' if target['op'] == '>=' else '≤'} {in_unit(target['value'], unit)}"
     return "measured; the brief has no target"
 
 
