@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from dl_pipelines.serving.admin import http_headers
+from dl_pipelines.serving.loading import load_limit
 from dl_pipelines.serving.process import TritonError
 
 _GONE = ("", "UNAVAILABLE")
@@ -16,11 +18,12 @@ _GONE = ("", "UNAVAILABLE")
 class Control:
     """Talks to one server on 127.0.0.1, as an administrator where it has the `key`.
 
-    Raises OSError when it doesn't answer, TritonError when it refuses.
+    `repository` is where the models lie that it loads. Raises OSError when the server doesn't answer, TritonError when
+    it refuses.
     """
 
-    def __init__(self, port: int, key: str = ""):
-        self.port, self._headers = port, http_headers(key)
+    def __init__(self, port: int, key: str = "", repository: Path | None = None):
+        self.port, self._headers, self._repository = port, http_headers(key), repository
 
     def _ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -60,8 +63,20 @@ class Control:
         return sum(int(group.get("count", 1)) for group in json.loads(body)["instance_group"])
 
     def load(self, model: str) -> None:
-        """Load a model and wait until it is ready, warmed up. A failed reload keeps the loaded one."""
-        self._check(*self._ask("POST", f"/v2/repository/models/{model}/load", {}, 120), f"load {model}")
+        """Load a model and wait until it is ready, warmed up. A failed reload keeps the loaded one.
+
+        Raises TimeoutError after `load_limit` seconds; the server itself goes on then.
+        """
+        assert self._repository, "whoever has models loaded knows where they lie"
+        limit = load_limit(self._repository / model)
+        try:
+            found = self._ask("POST", f"/v2/repository/models/{model}/load", {}, limit)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"found {model} not loaded after {limit:.0f} s; expected it to be, for the size of its files; read "
+                "server/server.log in the home"
+            ) from error
+        self._check(*found, f"load {model}")
 
     def unload(self, *models: str, seconds: float = 20) -> None:
         """Unload models and wait until they are gone: Triton itself answers before they are, about a second each."""

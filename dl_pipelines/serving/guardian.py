@@ -97,7 +97,7 @@ class Guardian:
     def __init__(self, orders: Orders):
         self.orders, self.home = orders, Home(Path(orders.home))
         self.log = ServerLog(self.home.server / "server.log", orders.log_bytes)
-        self.control = Control(orders.http, admin.read_key(self.home))
+        self.control = Control(orders.http, admin.read_key(self.home), self.home.repository)
         self.crashes, self.blame = Breaker(orders.crashes, orders.window), Blame(self.home)
         self.restarts, self.last_exit, self.stopping = orders.restarts, "", False
         self._users = os.open(orders.users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) if orders.users else None

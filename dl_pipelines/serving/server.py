@@ -43,7 +43,7 @@ class TritonServer:
     @property
     def control(self) -> Control:
         """Control requests to the living server. Raises TritonError when there is none."""
-        return Control(self._living().http, admin.read_key(self.home))
+        return Control(self._living().http, admin.read_key(self.home), self.home.repository)
 
     @property
     def grpc(self) -> str:

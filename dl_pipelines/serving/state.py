@@ -9,6 +9,7 @@ import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dl_pipelines.serving.loading import reading_seconds
 from dl_pipelines.serving.process import this_boot
 from dl_pipelines.store import durable
 from dl_pipelines.store.home import Home
@@ -17,7 +18,7 @@ from dl_pipelines.wire.routing import RoutingTable, read_table
 START_SECONDS = 60.0
 """A start takes a second or two; a machine that is busy with a training may need much longer."""
 LOAD_SECONDS = 30.0
-"""More for each model that is loaded at the start."""
+"""More for each model that is loaded at the start, beside the reading of its files."""
 
 
 @dataclass(frozen=True)
@@ -127,4 +128,5 @@ def wanted_models(home: Home) -> list[str]:
 
 def start_limit(home: Home) -> float:
     """Seconds within which a start has to be ready."""
-    return START_SECONDS + LOAD_SECONDS * len(wanted_models(home))
+    models = [home.repository / model for model in wanted_models(home)]
+    return START_SECONDS + LOAD_SECONDS * len(models) + sum(map(reading_seconds, models))
