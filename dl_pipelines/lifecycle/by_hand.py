@@ -23,6 +23,7 @@ from dl_pipelines.lifecycle.promotion import (
 from dl_pipelines.lifecycle.verdict import accept
 from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import STAGE, Champion, NoChampion, champion
+from dl_pipelines.serving.deadly import forgive
 from dl_pipelines.serving.rollouts import rollout_rows
 from dl_pipelines.serving.traffic import give_traffic, rollback
 from dl_pipelines.store.workspace import Partition, Workspace
@@ -67,7 +68,10 @@ class Moved:
 
 
 def promote_by_hand(workspace: Workspace, rules: Rules, wish: Wish) -> Moved:
-    """Give the traffic to what the wish names. Raises PromotionError, ArtifactError (a gate forbids), ParityError."""
+    """Give the traffic to what the wish names; forced, also to a model that the server has not outlived.
+
+    Raises PromotionError, ArtifactError (a gate forbids), ParityError, DeadlyError, TritonError.
+    """
     if wish.evidence is not None and wish.partition is not None:
         raise PromotionError("found both evidence and a date; expected one of them: evidence names its own model")
     if wish.force and not wish.reason.strip():
@@ -142,6 +146,7 @@ def _force(workspace: Workspace, rules: Rules, wish: Wish) -> None:
         artifact = workspace.get(STAGE, partition)
     else:
         raise PromotionError("found nothing to promote; expected --evidence or --date with --force")
+    forgive(workspace.home, artifact)
     give_traffic(workspace, artifact, partition, wish.reason, {**facts, "forced": True}, wish.actor)
 
 

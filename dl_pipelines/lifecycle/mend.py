@@ -15,6 +15,7 @@ from dl_pipelines.brief.live import Router
 from dl_pipelines.lifecycle import ledger
 from dl_pipelines.lifecycle.ledger import Experiment, Row
 from dl_pipelines.serving.champion import STAGE, Champion, champion, exclusive, routed
+from dl_pipelines.serving.deadly import DeadlyError
 from dl_pipelines.serving.parity import ParityError
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.repository import RepositoryError
@@ -28,7 +29,7 @@ from dl_pipelines.store.workspace import Partition, Workspace
 from dl_pipelines.wire.routing import RoutingTable
 
 SENSOR = "sensor"
-UNFIT = (ParityError, ArtifactError, RepositoryError)
+UNFIT = (DeadlyError, ParityError, ArtifactError, RepositoryError)
 """What a model is that may not answer clients, whoever decided that it should."""
 
 

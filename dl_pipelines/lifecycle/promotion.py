@@ -139,7 +139,7 @@ def promote(
     With a `margin` (the brief's, now) the decision is taken again, else the stored one counts. `actor` and `reason`
     (the evidence's, when empty) go into the ledger. Everything is checked under the publication lock.
 
-    Raises PromotionError, ArtifactError, ParityError, TritonError.
+    Raises PromotionError, ArtifactError, ParityError, DeadlyError, TritonError.
     """
     with exclusive(workspace):
         if _used(workspace, evidence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dl_pipelines.brief.live import Serving
 from dl_pipelines.serving.client import Caller, batched
+from dl_pipelines.serving.deadly import noted
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.server import TritonServer
 from dl_pipelines.store.artifacts import Artifact
@@ -22,9 +23,10 @@ def kept_rows(total: int, serving: Serving) -> int:
 
 
 def load_and_compare(server: TritonServer, artifact: Artifact, model: str) -> float:
-    """Load an installed model, warmed up, then `require_live_parity`. Raises TritonError too."""
-    server.control.load(model)
-    return require_live_parity(server, artifact, model)
+    """Load an installed model, warmed up, then `require_live_parity`. Raises TritonError, DeadlyError too."""
+    with noted(server, artifact, model):
+        server.control.load(model)
+        return require_live_parity(server, artifact, model)
 
 
 def require_live_parity(server: TritonServer, artifact: Artifact, model: str) -> float:

@@ -106,6 +106,11 @@ def marker_file(home: Home, project: str) -> Path:
     return routing_file(home, project).with_suffix(".breaker")
 
 
+def loading_file(home: Home, digest: str) -> Path:
+    """Where it is noted of an artifact that its model is being loaded, and how often the server died of that."""
+    return home.server / "loading" / f"{digest}.json"
+
+
 def given_up(home: Home, table: RoutingTable) -> set[str]:
     """Challengers that the router does not ask any more under this table; the champion is never among them."""
     try:

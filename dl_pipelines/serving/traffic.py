@@ -12,6 +12,7 @@ from typing import Any
 
 from dl_pipelines.serving import repository, rollouts
 from dl_pipelines.serving.champion import STAGE, Champion, NoChampion, append, champion, exclusive, ledger, previous
+from dl_pipelines.serving.deadly import forgive
 from dl_pipelines.serving.parity import load_and_compare
 from dl_pipelines.serving.repair import install_router, mend, reconcile, settle
 from dl_pipelines.serving.server import running
@@ -33,7 +34,7 @@ def give_traffic(
     """Make a published model the champion; a trial ends. A crash before the table is replaced leaves the old serving.
 
     `actor` goes into the ledger: run, sensor, or a person's login name. Raises ArtifactError (a gate failed, a file is
-    damaged), RepositoryError, ParityError, TritonError.
+    damaged), RepositoryError, ParityError, DeadlyError, TritonError.
     """
     _move(workspace, artifact, partition.key, "champion", reason, dict(evidence or {}), actor)
 
@@ -70,6 +71,7 @@ def rollback(workspace: Workspace, reason: str = "rolled back by hand", actor: s
                 "ledger, the older one not rolled back itself; promote another model first"
             )
         artifact = workspace.by_digest(STAGE, row["digest"])
+        forgive(workspace.home, artifact)  # it has served, and a person wants it back
         _move(workspace, artifact, row["partition"], "rollback", reason, {"served_at": row["at"]}, actor)
         now = champion(workspace)
     assert now is not None

@@ -30,7 +30,7 @@ def put_challenger(
 
     The model is installed, loaded and compared live with its artifact first; the champion keeps the rest. The same
     revision twice changes nothing. Raises TrialError, NoChampion, ArtifactError, RepositoryError, ParityError,
-    TritonError: the table is then as it was.
+    DeadlyError, TritonError: the table is then as it was.
     """
     if not 0 <= share < 1 or revision < 1:
         raise TrialError(
@@ -66,7 +66,8 @@ def put_challenger(
 def require_servable(workspace: Workspace, artifact: Artifact) -> None:
     """Have a published model loaded and compared live with its artifact, as a move does; no ledger, no table knows.
 
-    Raises ArtifactError, RepositoryError, ParityError, TritonError: a model that no table names is taken out again.
+    Raises ArtifactError, RepositoryError, ParityError, DeadlyError, TritonError: a model that no table names is
+    taken out again.
     """
     artifact.require_gates().verify()
     with running(workspace.home) as server, exclusive(workspace):
