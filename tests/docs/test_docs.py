@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
@@ -223,6 +224,17 @@ def commands() -> dict[str, click.Command]:
 
 def test_every_command_is_in_the_table() -> None:
     assert set(re.findall(r"^\| `dlp ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE)) == set(commands())
+
+
+def test_the_example_of_a_request_is_a_digit_as_the_model_was_trained_on_it() -> None:
+    from sklearn.datasets import load_digits
+
+    (body,) = re.findall(
+        r"infer -d '(\{.*?\})'\n", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (given,) = json.loads(body)["inputs"]
+    expected = np.round(load_digits().images[0] * (255 / 16)).astype(np.uint8)
+    np.testing.assert_array_equal(np.array(given["data"], np.uint8).reshape(given["shape"])[0, :, :, 0], expected)
 
 
 def test_options_are_named_as_they_are() -> None:
