@@ -67,6 +67,24 @@ def _of_home(home: Home, pid: int) -> bool:
     return False
 
 
+def end_processes(home: Home, server: int, model: str) -> None:
+    """End the processes of a model that nobody is to ask any more; a load that waits for them fails."""
+    for pid in group_of(server):
+        if _model_of(home, pid) == model:
+            with contextlib.suppress(OSError):  # it is gone
+                os.kill(pid, signal.SIGKILL)
+
+
+def _model_of(home: Home, pid: int) -> str | None:
+    """Whose process it is: its command line names a file of the model's version."""
+    words = _command(pid).decode(errors="replace").split("\0")
+    if words[0].endswith(_STUB):
+        for word in words[1:]:
+            if Path(word).is_relative_to(home.repository):
+                return Path(word).relative_to(home.repository).parts[0]
+    return None
+
+
 def _fields(pid: int) -> list[str]:
     """State, parent, group, ... of a living process (proc(5), `stat`); empty for one that is gone."""
     with contextlib.suppress(OSError):
@@ -130,13 +148,7 @@ class Stubs:
         return found
 
     def _model(self, pid: int) -> str | None:
-        """Whose process it is: its command line names a file of the model's version."""
-        words = _command(pid).decode(errors="replace").split("\0")
-        if words[0].endswith(_STUB):
-            for word in words[1:]:
-                if Path(word).is_relative_to(self._home.repository):
-                    return Path(word).relative_to(self._home.repository).parts[0]
-        return None
+        return _model_of(self._home, pid)
 
     def _mend(self, now: float) -> None:
         with contextlib.suppress(OSError, TritonError):  # the server itself is gone, or busy: looked at again

@@ -10,6 +10,7 @@ from dl_pipelines.serving import repository
 from dl_pipelines.serving.champion import STAGE, kept_models
 from dl_pipelines.serving.process import TritonError
 from dl_pipelines.serving.server import TritonServer
+from dl_pipelines.serving.stubs import end_processes
 from dl_pipelines.store import durable
 from dl_pipelines.store.workspace import Workspace
 
@@ -24,13 +25,18 @@ def drop(workspace: Workspace, server: TritonServer, *names: str, seconds: float
     """Unload models and routers of a measurement, and remove what they have in the home.
 
     Triton lets a model end the requests that it has. Raises TritonError when that takes longer than `seconds`; it goes
-    when they have ended, and its folder is gone already.
+    when they have ended, and its folder is gone already. A load that is still under way, as it was given up, is ended:
+    else the model would stay in the server, and in its memory, where nobody knows of it.
     """
     home = workspace.home
     try:
         with contextlib.suppress(OSError):  # a server that died has unloaded everything
-            if server.state():
-                loaded = [name for name in names if server.control.model_ready(name)]
+            if state := server.state():
+                states = server.control.index()
+                begun = [name for name in names if states.get(name) == "LOADING"]
+                for name in begun:
+                    end_processes(home, state.pid, name)
+                loaded = [name for name in names if name in begun or server.control.model_ready(name)]
                 server.control.unload(*loaded, seconds=seconds)
     finally:
         for name in names:
