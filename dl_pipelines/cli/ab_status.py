@@ -96,7 +96,7 @@ def _bounds(look: Mapping[str, Any]) -> Table:
         for bound in decision["bounds"]
     ]
     table = plain_table("", ("", "Better by", "Low", "High", "Worse by at most", "State"), rows)
-    table.caption = (
+    table.caption = Text(
         f"{units(seen):,} units in {seen['hours']:.2f} h, {seen['challenger']['labelled']:,} of the challenger's "
         f"{seen['challenger']['matured']:,} and {seen['champion']['labelled']:,} of the champion's "
         f"{seen['champion']['matured']:,} that are old enough have labels; {decision['action']}: {decision['reason']}"
@@ -157,14 +157,18 @@ def page(found: Mapping[str, Any], simulated: bool = False) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("At (UTC)", "Event", "Stage", "Share", "By", "Why"))
         parts.append(
             f"<h2>{escape(item['challenger'])} against {escape(item['champion'])}: {escape(item['state'])}</h2>"
-            f"<table><tr>{head}</tr>{rows}</table>{alone(together(pictures(item['looks'], simulated)))}"
+            f"<div><table><tr>{head}</tr>{rows}</table>{alone(together(pictures(item['looks'], simulated)))}</div>"
         )
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:24px auto;padding:0 16px}"
         "td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}td:first-child{white-space:nowrap}"
+        "td:last-child{min-width:16em}h1,h2{overflow-wrap:anywhere}svg{overflow:visible}"
+        "div{overflow-x:auto;padding-left:8px;margin-left:-8px}"
     )
     title = f"Live experiments of {escape(found['project'])}{' (simulated traffic)' if simulated else ''}"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{style}</style>"
         f"</head><body><h1>{title}</h1>{''.join(parts) or '<p>none yet</p>'}</body></html>\n"
     )

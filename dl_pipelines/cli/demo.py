@@ -7,8 +7,9 @@ replacement, turned and noisy, each with an id and a label that comes a batch la
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -40,11 +41,12 @@ SHIFT = (
 
 @dataclass(frozen=True)
 class Day:
-    """One day's model: what is changed in the brief, and what a person should expect of it."""
+    """One day's model: what is changed in the brief, what it is, and how its experiment ends on an idle machine."""
 
     day: date
     told: str
     changed: Mapping[str, Mapping[str, Any]]
+    ends: str = ""
 
 
 DAYS = (
@@ -53,11 +55,13 @@ DAYS = (
         date(2026, 1, 2),
         "a challenger that is better on held-out rows, but never saw turned and noisy digits",
         {"data": {"augmentation": {}}, "training": {"epochs": 12}},
+        "rolled back",
     ),
     Day(
         date(2026, 1, 3),
         "a challenger with a wider network that has seen them",
         {"architecture": {"family": {"name": "cnn", "params": {"width": 24}}}, "training": {"epochs": 10}},
+        "promoted",
     ),
 )
 
@@ -97,12 +101,16 @@ def run_demo(home: Home, screen: Console) -> dict[str, Any]:
     path = home.reports / workspace.project / "experiments.html"
     durable.write_text(path, page(found, simulated=True))
     _tell(workspace, found, path, screen)
+    surprises = unexpected(found["experiments"])
+    for told in surprises:
+        screen.print(told, style="yellow", markup=False)
     return {
         "experiments": [
             {name: item[name] for name in ("challenger", "champion", "state", "stage")}
             | {"looks": len(item["looks"]), "reason": item["rows"][-1]["reason"]}
             for item in found["experiments"]
         ],
+        "unexpected": surprises,
         "plots": str(path),
         "reports": str(home.reports / workspace.project),
         "seconds": round(time.monotonic() - began, 1),
@@ -199,6 +207,19 @@ def _try(workspace: Workspace, rules: Rules, traffic: Traffic, screen: Console) 
         traffic.send(BATCH)
         look(say)
     say("no decision yet; the experiment goes on with the next traffic")
+
+
+def unexpected(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each day's challenger whose experiment has not ended as it does on an idle machine."""
+    states = {item["partition"].partition("|")[0]: item for item in experiments}
+    found = [(day, states.get(day.day.isoformat())) for day in DAYS if day.ends]
+    return [
+        f"not as on an idle machine: the challenger of {day.day} is {item['state']}, not {day.ends} "
+        f"({item['rows'][-1]['reason']}). Clients, server and all else here share {os.cpu_count()} cores (load "
+        f"{os.getloadavg()[0]:.1f}), and what is slow or late counts; try again with another --home when it is idle"
+        for day, item in found
+        if item and item["state"] != day.ends
+    ]
 
 
 def _tell(workspace: Workspace, found: Mapping[str, Any], path: Path, screen: Console) -> None:

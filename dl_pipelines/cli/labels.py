@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dl_pipelines.cli.frame import HomeOption, JsonOption, brief_of, command, home_of, output
+from dl_pipelines.cli.frame import HomeOption, JsonOption, brief_of, command, home_of, output, say
 
 if TYPE_CHECKING:
     from dl_pipelines.serving.labels import Stored
@@ -33,6 +33,7 @@ def labels(
         from dl_pipelines.serving.label_inbox import new_key
 
         typer.echo(new_key(place.prepare()))
+        say(f"give it to `dlp labels` in {KEY_VARIABLE}, or in a file with --key-file; it is not shown again")
         return
     if file is None or not project:
         raise ValueError("found no file, or no --project; expected `dlp labels FILE --project PROJECT`, or --new-key")

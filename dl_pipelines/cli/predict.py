@@ -57,6 +57,9 @@ def _few(place: Home, project: str, files: list[str]) -> list[dict[str, Any]]:
     from dl_pipelines.serving.client import predict as ask
     from dl_pipelines.store.workspace import Workspace
 
+    for path in files:
+        if Path(path).is_dir() or path.endswith(".npy"):
+            raise ValueError(f"found {path}; expected single files: folders and arrays need --out FILE.parquet")
     task = catalog.task_of(brief_of(place, project))
     inputs = np.stack([task.read_input(path) for path in files])
     ids = [f"predict-{time.time_ns()}-{number}" for number in range(len(files))]

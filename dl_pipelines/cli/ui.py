@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dl_pipelines.cli.frame import say
 from dl_pipelines.serving.process import in_use
 from dl_pipelines.store.home import Home
 from dl_pipelines.training.launch import die_with_parent
@@ -28,6 +29,7 @@ def serve_ui(home: Home, port: int) -> int:
     command = [*die_with_parent(), *server]  # also when this process is ended by a signal
     # A shell's background job ignores SIGINT, and Dagster then SIGTERM as well: it would never end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    say(f"Dagster's UI will be at http://127.0.0.1:{port} (half a minute); Ctrl-C ends it")
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         return process.wait()

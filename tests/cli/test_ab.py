@@ -1,15 +1,17 @@
 """What `dlp ab status` shows and draws, and what `dlp ab step` says where nothing is due."""
 
+import io
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from dl_pipelines import catalog
-from dl_pipelines.cli.ab_status import plot
-from dl_pipelines.cli.demo import DAYS, brief_of
+from dl_pipelines.cli.ab_status import evidence, plot, status
+from dl_pipelines.cli.demo import DAYS, brief_of, unexpected
 from dl_pipelines.cli.report import _tried_live
 from dl_pipelines.cli.run import snapshot
 from dl_pipelines.lifecycle.ab_picture import Course
@@ -61,6 +63,18 @@ def test_the_experiments_and_the_evidence_of_the_newest(tried, dlp):
     assert "600 units in 2.00 h" in " ".join(said.out.split()) and "latency p95" in said.out
 
 
+def test_an_open_bound_in_the_reason_is_no_markup(workspace, dlp):
+    looked = shadow(400, 0.5)
+    Written(workspace, "small__aa", "small__00").row("stage").look(looked)
+    found = status(workspace)
+    found["experiments"][0]["looks"][-1]["decision"]["reason"] = "harmed: latency p95 worse by 6.762 [open, -1.653]"
+    (*_, table) = evidence(found["experiments"][0])
+    screen = Console(width=100, file=io.StringIO(), record=True)
+    screen.print(table)
+    said = " ".join(screen.export_text().split())
+    assert said.endswith("roll_back: harmed: latency p95 worse by 6.762 [open, -1.653]")
+
+
 def test_the_same_as_one_object(tried, dlp):
     first, second = dlp("ab", "status", "small", "--home", tried.home.root, "--json").json["experiments"]
     assert (first["challenger"], first["state"], len(first["looks"])) == ("small__aa", "rolled back", 1)
@@ -80,6 +94,7 @@ def test_it_is_drawn_as_svg_and_as_a_page(tried, dlp, tmp_path):
     assert dlp("ab", "status", "small", "--home", tried.home.root, "--out", page).err.endswith("ab.html: 2 drawn\n")
     text = page.read_text()
     assert text.count("<h2>") == text.count("<table>") == 2
+    assert 'name="viewport"' in text and "overflow-x:auto" in text, "a narrow window scrolls a table, not the page"
     assert text.index("small__aa against small__00: rolled back") < text.index("small__bb against small__00: running")
     said = dlp("ab", "status", "small", "--home", tried.home.root, "--out", "ab.png")
     assert (said.code, said.err) == (2, "error: found --out ab.png; expected a name that ends in .svg or .html\n")
@@ -139,3 +154,15 @@ def test_the_demo_has_a_champion_and_two_challengers_tried_live():
     assert {(brief.lifecycle.evidence, brief.lifecycle.promotion) for brief in briefs} == {("live", "automatic")}
     assert all(brief.lifecycle == briefs[0].lifecycle for brief in briefs), "the rules are not made to fit the model"
     assert briefs[1].data.augmentation.online == () != briefs[0].data.augmentation.online
+
+
+def test_a_demo_that_ends_otherwise_says_so():
+    def ended(day, state):
+        return {"partition": f"{day}|base", "state": state, "rows": [{"reason": "harmed: latency p95"}]}
+
+    first, second = ended("2026-01-02", "rolled back"), ended("2026-01-03", "promoted")
+    assert unexpected([first, second]) == [] == unexpected([first])
+    (told,) = unexpected([first, ended("2026-01-03", "rolled back")])
+    assert told.startswith(
+        "not as on an idle machine: the challenger of 2026-01-03 is rolled back, not promoted (harmed: latency p95). "
+    )

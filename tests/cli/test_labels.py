@@ -39,7 +39,8 @@ def home(tmp_path):
 @pytest.fixture
 def key(home, dlp, monkeypatch):
     said = dlp("labels", "--new-key", "--home", home.root)
-    assert (said.code, said.err) == (0, "")
+    told = "give it to `dlp labels` in DLP_LABEL_KEY, or in a file with --key-file; it is not shown again\n"
+    assert (said.code, said.err) == (0, told)
     monkeypatch.setenv("DLP_LABEL_KEY", said.out.strip())
     return said.out.strip()
 

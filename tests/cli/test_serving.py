@@ -119,6 +119,23 @@ def test_a_port_in_use(copy, dlp):
     assert TritonServer(Home(copy)).state() is None
 
 
+def test_the_ui_says_where_it_will_be(tmp_path, dlp, monkeypatch):
+    monkeypatch.setattr("dl_pipelines.cli.ui.die_with_parent", lambda: ["true"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = dlp("ui", "--port", port, "--home", tmp_path)
+    assert said.code == 0
+    assert f"Dagster's UI will be at http://127.0.0.1:{port} (half a minute); Ctrl-C ends it\n" in said.err
+
+
+def test_what_is_for_many_is_said_to_need_a_file(tmp_path, dlp):
+    for path in (tmp_path, tmp_path / "rows.npy"):
+        said = dlp("predict", "small", path, "--home", tmp_path)
+        assert (said.code, said.out) == (2, "")
+        assert said.err == (f"error: found {path}; expected single files: folders and arrays need --out FILE.parquet\n")
+
+
 def test_a_file_that_is_no_image(copy, dlp, tmp_path, pictures):
     text = tmp_path / "text.png"
     text.write_text("no image")
