@@ -217,7 +217,10 @@ def status_tables(found: dict[str, Any]) -> list[Table | str]:
     tables: list[Table | str] = [f"home {found['home']}; server {where}"]
     for project in found["projects"]:
         serves = project["champion"]
-        champion = f"{serves['model']} since {serves['since']} ({serves['reason']})" if serves else "nothing serves"
+        champion = "nothing serves"
+        if serves:
+            since = serves["since"][:19].replace("T", " ")
+            champion = f"{serves['model']} since {since} UTC ({serves['reason']})"
         champion = project["refused"] or champion
         rows = [(model["partition"], model["verdict"]) for model in project["models"]]
         tables.append(f"{project['project']}: {project['days']} days of data; {champion}")

@@ -100,6 +100,11 @@ def told(project: str, moved: Moved) -> str:
     )
 
 
+def clock(at: str) -> str:
+    """A time of the ledger, which is UTC, for a column: to the millisecond, to be torn between day and hour only."""
+    return at[:23].replace("T", " ")
+
+
 def tables(found: Served) -> list[Table | str]:
     """What served, and the history, for a terminal."""
     from rich.table import Table
@@ -107,15 +112,16 @@ def tables(found: Served) -> list[Table | str]:
     if not found.arms and not found.history:
         return [f"{found.project}: nothing has served yet"]
     now = Table(title=f"{found.project} at {found.at}", title_justify="left")
-    for name in ("arm", "share", "model", "of", "since", "by", "why", "artifact"):
+    for name in ("arm", "share", "model", "of, artifact", "since (UTC)", "by", "why"):
         now.add_column(name, overflow="fold")
     for arm in found.arms:
         share = "sees all" if arm.arm == "shadow" else f"{arm.share:.1%}"
-        now.add_row(arm.arm, share, arm.model, arm.partition, arm.since, arm.actor or "-", arm.reason, arm.digest[:16])
+        since, by = clock(arm.since)[:19], arm.actor or "-"
+        now.add_row(arm.arm, share, arm.model, f"{arm.partition} {arm.digest[:16]}", since, by, arm.reason)
     past = Table(title="every change", title_justify="left")
-    for name in ("at", "event", "model", "share", "by", "why"):
+    for name in ("at (UTC)", "event", "model", "share", "by", "why"):
         past.add_column(name, overflow="fold")
     for row in found.history:
-        past.add_row(row.at, row.event, row.model, f"{row.share:.1%}", row.actor or "-", row.reason)
+        past.add_row(clock(row.at), row.event, row.model, f"{row.share:.1%}", row.actor or "-", row.reason)
     first: list[Table | str] = [now] if found.arms else [f"{found.project}: nothing served at {found.at}"]
     return [*first, *([found.open] if found.open else []), past]

@@ -7,9 +7,11 @@ from datetime import date
 
 from rich.console import Console
 
-from dl_pipelines.cli.report import close
+from dl_pipelines.cli.report import close, status_tables
 from dl_pipelines.cli.run import Failed, Ran
 from dl_pipelines.cli.screen import Screen, console, summary, verdict_panel
+from dl_pipelines.cli.served import tables
+from dl_pipelines.serving.served import Change, Served, Serving
 from dl_pipelines.store.artifacts import Gate
 from dl_pipelines.store.workspace import Partition, Progress
 from resources.workspaces import Finished
@@ -90,3 +92,23 @@ def test_a_target_that_was_not_measured_says_why():
 def test_the_console_is_the_present_standard_error(capsys):
     console().print("to people")
     assert capsys.readouterr() == ("", "to people\n")
+
+
+def test_a_time_is_torn_between_day_and_hour_only_in_a_narrow_window():
+    at = "2026-11-27T22:54:00.773+00:00"
+    serving = Serving("champion", "digits__45f390a58ceb", 1.0, "b" * 64, "2026-01-04|base", at, "the first one", "run")
+    change = Change(1, at, "champion", "digits__45f390a58ceb", 1.0, "b" * 64, "2026-01-04|base", "the first one", "run")
+    screen = Console(width=80, file=io.StringIO(), record=True)
+    for table in tables(Served("digits", at, (serving,), (change,))):
+        screen.print(table)
+    told = screen.export_text()
+    assert all(line[-1] in "┓┃┩│┘" for line in told.splitlines() if line[0] in "┏┃┡│└") and "b" * 8 in told
+    assert told.count("2026-11-27") - told.count(at) == told.count("22:54:00") - told.count(at) == 2
+    assert told.count("22:54:00.773") == 2, "in the title, and in the history"
+
+
+def test_the_status_names_the_time_as_people_write_it():
+    serves = {"model": "digits__45", "since": "2026-11-27T22:54:00.773+00:00", "reason": "the first one"}
+    project = {"project": "digits", "champion": serves, "refused": None, "models": [], "days": 4}
+    told = status_tables({"home": "/h", "server": None, "server_gone": "", "projects": [project]})
+    assert told[1] == "digits: 4 days of data; digits__45 since 2026-11-27 22:54:00 UTC (the first one)"
