@@ -118,7 +118,7 @@ def main() -> None:
     shares, faults = sum(PARTS[name][1] for name in chosen), 0
     for name in chosen:
         run, share = PARTS[name]
-        result = run(arguments.folder, arguments.minutes * share / shares)
+        result = run(arguments.folder.resolve(), arguments.minutes * share / shares)
         print(json.dumps(result), flush=True)
         faults += len(result["faults"])  # type: ignore[arg-type]
     raise SystemExit(1 if faults else 0)
