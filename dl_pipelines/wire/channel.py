@@ -25,8 +25,10 @@ INLINE_BYTES = 2**16
 GREETING_S = 1.0
 """Within this who listens has to take a caller."""
 PAUSE_S = 0.05
-_HERE, _THERE, _ERROR, _ENDING, _HELLO = 1, 2, 3, 4, 5
-_HEAD, _SIZE, _ALIGNED = struct.Struct("<BB8s"), 8, 16
+_HERE, _THERE, _ERROR, _ENDING = 1, 2, 3, 4
+_HELLO = 6
+"""Changes with what messages look like: a process of another version is not talked to."""
+_HEAD, _SIZE, _ALIGNED = struct.Struct("<BB8sd"), 8, 16
 _CREDENTIALS = struct.Struct("3i")
 _FD_SPACE = socket.CMSG_SPACE(4)
 _LISTENING = "00010000"
@@ -54,18 +56,19 @@ class Channel:
         """Raises Gone when the other side is not of this user and this server."""
         self._socket = connection
         self._mine = self._theirs = np.empty(0, np.uint8)
+        self.seconds = 0.0
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.process, user, _ = _CREDENTIALS.unpack(found)
         if user != os.getuid() or _parent(self.process) != os.getppid():
             connection.close()
             raise Gone(f"found process {self.process} of user {user} on the other side; expected one of this server")
 
-    def send(self, array: np.ndarray) -> None:
-        """Send numbers of any shape. Raises Gone, and TypeError for what is not numbers."""
+    def send(self, array: np.ndarray, seconds: float = 0.0) -> None:
+        """Send numbers of any shape, and how long they took. Raises Gone, and TypeError for what is not numbers."""
         if array.dtype.kind not in _KINDS:
             raise TypeError(f"found the type {array.dtype}; expected numbers")
         here, axes = array.nbytes <= INLINE_BYTES, array.ndim
-        head = _HEAD.pack(_HERE if here else _THERE, axes, array.dtype.str.encode())
+        head = _HEAD.pack(_HERE if here else _THERE, axes, array.dtype.str.encode(), seconds)
         head += struct.pack(f"<{axes}q", *array.shape) + bytes(_start(axes) - _HEAD.size - _SIZE * axes)
         if here:
             self._send(head + array.tobytes())
@@ -82,6 +85,7 @@ class Channel:
     def receive(self) -> np.ndarray:
         """What the other side sent; a large array is its memory, and holds until it is sent something again.
 
+        `seconds` is then how long it took, as the other side says.
         Raises Failed with its error, Gone when it is ending, Died when it did.
         """
         try:
@@ -96,7 +100,7 @@ class Channel:
             raise Failed(message[1:].decode("utf-8", "replace"))
         if message[0] == _ENDING:
             raise Gone("it is ending")
-        kind, axes, name = _HEAD.unpack_from(message)
+        kind, axes, name, self.seconds = _HEAD.unpack_from(message)
         shape, dtype = struct.unpack_from(f"<{axes}q", message, _HEAD.size), np.dtype(name.rstrip(b"\0").decode())
         if kind == _HERE:
             return np.frombuffer(message, dtype, offset=_start(axes)).reshape(shape)

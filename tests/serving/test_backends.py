@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 import threading
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -161,6 +162,31 @@ def test_past_triton_a_model_answers_as_through_it_also_for_several_at_once(back
     for caller in callers:
         caller.join(30)
     assert not wrong and not any(caller.is_alive() for caller in callers)
+    model.finalize()
+
+
+def test_past_triton_a_model_says_how_long_it_took_without_waiting_for_others(backend, monkeypatch):
+    model = backend("onnxruntime")
+    run, busy = model.line._run, threading.Event()
+
+    def slowly(inputs):
+        busy.set()
+        time.sleep(0.1)
+        return run(inputs)
+
+    monkeypatch.setattr(model.line, "_run", slowly)
+    lines = [connect(backend.name) for _ in range(2)]
+    started = time.perf_counter()
+    lines[0].send(images(1))
+    assert busy.wait(10)
+    lines[1].send(images(1))
+    for line in lines:
+        line.receive()
+    whole = time.perf_counter() - started
+    assert min(line.seconds for line in lines) >= 0.1
+    assert sum(line.seconds for line in lines) <= whole, "one after the other, and no wait is counted"
+    for line in lines:
+        line.close()
     model.finalize()
 
 

@@ -133,8 +133,8 @@ def test_whoever_ends_is_told_from_whoever_fails(listener, found):
     first = listener(model, answer)
     with pytest.raises(lines.ModelError, match="too much"):
         found.ask(model, np.arange(4))
-    kept = found.ask(model, np.arange(3))
-    other = found.ask(model, np.arange(2))
+    kept = found.ask(model, np.arange(3)).outputs
+    other = found.ask(model, np.arange(2)).outputs
     assert (kept == 3).all() and (other == 1).all()  # the first answer is not written over
     assert found.ask(model, np.array(["text"])) is None
     found.keep([model])
@@ -147,7 +147,7 @@ def test_whoever_ends_is_told_from_whoever_fails(listener, found):
 def test_who_asks_works_on_while_the_model_does(listener, found):
     model, went_on = uuid.uuid4().hex, threading.Event()
     listener(model, lambda channel, inputs: channel.send(inputs if went_on.wait(10) else -inputs))
-    assert found.ask(model, np.arange(3), went_on.set).tolist() == [0, 1, 2]
+    assert found.ask(model, np.arange(3), went_on.set).outputs.tolist() == [0, 1, 2]
 
 
 def test_which_process_is_asked_is_told_before_it_is(listener):
@@ -170,8 +170,8 @@ def test_a_process_that_is_unloading_is_left_for_another_one(listener, found):
         listener(model, lambda channel, inputs: channel.send(-inputs))
         channel.end()
 
-    assert found.ask(model, np.arange(3)).tolist() == [0, 1, 2]
-    assert found.ask(model, np.arange(5)).tolist() == [0, -1, -2, -3, -4]
+    assert found.ask(model, np.arange(3)).outputs.tolist() == [0, 1, 2]
+    assert found.ask(model, np.arange(5)).outputs.tolist() == [0, -1, -2, -3, -4]
 
 
 def test_a_line_that_nobody_needed_for_a_while_is_let_go_with_its_memory(listener, found, monkeypatch):

@@ -25,6 +25,10 @@ class Reply:
             self.given.append((one.outputs, one.error, one.code))
 
 
+MODEL_S = 0.003
+"""What each model says that it took."""
+
+
 class Bench:
     """The router around functions: `models` [N, 4] -> [N, 2] by name."""
 
@@ -47,7 +51,7 @@ class Bench:
         self.asked.append((model, sum(one.rows for one in group)))
         if model not in self.models:
             raise asked.ModelError(f"{model} is not ready")
-        return self.models[model](np.concatenate([one.inputs for one in group]))
+        return asked.Answer(self.models[model](np.concatenate([one.inputs for one in group])), MODEL_S)
 
     def take(self, *rows, name="r"):
         ones = [self.one(np.atleast_2d(np.float32(row)), f"{name}{place}") for place, row in enumerate(rows)]
@@ -212,19 +216,31 @@ def test_both_failing_is_an_error_and_a_record(bench):
     assert (record["id"], record["arm"], record["fail"]) == ("r0", "challenger", "a could not answer: broken")
 
 
-def test_the_time_in_the_models_is_told(bench):
-    def slow(x):
+def test_the_time_in_the_models_is_by_their_own_clocks(bench):
+    """How long a thread of the router waits for its turn is no arm's latency: arms have threads of their own."""
+
+    def kept_waiting(x):
         time.sleep(0.05)
         return good(2)(x)
 
-    it = bench(dueling(), a=slow, b=slow)
+    it = bench(dueling(share=0.5, shadow="c"), a=kept_waiting, b=kept_waiting, c=kept_waiting)
+    ones = it.take(*[[1, 0, 0, 0]] * 8)
+    for one in ones:
+        outputs_of(one)
+    shown = until(lambda: len(found := it.records("s")) == 8 and found)
+    assert {record["arm"] for record in it.records("r")} == {"champion", "challenger"}
+    assert {record["ms"] for record in (*it.records("r"), *shown)} == {1000 * MODEL_S}
+
+
+def test_the_time_of_a_model_that_fails_is_that_of_its_call(bench):
+    def late(x):
+        time.sleep(0.05)
+        return bad(x)
+
+    it = bench(dueling(), a=good(2), b=late)
     (one,) = it.take([1, 0, 0, 0])
     outputs_of(one)
-    assert 50 <= it.records("r")[0]["ms"] < 1000
-    it.models["b"] = bad
-    (two,) = it.take([1, 0, 0, 0], name="s")
-    outputs_of(two)
-    assert 50 <= it.records("r")[1]["ms"] < 1000
+    assert 50 + 1000 * MODEL_S <= it.records("r")[0]["ms"] < 1000
 
 
 def test_what_comes_after_the_deadline_is_not_given(bench):

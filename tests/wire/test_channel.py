@@ -32,9 +32,9 @@ def test_what_is_sent_comes_out_the_same_in_any_sequence(pair, seed):
         shape = draw.integers(0, 70, draw.integers(0, 4)).tolist()
         sent = arrays([seed, turn], shape, draw.choice(["u1", "i1", "<i8", "<f2", "<f4", ">f4", "<f8"]))
         for source, target in (pair, pair[::-1]):
-            source.send(sent)
+            source.send(sent, turn / 7)
             found = target.receive()
-            assert found.dtype == sent.dtype and found.shape == sent.shape
+            assert found.dtype == sent.dtype and found.shape == sent.shape and target.seconds == turn / 7
             np.testing.assert_array_equal(found, sent)
 
 

@@ -85,8 +85,10 @@ class Line:
         if self._closed:
             caller.end()
             return
+        started = time.perf_counter()
         try:
-            caller.send(np.ascontiguousarray(self._run(inputs), dtype=self._dtype))
+            outputs = np.ascontiguousarray(self._run(inputs), dtype=self._dtype)
+            caller.send(outputs, time.perf_counter() - started)
         except Gone:
             raise
         except Exception as error:  # noqa: BLE001 - the runtimes' own error types are not public

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from asked import INTERNAL, UNAVAILABLE, Ask, Asked, Content, ModelError, told
+from asked import INTERNAL, UNAVAILABLE, Answer, Ask, Asked, Content, ModelError, told
 from breaker import Breaker
 from calls import Call, Calls
 from checks import fault, is_finite, worse
@@ -125,9 +125,9 @@ class Answering:
         """Have a challenger asked by another thread."""
         seconds = table.timeout_ms / 1000
 
-        def done(outputs: np.ndarray | None, error: BaseException | None, spent: float) -> None:
-            for one in group:
-                one.milliseconds += 1000 * spent
+        def done(answer: Answer | None, error: BaseException | None, spent: float) -> None:
+            outputs, seconds = answer or (None, spent)
+            took(group, seconds)
             try:
                 self._challenged(group, model, table, outputs, error, again)
             except Exception as failure:  # noqa: BLE001 - no request may be left without an answer
@@ -220,13 +220,11 @@ class Answering:
         """A model's answer to these, or what is wrong with it."""
         started = time.perf_counter()
         try:
-            outputs = self._ask(model, group)
+            outputs, seconds = self._ask(model, group)
         except Exception as error:  # noqa: BLE001 - also a message that is no text: the batch is asked one by one
+            took(group, time.perf_counter() - started)
             return None, error
-        finally:
-            spent = 1000 * (time.perf_counter() - started)
-            for one in group:
-                one.milliseconds += spent
+        took(group, seconds)
         wrong = self._fault(group, outputs)
         return (None, ModelError(wrong)) if wrong else (outputs, None)
 
@@ -244,6 +242,12 @@ class Answering:
     def _count(self, one: Asked, model: str, table: RoutingTable) -> None:
         if self._breaker.failed(table.revision, one.arm, model, table.breaker, one.failure):
             self._shadowing.settle()
+
+
+def took(group: Sequence[Asked], seconds: float) -> None:
+    """So long they were with a model."""
+    for one in group:
+        one.milliseconds += 1000 * seconds
 
 
 def parts(group: Sequence[Asked], outputs: np.ndarray) -> Sequence[np.ndarray]:

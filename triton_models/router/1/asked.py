@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from wire import records
@@ -20,6 +20,13 @@ INVALID, UNAVAILABLE, INTERNAL = "INVALID_ARG", "UNAVAILABLE", "INTERNAL"
 
 class ModelError(Exception):
     """A model gave an error, or is not there."""
+
+
+class Answer(NamedTuple):
+    """A model's outputs [rows, ...], and the seconds that it took for them, waiting for nobody."""
+
+    outputs: np.ndarray
+    seconds: float
 
 
 class Reply(Protocol):
@@ -41,9 +48,9 @@ class Asked:
     """A request: its rows, by what and to which arm it was assigned, and at last its outputs or its error.
 
     `inputs` [rows, ...], `tensor` the same as Triton has them. `at` is seconds since 1970, `started` of
-    time.perf_counter, `milliseconds` what was spent in models. `by` and `model` are whose answer it gets. `answer` is
-    outputs with the tensor that Triton has them in, should they be given unchanged. `summaries` has one of each row,
-    once they were made.
+    time.perf_counter, `milliseconds` what was spent in models, by which arms are compared. `by` and `model` are whose
+    answer it gets. `answer` is outputs with the tensor that Triton has them in, should they be given unchanged.
+    `summaries` has one of each row, once they were made.
     """
 
     id: str
@@ -77,8 +84,8 @@ class Asked:
         self.outputs, self.error, self.code = None, error, code
 
 
-Ask = Callable[[str, Sequence[Asked]], np.ndarray]
-"""A model's outputs [rows, ...] for the rows of some requests. Raises ModelError."""
+Ask = Callable[[str, Sequence[Asked]], Answer]
+"""A model's answer to the rows of some requests. Raises ModelError."""
 
 
 class Content:

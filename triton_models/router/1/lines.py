@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 
 import numpy as np
-from asked import ModelError
+from asked import Answer, ModelError
 from wire.channel import INLINE_BYTES, Channel, Died, Failed, Gone, connect
 
 LOOK_AGAIN_S = 1.0
@@ -32,9 +32,10 @@ class Lines:
         self._without: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def ask(self, model: str, inputs: np.ndarray, meanwhile: Callable[[], None] = lambda: None) -> np.ndarray | None:
-        """A model's outputs [rows, ...]; None when it is to be asked through Triton. Raises ModelError.
+    def ask(self, model: str, inputs: np.ndarray, meanwhile: Callable[[], None] = lambda: None) -> Answer | None:
+        """A model's answer; None when it is to be asked through Triton. Raises ModelError.
 
+        Its time is the model's own: what this thread waits for turns of its own is no model's, and no arm's alone.
         `meanwhile` is called while the model works, each time that it is asked; it must not fail.
         """
         for _ in range(len(self._idle[model]) + TRIES):
@@ -60,8 +61,9 @@ class Lines:
                 raise ModelError(str(error)) from error
             if outputs.nbytes > INLINE_BYTES:
                 outputs = np.array(outputs)  # the memory is the model's, for its next answer
+            answer = Answer(outputs, line.seconds)
             self._leave(model, line)
-            return outputs
+            return answer
         self._do_without(model)
         return None
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from answering import Answering
-from asked import INVALID, Asked, Content, ModelError
+from asked import INVALID, Answer, Asked, Content, ModelError
 from breaker import Breaker
 from checks import parameters_of, refusal, require_id, require_rows, require_shape, unit_of
 from counters import Counters, Publisher
@@ -141,33 +141,35 @@ class TritonPythonModel:
             return None
         return one
 
-    def _ask(self, model: str, group: Sequence[Asked]) -> np.ndarray:
+    def _ask(self, model: str, group: Sequence[Asked]) -> Answer:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
         self.hanging.asks(model)
         try:
-            outputs = self.lines.ask(model, inputs, functools.partial(self._summarize, group))
-            if outputs is None:
+            answer = self.lines.ask(model, inputs, functools.partial(self._summarize, group))
+            if answer is None:
                 self.hanging.require_alive()
                 self.hanging.asks(model)
-                outputs = self._through_triton(model, group, inputs)
+                answer = self._through_triton(model, group, inputs)
         except Exception:
             self.hanging.require_alive()
             raise
         finally:
             self.hanging.done()
-        return outputs
+        return answer
 
     def _summarize(self, group: Sequence[Asked]) -> None:
         """Made while the model works; what fails here is told when it is needed."""
         with contextlib.suppress(Exception):
             self.content.summarize(group)
 
-    def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> np.ndarray:
+    def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> Answer:
         handed_on = len(group) == 1 and not self.spread
         tensor = group[0].tensor if handed_on else pb_utils.Tensor(self.input, inputs)
+        started = time.perf_counter()
         response = pb_utils.InferenceRequest(
             model_name=model, requested_output_names=[self.output], inputs=[tensor]
         ).exec()
+        seconds = time.perf_counter() - started
         if response.has_error():
             raise ModelError(response.error().message())
         tensor = pb_utils.get_output_tensor_by_name(response, self.output)
@@ -175,9 +177,9 @@ class TritonPythonModel:
             raise ModelError(f"found no output {self.output}; expected one")
         outputs = tensor.as_numpy()
         if len(group) > 1:
-            return np.array(outputs)  # a copy: the memory goes with the response
+            return Answer(np.array(outputs), seconds)  # a copy: the memory goes with the response
         group[0].answer = outputs, tensor  # handed on as it is
-        return outputs
+        return Answer(outputs, seconds)
 
     def _tick(self) -> None:
         self.hanging.look()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from asked import Ask, Asked, told
+from asked import Answer, Ask, Asked, told
 from breaker import Breaker
 from calls import Call, Calls, Overdue
 from checks import worse
@@ -55,7 +55,8 @@ class Shadowing:
     def _begin(self, group: Sequence[Asked], table: RoutingTable) -> None:
         """Have the shadow asked; a batch that fails is asked again one by one: a bad request fails alone."""
 
-        def done(outputs: np.ndarray | None, error: BaseException | None, spent: float) -> None:
+        def done(answer: Answer | None, error: BaseException | None, spent: float) -> None:
+            outputs, spent = answer or (None, spent)
             why = told(error) if outputs is None else self._fault(group, outputs)
             if why and len(group) > 1 and not isinstance(error, Closed | Hung | Overdue):
                 for one in group:
