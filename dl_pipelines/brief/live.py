@@ -109,7 +109,9 @@ class Rollout(Section):
     )  # fmt: skip
     error_margin: float = Field(default=0.005, gt=0, lt=1, description="by which the share of failures may be higher")
     latency_quantile: float = Field(default=0.95, gt=0, lt=1)
-    latency_margin: float = Field(default=0.25, gt=0, description="by which that quantile may grow, as a share")
+    latency_margin: float = Field(
+        default=0.25, gt=0, description="by which that quantile, and 1 ms for the server, may grow, as a share"
+    )
 
     @field_validator("shares")
     @classmethod

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from dl_pipelines.brief.live import Rollout
+from dl_pipelines.lifecycle.rollout_bounds import waited
 from dl_pipelines.lifecycle.rollout_evidence import STEP, TOO_SHORT, ArmEvidence, Evidence, latency_bin
 from dl_pipelines.lifecycle.sequential import Moments
 
@@ -94,7 +95,7 @@ class Scenario:
     def worse(self, rules: Rollout, margin: float) -> bool:
         """Whether the challenger is worse by more than a margin, as the router's limit lets it be seen."""
         at = self.quantile_ms(rules.latency_quantile)
-        slower = min(at + self.added_ms, self.timeout_ms) / min(at, self.timeout_ms) - 1
+        slower = waited(min(at + self.added_ms, self.timeout_ms)) / waited(min(at, self.timeout_ms)) - 1
         failing = self.failing(True) - self.failing(False)
         return self.effect < -margin or failing > rules.error_margin or slower > rules.latency_margin
 
@@ -147,7 +148,8 @@ class _Drawn:
         error = random.random(shape) < scenario.failures + scenario.more_failures
         self.time, plain = scenario.median_ms * np.exp(scenario.spread * random.standard_normal((2, *shape)))
         self.its_time, self.scenario = plain + scenario.added_ms, scenario
-        limit = scenario.quantile_ms(rules.latency_quantile) * (1 + rules.latency_margin)
+        at = scenario.quantile_ms(rules.latency_quantile)
+        limit = at + waited(at) * rules.latency_margin
         self.slower = (plain <= limit) & (self.its_time > limit)
         self.late, self.its_late = self.time > scenario.timeout_ms, self.its_time > scenario.timeout_ms
         self.its_failed = error | self.its_late  # it is not waited for any longer

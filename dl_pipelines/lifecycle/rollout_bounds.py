@@ -20,6 +20,9 @@ from dl_pipelines.lifecycle.sequential import (
     quantile_bins,
 )
 
+WAY_MS = 1.0
+"""Of a request, beside the model: server and router, one client (docs/log.md, `router.added_p50`). A model that takes a
+tenth of that, or twice as long, is the same to who waits."""
 HARM = {"score": 0.4, "failures": 0.2, "latency": 0.2, "split": 0.1, "labels": 0.1}
 """How the tests that take a challenger out share `harm_alpha`."""
 
@@ -72,7 +75,10 @@ def _answered(arm: ArmEvidence) -> Moments:
 
 
 def latency(evidence: Evidence, rules: Rollout) -> Bound:
-    """The challenger's quantile over the champion's, less 1, with the sign turned; half of each alpha is an arm's."""
+    """The challenger's quantile over the champion's, less 1, with the sign turned; half of each alpha is an arm's.
+
+    They are of what a client waits (`waited`).
+    """
     name, unit = f"latency p{100 * rules.latency_quantile:g}", "share of the champion's"
     ours, its = evidence.challenger.latency, evidence.champion.latency
     if not any(ours.values()) or not any(its.values()):
@@ -81,9 +87,19 @@ def latency(evidence: Evidence, rules: Rollout) -> Bound:
     own, other = (_independent(arm, sum(arm.latency.values())) for arm in (evidence.challenger, evidence.champion))
     least, at, most = quantile_bins(ours, rules.latency_quantile, harm, promote, own)
     its_least, its_at, its_most = quantile_bins(its, rules.latency_quantile, promote, harm, other)
-    low = None if most is None or its_least is None else 1 - bin_edges(most)[1] / bin_edges(its_least)[0]
-    high = None if least is None or its_most is None else 1 - bin_edges(least)[0] / bin_edges(its_most)[1]
-    return _bound(name, 1 - bin_edges(at)[0] / bin_edges(its_at)[0], low, high, rules.latency_margin, unit)
+    low = None if most is None or its_least is None else _better(bin_edges(most)[1], bin_edges(its_least)[0])
+    high = None if least is None or its_most is None else _better(bin_edges(least)[0], bin_edges(its_most)[1])
+    return _bound(name, _better(bin_edges(at)[0], bin_edges(its_at)[0]), low, high, rules.latency_margin, unit)
+
+
+def _better(ours: float, its: float) -> float:
+    """By which share of the champion's time a client waits less."""
+    return 1 - waited(ours) / waited(its)
+
+
+def waited(milliseconds: float) -> float:
+    """What a client waits when the model takes so long."""
+    return milliseconds + WAY_MS
 
 
 def _bound(name: str, value: float, low: float | None, high: float | None, margin: float, unit: str) -> Bound:

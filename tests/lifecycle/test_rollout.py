@@ -18,7 +18,7 @@ from dl_pipelines.lifecycle.rollout import (
     decide_rollout,
     latency_bin,
 )
-from dl_pipelines.lifecycle.rollout_bounds import HARM, harm_alpha
+from dl_pipelines.lifecycle.rollout_bounds import HARM, WAY_MS, harm_alpha
 
 RULES = Rollout()
 SHADOW, LAST = 0, 3
@@ -109,7 +109,7 @@ CASES = {
     "slow": (
         shadow(300, 0, 0, challenger=arm(300, times=SLOW)),
         "roll_back",
-        r"harmed: latency p95 worse by 1.925 \[-2.\d+, -1.\d+\], margin 0.25",
+        r"harmed: latency p95 worse by 1.832 \[-1.\d+, -1.\d+\], margin 0.25",
     ),
     "worse in all": (
         shadow(2000, 90, 20, challenger=arm(2000, failed=400, times=SLOW)),
@@ -194,6 +194,14 @@ def test_evidence_and_decision_go_through_json(name):
     assert plain["bounds"][0]["state"] == decision.bounds[0].state
 
 
+@pytest.mark.parametrize(("its", "ours", "state"), [(0.1, 0.25, "not_worse"), (0.1, 0.6, "harmed"), (5, 7, "harmed")])
+def test_latency_is_a_share_of_what_a_client_waits(its, ours, state):
+    """A tenth of a millisecond more or less is nothing beside the way through the server."""
+    _, _, latency = decide_rollout(split(arm(20_000, times=[its]), arm(20_000, 0.98, times=[ours])), RULES, 0.01).bounds
+    assert latency.state == state
+    assert latency.value == pytest.approx((its - ours) / (its + WAY_MS), abs=0.06)
+
+
 def test_bounds_say_how_much_and_in_what():
     score, failures, latency = decide_rollout(
         split(arm(10_000, failed=100), arm(10_000, 0.95, failed=50, times=SLOW)), RULES, 0.01
@@ -202,7 +210,7 @@ def test_bounds_say_how_much_and_in_what():
     assert (score.margin, score.unit) == (0.01, "score")
     assert failures.value == pytest.approx(0.005)
     assert (failures.margin, failures.unit) == (0.005, "share of requests")
-    assert latency.value == pytest.approx(-2, rel=0.08)
+    assert latency.value == pytest.approx(1 - (3 * max(QUICK) + WAY_MS) / (max(QUICK) + WAY_MS), rel=0.08)
     assert (latency.margin, latency.unit, latency.state) == (0.25, "share of the champion's", "harmed")
     assert latency.low < latency.value < latency.high
     nothing = decide_rollout(shadow(20, 0, 0, labelled=0, failed=20), RULES, 0.0).bounds
