@@ -214,3 +214,24 @@ def test_numbers_are_aligned_where_they_arrive(pair, axes):
     here, there = pair
     here.send(np.ones([2] * axes, np.float64))
     assert there.receive().flags.aligned
+
+
+def test_a_process_of_another_version_is_not_talked_to(monkeypatch):
+    """After an upgrade a server may still run the backends of before: its models are asked through Triton."""
+    model = uuid.uuid4().hex
+    listener = Listener(model)
+    monkeypatch.setattr(Channel, "greet", lambda self: self._send(bytes([channel._HELLO - 1])))
+    taken = []
+
+    def take():
+        taken.append(listener.accept())
+        taken[0].greet()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with pytest.raises(Gone, match="nobody listens for"):
+        connect(model)
+    thread.join(10)
+    assert not thread.is_alive()
+    taken[0].close()
+    listener.close()
