@@ -303,6 +303,17 @@ def test_kept_values_are_plain():
     assert record["col"] == {"a": None, "b": "x" * 200, "c": "?", "d": True}
 
 
+def test_a_summary_that_fails_while_the_model_works_fails_when_it_is_written():
+    content = asked.Content(lambda _: 1 / 0)
+    one = asked.Asked("i", "u", np.ones((1, 4), np.float32), None, {}, 0.0, 0.0, None)
+    one.outputs = np.zeros((1, 2), np.float32)
+    content.mark(one, "p")
+    content.begin([one])
+    assert one.summaries is None
+    with pytest.raises(ZeroDivisionError):
+        content.answered([one], only("p", "m", 1))
+
+
 def test_each_row_is_summarised_once_and_gets_its_own():
     sizes = []
 
@@ -318,8 +329,8 @@ def test_each_row_is_summarised_once_and_gets_its_own():
         content.mark(one, "p")
         one.kept = one.id != "1"
         one.outputs = np.zeros((one.rows, 2), np.float32)
-    content.summarize(group[:1])
-    content.summarize(group)
+    content.begin(group[:1])
+    content.begin(group)
     found = content.answered(group, only("p", "m", 1))
     assert sizes == [1, 3] and group[1].summaries is None
     means = inputs.mean(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,11 @@ class Content:
         if not one.hashed:
             one.hashed = records.hashed_unit(project, one.unit)
             one.kept = self._sample >= 1 or place_of("sample", one.hashed) < self._sample
+
+    def begin(self, asked: Sequence[Asked]) -> None:
+        """Summarize while a model works. A failure is not that model's: `answered` meets it again, and raises it."""
+        with contextlib.suppress(Exception):
+            self.summarize(asked)
 
     def summarize(self, asked: Sequence[Asked]) -> None:
         """Give the requests that are kept the summaries of their rows, unless they have them.

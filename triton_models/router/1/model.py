@@ -145,7 +145,7 @@ class TritonPythonModel:
         inputs = group[0].inputs if len(group) == 1 else np.concatenate([one.inputs for one in group])
         self.hanging.asks(model)
         try:
-            answer = self.lines.ask(model, inputs, functools.partial(self._summarize, group))
+            answer = self.lines.ask(model, inputs, functools.partial(self.content.begin, group))
             if answer is None:
                 self.hanging.require_alive()
                 self.hanging.asks(model)
@@ -156,11 +156,6 @@ class TritonPythonModel:
         finally:
             self.hanging.done()
         return answer
-
-    def _summarize(self, group: Sequence[Asked]) -> None:
-        """Made while the model works; what fails here is told when it is needed."""
-        with contextlib.suppress(Exception):
-            self.content.summarize(group)
 
     def _through_triton(self, model: str, group: Sequence[Asked], inputs: np.ndarray) -> Answer:
         handed_on = len(group) == 1 and not self.spread
