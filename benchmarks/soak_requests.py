@@ -2,7 +2,8 @@
 
 None may be answered wrongly, none may hang; a server that such a request ended has to be back within 10 s, with all
 that it had acknowledged. They come from another process, on the same cores. `p99_ratio` is the good clients' p99 beside
-them by that without (at most 1.2 is wanted), median over the rounds, without what was under way in a restart.
+them by that without (at most 1.2 is wanted), median over the rounds, without what was under way in a restart. As a
+control, `elsewhere` sends the huge request's bytes past the server, to a socket that drops them.
 """
 
 from __future__ import annotations
@@ -127,6 +128,27 @@ def huge(http_port: int, size: int) -> dict[str, Any]:
     return {"huge": 1, "wrong": wrong}
 
 
+def elsewhere(size: int) -> dict[str, Any]:
+    """As many bytes as `huge` sends, through a socket that no server of ours reads."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=_drop, args=(listener,))
+        reader.start()
+        with socket.create_connection(listener.getsockname()) as sender:
+            piece = bytes(2**20)
+            for _ in range(size // len(piece)):
+                sender.sendall(piece)
+        reader.join()
+    return {"wrong": []}
+
+
+def _drop(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        buffer = bytearray(2**16)
+        while connection.recv_into(buffer):
+            pass
+
+
 def one(folder: Path, number: int, mutations: int = MUTATED, slows: int = SLOW, size: int = HUGE_BYTES,
         seconds: float = SECONDS) -> dict[str, Any]:  # fmt: skip
     """A round: good clients alone, then beside each kind of harm. Counts, ratios of p99, faults."""
@@ -135,18 +157,18 @@ def one(folder: Path, number: int, mutations: int = MUTATED, slows: int = SLOW, 
     faults: list[str] = []
     acknowledged: dict[str, bytes] = {}
     others = {OTHER: Published(_numbers(folder), _settings())}
-    with opened(folder, others=others) as line, ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+    with opened(folder, others=others) as line, ProcessPoolExecutor(1, get_context("spawn")) as process:
         port, address = line.http, line.server.grpc
         harms: dict[str, tuple[Any, ...]] = {
             "mutated": (mutated, port, address, number, mutations), "slow": (slow, port, slows, seconds),
-            "huge": (huge, port, size),
+            "huge": (huge, port, size), "elsewhere": (elsewhere, size),
         }  # fmt: skip
-        elsewhere.submit(_nothing).result()  # it has imported what it needs
+        process.submit(_nothing).result()  # it has imported what it needs
         for name, harm in random.Random(number).sample(sorted(harms.items()), len(harms)):
             with _beside(line, f"{number}/{name}/before/", acknowledged, faults) as quiet:
                 time.sleep(seconds)
             with Watch(line) as watch, _beside(line, f"{number}/{name}/", acknowledged, faults) as loaded:
-                done = elsewhere.submit(*harm).result()
+                done = process.submit(*harm).result()
                 time.sleep(0.5)
             faults += done.pop("wrong")
             for key, value in done.items():
