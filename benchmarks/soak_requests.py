@@ -34,7 +34,8 @@ MUTATED, SLOW, HUGE_BYTES = 400, 200, 2**30
 """Of a round: requests; sockets; bytes of the one."""
 SECONDS, LIMIT, PATIENCE = 6.0, 10.0, 60.0
 """How long good clients are watched without harm; for a restart; for a state that is waited for."""
-PAUSE = 0.01
+PAUSE, LONG = 0.01, 3.0
+"""Between mutated requests; what took longer is told beside a good client's failure."""
 OTHER = "mutated"
 P99_LIMIT = 1.2
 
@@ -81,12 +82,15 @@ class Watch:
 def mutated(http_port: int, grpc: str, seed: int, count: int) -> dict[str, Any]:
     """Send mutated requests; the outcomes, and what was wrong."""
     sender = Mutated(http_port, grpc, OTHER, seed, direct(OTHER), depth=200)
-    found: dict[str, Any] = {"answered": 0, "refused": 0, "wrong": []}
-    for _ in range(count):
+    found: dict[str, Any] = {"answered": 0, "refused": 0, "wrong": [], "long": []}
+    for place in range(count):
+        started = time.monotonic()
         try:
             found[sender.send()] += 1
         except AssertionError as error:
             found["wrong"].append(f"mutated, seed {seed}: {error}")
+        if (took := time.monotonic() - started) > LONG:
+            found["long"].append(f"request {place} took {took:.1f} s")
         time.sleep(PAUSE)
     return found
 
@@ -171,6 +175,7 @@ def one(folder: Path, number: int, mutations: int = MUTATED, slows: int = SLOW, 
                 done = process.submit(*harm).result()
                 time.sleep(0.5)
             faults += done.pop("wrong")
+            long = ", ".join(done.pop("long", [])) or "none took long"
             for key, value in done.items():
                 found[key] += value
             found["restarts"] += watch.restarts
@@ -178,7 +183,8 @@ def one(folder: Path, number: int, mutations: int = MUTATED, slows: int = SLOW, 
             found["slowest"] = max([found["slowest"], *lost])
             faults += [f"{took:.1f} s until the server was back from {name}" for took in lost if took > LIMIT + 0.7]
             if not watch.restarts:
-                faults += [f"a good client beside {name}: {why} ({count})" for why, count in loaded.failures.items()]
+                why = [f"{reason} ({count})" for reason, count in loaded.failures.items()]
+                faults += [f"a good client beside {name}: {reason}; {long}" for reason in why]
             ratios[name] = loaded.p99(watch.spans) / quiet.p99()
         checked = missing(line.workspace, acknowledged)
     faults += [f"{name}: {told(checked[name])}" for name in ("lost", "doubled", "changed") if checked[name]]
