@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         long = {together(item.nodeid) for item in items if item.get_closest_marker("slow")} | {"line"}
         items.sort(key=lambda item: together(item.nodeid) not in long)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_bits_on_a_gpu() -> Iterator[None]:
+    """Where torch has a GPU, tests that train in their own process compute as workers do: the same bits each time."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        yield
+        return
+    mode = torch.get_deterministic_debug_mode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_deterministic_debug_mode("error")
+        yield
+        torch.set_deterministic_debug_mode(mode)
 
 
 @pytest.fixture(scope="session")

@@ -45,13 +45,16 @@ def begin(train: Callable[[Job], None], about: str | None) -> None:
 
 def run(job: Job, until: int | None = None) -> None:
     """Train as one rank of the job's communicator, up to an epoch or to the end; may be called again and again."""
-    with _settings(job):
+    with settings(job):
         _run(job, until)
 
 
 @contextmanager
-def _settings(job: Job) -> Iterator[None]:
-    """Torch's settings of the process, for this job alone: the next one must find nothing of it."""
+def settings(job: Job) -> Iterator[None]:
+    """Torch's settings of the process, for this job alone: the next one must find nothing of it.
+
+    The job's threads, and operations that give the same bits each time: one that has none raises RuntimeError.
+    """
     import torch
 
     threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()

@@ -73,6 +73,8 @@ def train(name: str, folder: Path, epochs: int = 3) -> Trained:
     split = [slice(0, TRAINED), slice(TRAINED, TRAINED + HELD)]
     rows, held = [(images[part], labels[part], ids[part]) for part in split]
     curves = trainer.run(rows, held, folder)
+    for module in recipe.modules.values():
+        module.cpu()
     return Trained(recipe, curves[-1].validation["accuracy"], held[0])
 
 

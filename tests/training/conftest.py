@@ -34,6 +34,13 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (found.images * 15).astype(np.uint8)[..., None], found.target.astype(np.int64)
 
 
+def device_here() -> str:
+    """What `training.device: auto` is on this machine."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def write_job(folder: Path, communicator: str = "single", workers: int = 1, records: int = 400, **changed: Any) -> Job:
     """A job of `records` train rows; `training`, `statistics` and any field of Distributed can be changed."""
     folder.mkdir(parents=True)

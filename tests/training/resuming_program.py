@@ -91,9 +91,10 @@ class Resumed:
 def main() -> None:
     """Compare them all."""
     name, path = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    resumed = Resumed(Job.read(path), name)
-    found = {setting: resumed.compare(setting, place == 0) for place, setting in enumerate(SETTINGS)}
+    job = Job.read(path)
+    resumed = Resumed(job, name)
+    with worker.settings(job):
+        found = {setting: resumed.compare(setting, place == 0) for place, setting in enumerate(SETTINGS)}
     rank = resumed.communicator.rank
     compiler = [name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules]
     (path.parent / f"found-{rank}.json").write_text(json.dumps({**found, "compiler": compiler}))

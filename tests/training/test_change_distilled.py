@@ -24,7 +24,7 @@ from dl_pipelines.training.checkpoint import load_checkpoint
 from dl_pipelines.training.job import FINAL, RESULT
 from tests.series import make_table, make_task
 from tests.training.test_changes import changed_trainer
-from tests.training.test_loop import Stop, rows, run, same, trainer
+from tests.training.test_loop import Stop, kept, rows, run, same, trainer
 
 
 def teacher_of(job, width=12, **params):
@@ -118,10 +118,11 @@ def test_a_student_comes_to_answer_as_its_teacher(make_job):
     with torch.no_grad():
         wanted = teacher(torch.from_numpy(inputs)).argmax(1)
         made = changed_trainer(job)
-        before = (made.recipe.network.eval()(torch.from_numpy(inputs)).argmax(1) == wanted).float().mean()
+        given = made.numerics.put(inputs)
+        before = (made.recipe.network.eval()(given).argmax(1).cpu() == wanted).float().mean()
     run(job, made)
     with torch.no_grad():
-        after = (made.recipe.network.eval()(torch.from_numpy(inputs)).argmax(1) == wanted).float().mean()
+        after = (made.recipe.network.eval()(given).argmax(1).cpu() == wanted).float().mean()
     assert before < 0.5 < 0.75 < after
 
 
@@ -161,7 +162,7 @@ def test_the_teacher_neither_learns_nor_follows_what_it_sees(make_job, monkeypat
     made = changed_trainer(job)
     run(job, made)
     (used,) = loaded
-    assert same(teacher.state_dict(), used.state_dict())
+    assert same(teacher.state_dict(), kept(used))
     assert not used.training and not any(value.requires_grad or value.grad is not None for value in used.parameters())
     every = [module for network in (used, made.recipe.network) for module in network.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in every)

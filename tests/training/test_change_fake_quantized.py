@@ -223,7 +223,7 @@ def test_averaged_weights_are_rounded_as_they_are_validated(make_job):
     made = changed_trainer(job)
     followed = made.averages.network
     assert followed[1].weight is not made.recipe.network[1].weight
-    inputs = torch.from_numpy(rows(job, "validation")[0])
+    inputs = made.numerics.put(rows(job, "validation")[0])
     with torch.no_grad():
         before = followed(inputs)
         assert torch.equal(before, made.recipe.network.eval()(inputs))
@@ -242,8 +242,9 @@ def test_tuning_mends_what_rounding_breaks(make_job):
     inputs, targets, _ = rows(job, "validation")
 
     def accuracy(module):
+        module = copy.deepcopy(module).cpu().eval()  # what is to be trained stays where it is
         with torch.no_grad():
-            return float((module.eval()(torch.from_numpy(inputs)).argmax(1).numpy() == targets).mean())
+            return float((module(torch.from_numpy(inputs)).argmax(1).numpy() == targets).mean())
 
     narrow = accuracy(rounded(network, ranges))
     tuned = begin_from(make_job(name="tuned", training={"epochs": 3, "learning_rate": 0.005}), network)

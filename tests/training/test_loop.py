@@ -45,7 +45,12 @@ def feed(made, arrays):
 
 
 def state(made):
-    return {name: value.clone() for name, value in made.recipe.network.state_dict().items()}
+    return kept(made.recipe.network)
+
+
+def kept(network):
+    """A copy of what a network holds, on the CPU wherever it was trained."""
+    return {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
 def run(job, made=None):
@@ -378,7 +383,7 @@ def test_early_stopping_takes_the_best_epoch(make_job):
     measure = made._measure
 
     def told(epoch, validation):
-        seen.append({name: value.clone() for name, value in made._model().state_dict().items()})
+        seen.append(kept(made._model()))
         return {**measure(epoch, validation), "accuracy": next(accuracy)}
 
     made._measure = told
@@ -426,7 +431,7 @@ def test_averaged_weights_are_validated_saved_and_the_model(make_job):
     assert not torch.equal(tensors["model/network/1.weight"], got["1.weight"])
     inputs, targets, _ = rows(job, "validation")
     with torch.no_grad():
-        outputs = made.recipe.network.eval()(torch.from_numpy(inputs)).numpy()
+        outputs = made.recipe.network.eval()(made.numerics.put(inputs)).cpu().numpy()
     assert curves[0].validation["accuracy"] == pytest.approx((outputs.argmax(1) == targets).mean(), abs=1e-6)
 
 

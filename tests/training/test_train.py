@@ -24,7 +24,7 @@ from dl_pipelines.training.job import PROGRESS, Job
 from dl_pipelines.training.launch import LaunchFailed
 from dl_pipelines.training.train import TrainingFailed, make_trained_model
 from dl_pipelines.training.warm import earlier_model
-from tests.training.conftest import wait_for
+from tests.training.conftest import device_here, wait_for
 
 PROGRAM = """
 import json, sys
@@ -257,10 +257,8 @@ def test_the_curves_say_that_a_training_was_started_again():
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """A launcher that trains here, and leaves torch as it was."""
-    import torch
-
+def in_process():
+    """A launcher that trains here."""
     from dl_pipelines.training import worker
 
     def launch(command, env):
@@ -268,10 +266,7 @@ def in_process(monkeypatch):
         worker.run(Job.read(path))
         durable.write_json(path.parent / "supervised.json", {"attempts": ["done"], "failure": None, "sandboxed": False})
 
-    threads = torch.get_num_threads()
-    yield launch
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+    return launch
 
 
 def test_a_day_begins_from_the_model_of_the_day_before(copy_home, partition, brief, task, in_process):
@@ -333,4 +328,4 @@ def test_a_training_that_ends_early_is_reproducible_and_says_so(copy_home, parti
     (gate,) = [gate for gate in made.gates if gate.name == "reproducible"]
     assert gate.passed
     assert gate.summary.endswith("2 of 9 epochs (no better accuracy for 1 epoch(s) after epoch 1)")
-    assert made.measured["stopped"] and (made.measured["device"], made.measured["precision"]) == ("cpu", "fp32")
+    assert made.measured["stopped"] and (made.measured["device"], made.measured["precision"]) == (device_here(), "fp32")

@@ -11,6 +11,7 @@ from dl_pipelines.models.registry import FAMILIES
 from dl_pipelines.store import durable
 from dl_pipelines.tasks.registry import TASKS
 from dl_pipelines.training import worker
+from tests.training.conftest import device_here
 
 
 def test_a_worker_wants_a_job(monkeypatch, capsys):
@@ -63,7 +64,7 @@ def test_a_worker_measures_what_it_cost(make_job):
     assert 0 < seconds <= result["seconds"] + 0.01
     assert result["samples_per_second"] == pytest.approx(2 * 400 / seconds, rel=0.01)
     assert len(result["peak_memory_mb"]) == 1 and result["peak_memory_mb"][0] > 50
-    assert (result["device"], result["precision"], result["stopped"]) == ("cpu", "fp32", None)
+    assert (result["device"], result["precision"], result["stopped"]) == (device_here(), "fp32", None)
     assert not result["compile"]["compiled"]
     assert result["compile"]["why"].endswith(": too few for 40 s of compiling")
 
@@ -74,13 +75,13 @@ def test_a_job_finds_and_leaves_the_process_as_it_was(make_job):
     bad = make_job(name="bad", statistics={"mean": [0.3], "std": [1e-40]})
     torch.manual_seed(1)
     torch.set_num_threads(2)
-    before = torch.get_rng_state()
+    before, mode = torch.get_rng_state(), torch.get_deterministic_debug_mode()
     worker.run(jobs[0])
     with pytest.raises(ValueError, match="found a training loss of nan"):
         worker.run(bad)
     worker.run(jobs[1])
     assert torch.equal(torch.get_rng_state(), before)
-    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == (2, 0)
+    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == (2, mode)
     assert torch.get_default_dtype() == torch.float32
     one, other = ((job.folder / "final.safetensors").read_bytes() for job in jobs)
     assert one == other
