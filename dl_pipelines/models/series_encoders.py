@@ -135,6 +135,30 @@ class PatchTransformer(Encoder):
         return Context(steps=self.attend(found, future, static))
 
 
+class Stretch(nn.Module):
+    """[N, C, knots] -> [N, C, steps], linear between the knots, as torch's `interpolate` without `align_corners`.
+
+    That has no gradient on a GPU that gives the same bits each time; this one has.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    weight: torch.Tensor
+
+    def __init__(self, knots: int, steps: int):
+        super().__init__()
+        place = ((torch.arange(steps) + 0.5) * knots / steps - 0.5).clamp(0, knots - 1)
+        left = place.long()
+        self.register_buffer("left", left, persistent=False)
+        self.register_buffer("right", (left + 1).clamp_max(knots - 1), persistent=False)
+        self.register_buffer("weight", place - left, persistent=False)
+
+    def forward(self, found: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        before = found.index_select(2, self.left)
+        return before + (found.index_select(2, self.right) - before) * self.weight
+
+
 class Nhits(Encoder):
     """Stacks of MLPs on the history pooled at several rates, each at its own rate (after Challu et al., 2023)."""
 
@@ -154,14 +178,16 @@ class Nhits(Encoder):
             )
             for pool, knots in zip(pools, self.knots, strict=True)
         )
+        self.stretches = nn.ModuleList(Stretch(knots, horizon) for knots in self.knots)
 
     def forward(self, history: torch.Tensor, future: torch.Tensor, static: torch.Tensor) -> Context:
         """See the module."""
         series, parts = self.squeeze(history).transpose(1, 2), []
-        for pool, knots, stack in zip(self.pools, self.knots, self.stacks, strict=True):
+        given = zip(self.pools, self.knots, self.stacks, self.stretches, strict=True)
+        for pool, knots, stack, stretch in given:
             pooled = nn.functional.max_pool1d(series, pool, ceil_mode=True) if pool > 1 else series
             found = stack(torch.cat([pooled.flatten(1), static], dim=1)).reshape(history.shape[0], PARTS, knots)
-            parts.append(nn.functional.interpolate(found, size=self.horizon, mode="linear", align_corners=False))
+            parts.append(stretch(found))
         return Context(steps=torch.cat(parts, dim=1).transpose(1, 2))
 
 

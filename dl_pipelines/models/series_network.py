@@ -106,6 +106,8 @@ class ForecastLoss(nn.Module):
             rate = mean.clamp_min(1e-4)
             count = truth.clamp_min(0)
             first = 2 * (rate - count * torch.log(rate) + torch.xlogy(count, count) - count)
+        if self.levels.device != outputs.device:
+            self.to(outputs.device)  # copied once; later steps find them there
         apart = truth[:, :, None] - found[:, :, 1:]
         second = torch.maximum(self.levels * apart, (self.levels - 1) * apart).mean(dim=2)
         weight = torch.sqrt(level) * known

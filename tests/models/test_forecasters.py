@@ -18,6 +18,7 @@ from dl_pipelines.inference.export import export_onnx
 from dl_pipelines.inference.runtimes import open_runtime
 from dl_pipelines.models.layers import count_parameters, layer_table
 from dl_pipelines.models.registry import FAMILIES
+from dl_pipelines.models.series_encoders import Stretch
 from dl_pipelines.models.series_front import Seen
 from dl_pipelines.models.series_network import SeriesNetwork
 from dl_pipelines.tasks.base import Rows
@@ -128,6 +129,18 @@ def test_an_epoch_of_training_lowers_the_loss(name, task, statistics, rows, tmp_
     first, second = trainer.run(arrays, arrays, tmp_path)
     assert second.train_loss < first.train_loss
     assert set(second.validation) >= {"wape", "pinball", "coverage"}
+
+
+@pytest.mark.parametrize(("knots", "steps"), [(1, 14), (2, 14), (3, 7), (14, 14), (5, 3)])
+def test_stretching_is_torchs_interpolation(knots, steps):
+    found = torch.randn(4, 3, knots, requires_grad=True)
+    wanted = torch.nn.functional.interpolate(found, size=steps, mode="linear", align_corners=False)
+    torch.testing.assert_close(Stretch(knots, steps)(found), wanted)
+    weight = torch.randn_like(wanted)
+    ours, theirs = (
+        torch.autograd.grad((made * weight).sum(), found)[0] for made in (Stretch(knots, steps)(found), wanted)
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 def check_export(network: torch.nn.Module, task: Forecasting, frames: np.ndarray, folder: Path) -> None:
