@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,9 @@ import pytest
 from dl_pipelines.brief.sections import Distributed
 from dl_pipelines.store import durable
 from dl_pipelines.training import hosts, launch
+from tests.training import sockets
 from tests.training.conftest import Supervised, wait_for
+from tests.training.sockets import LISTENS, TALKS
 
 SECRET = "hunter2secret"
 TWO = {"communicator": "horovod", "workers": 2, "training": {"epochs": 2}}
@@ -138,7 +138,7 @@ def test_two_names_of_one_machine_train_outside_the_sandbox_on_loopback(make_job
 
 @pytest.fixture
 def machines(tmp_path):
-    """(prefix of a command that runs on the first machine, both process ids, what `ssh` was told); a cable joins them.
+    """(prefixes of commands that run on each machine, both process ids, what `ssh` was told); a cable joins them.
 
     They are network namespaces with a card eth0 each, 192.0.2.1 and 192.0.2.2.
     """
@@ -170,56 +170,45 @@ def machines(tmp_path):
         ssh.parent.mkdir()
         ssh.write_text(SSH.format(log=log, pid=second))
         ssh.chmod(0o755)
-        yield on(first), (first, second), log
+        yield (on(first), on(second)), (first, second), log
 
 
-LISTENS, TALKS = "0A", "01"
-"""States of a socket in /proc/net/tcp."""
-
-
-def addresses_of(pid, wanted=LISTENS):
-    """IPv4 addresses on which anything listens (or talks) in a process's network namespace, and IPv6 ones as hex."""
-    found = set()
-    for name in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
-            address, state = line.split()[1].split(":")[0], line.split()[3]
-            if state == wanted:
-                found.add(socket.inet_ntoa(bytes.fromhex(address)[::-1]) if name == "tcp" else address)
-    return found
+@contextlib.contextmanager
+def watched(prefixes):
+    """A list for each machine, which has the (state, address) of all of its sockets when the block has ended."""
+    command = [sys.executable, "-I", "-S", sockets.__file__]
+    looking = [
+        subprocess.Popen([*prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for prefix in prefixes
+    ]
+    seen = [[] for _ in looking]
+    try:
+        yield seen
+    finally:
+        for found, process in zip(seen, looking, strict=True):
+            found += [tuple(item) for item in json.loads(process.communicate(timeout=30)[0])]
 
 
 @pytest.mark.slow
 def test_two_machines_train_together_and_listen_on_their_own_network(make_job, machines):
-    prefix, pids, log = machines
+    prefixes, pids, log = machines
     job = make_job(hosts=("192.0.2.1:1", "192.0.2.2:1"), **TWO)
     command = [sys.executable, "-m", "dl_pipelines.training.supervise", "--job", str(job.folder / "job.json")]
     environment = {
         **os.environ, "PATH": f"{log.parent / 'bin'}:{os.environ['PATH']}", "DLP_DATABASE_URL": f"postgresql://{SECRET}",
     }  # fmt: skip
-    running = Supervised(job, subprocess.Popen([*prefix, *command], env=environment, text=True))
-    found, talks, over = [set(), set()], set(), threading.Event()
-
-    def look():
-        while not over.is_set():
-            for addresses, pid in zip(found, pids, strict=True):
-                addresses |= addresses_of(pid)
-            talks.update(addresses_of(pids[1], TALKS))
-            time.sleep(0.001)  # what listens does so for some milliseconds
-
-    thread = threading.Thread(target=look)
-    thread.start()
+    running = Supervised(job, subprocess.Popen([*prefixes[0], *command], env=environment, text=True))
     try:
-        wait_for(lambda: bool(running.look()) and len(running.told("train_loss").splitlines()) >= 1)
-        networks = {rank: Path(f"/proc/{running.rank(rank).pid}/ns/net").readlink() for rank in (0, 1)}
-        assert running.end() == {"attempts": ["done"], "failure": None, "faults": [], "sandboxed": False}
+        with watched(prefixes) as seen:
+            wait_for(lambda: bool(running.look()) and len(running.told("train_loss").splitlines()) >= 1)
+            networks = {rank: Path(f"/proc/{running.rank(rank).pid}/ns/net").readlink() for rank in (0, 1)}
+            assert running.end() == {"attempts": ["done"], "failure": None, "faults": [], "sandboxed": False}
     finally:
-        over.set()
-        thread.join()
         running.process.kill()
+    listens, talks = ([{at for is_, at in one if is_ == state} for one in seen] for state in (LISTENS, TALKS))
     assert networks == {rank: Path(f"/proc/{pid}/ns/net").readlink() for rank, pid in enumerate(pids)}
-    assert found[0] == {"192.0.2.1"}, "the rendezvous, and gloo of rank 0"
-    assert found[1] <= {"192.0.2.2"}, "gloo of rank 1 listens for a moment, often too short to be seen"
-    assert "192.0.2.2" in talks
+    assert listens[0] == {"192.0.2.1"}, "the rendezvous, and gloo of rank 0"
+    assert listens[1] <= {"192.0.2.2"}, "gloo of rank 1 listens for a moment, perhaps too short to be seen"
+    assert "192.0.2.2" in talks[1]
     told = log.read_text()
     assert "HOROVOD_RANK=1" in told and "HOROVOD_RANK=0" not in told
     assert SECRET not in told and "SECRET_KEY" not in told
