@@ -132,7 +132,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = WAIT) -> None:
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s")
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def supervise(job: Job, **environment: str) -> Supervised:
