@@ -59,6 +59,10 @@ def make_app() -> FastAPI:
         found = await run_in_threadpool(answer, body) if pool else answer(body)
         return Response(found, media_type="application/octet-stream")
 
+    @app.get("/worker")
+    async def worker() -> int:
+        return os.getpid()
+
     return app
 
 

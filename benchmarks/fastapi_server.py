@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.command import ROOT
 from benchmarks.peer import PACKAGES
 
-PATIENCE = 60.0
+PATIENCE, PATIENT = 60.0, 50
+"""Seconds; connections tried for each that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,21 @@ class FastApi:
         self._calls.append(RawCaller(self.port))
         return self._calls[-1]
 
+    def spread(self, count: int) -> list[RawCaller]:
+        """Clients whose connections are shared evenly by the workers, as a balancer would.
+
+        Left to the kernel, one worker may accept all of them, and the others do nothing. Raises RuntimeError.
+        """
+        share, found = count // self.setup.workers, dict[int, list[RawCaller]]()
+        for _ in range(PATIENT * count):
+            call = self.calling()
+            mine = found.setdefault(call.worker(), [])
+            if len(mine) < share:
+                mine.append(call)
+            if sum(map(len, found.values())) == share * self.setup.workers:
+                return [call for calls in found.values() for call in calls]
+        raise RuntimeError(f"found workers with {[*map(len, found.values())]} connections; expected {share} each")
+
 
 class RawCaller:
     """Rows as raw bytes over one HTTP connection, float32 outputs back. One thread at a time."""
@@ -97,6 +113,11 @@ class RawCaller:
         if reply.status != 200:
             raise OSError(f"status {reply.status}: {body[:200]!r}")
         return np.frombuffer(body, np.float32).reshape(len(inputs), -1)
+
+    def worker(self) -> int:
+        """The process at the other end."""
+        self._connection.request("GET", "/worker")
+        return int(self._connection.getresponse().read())
 
     def close(self) -> None:
         """Close the connection."""

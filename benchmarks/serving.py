@@ -171,7 +171,7 @@ def fastapi(folder: Path) -> Iterator[Comparison]:
             file = _file(network, runtime)
             setup = _best_setup(file, network, folder)
             peer = stack.enter_context(FastApi(file, network.rows[0], setup, folder / f"{runtime}.log"))
-            sides[f"FastAPI {runtime}"] = [peer.calling() for _ in range(MANY)]
+            sides[f"FastAPI {runtime}"] = peer.spread(MANY)
             told[f"FastAPI {runtime}"] = str(setup)
             alone = _in_process(network, runtime)
             sides[f"in process {runtime}"] = alone[_best(alone, network)]
@@ -207,7 +207,7 @@ def _best_setup(model: Path, network: Network, folder: Path) -> Setup:
     found: dict[Setup, float] = {}
     for setup in PEER_SETUPS:
         with FastApi(model, network.rows[0], setup, folder / "trial.log") as peer:
-            found[setup] = throughput([peer.calling() for _ in range(MANY)], network.rows, TRIAL)
+            found[setup] = throughput(peer.spread(MANY), network.rows, TRIAL)
     return max(found, key=lambda setup: found[setup])
 
 
