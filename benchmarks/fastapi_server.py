@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.command import ROOT
 from benchmarks.peer import PACKAGES
 
-PATIENCE, PATIENT = 60.0, 50
+PATIENCE, TRIES = 60.0, 50
 """Seconds; connections tried for each that is wanted."""
 
 
@@ -87,7 +87,7 @@ class FastApi:
         Left to the kernel, one worker may accept all of them, and the others do nothing. Raises RuntimeError.
         """
         share, found = count // self.setup.workers, dict[int, list[RawCaller]]()
-        for _ in range(PATIENT * count):
+        for _ in range(TRIES * count):
             call = self.calling()
             mine = found.setdefault(call.worker(), [])
             if len(mine) < share:

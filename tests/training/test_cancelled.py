@@ -84,8 +84,8 @@ def test_a_failed_training_fails_its_run_with_the_reason(make_job, run, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_that_is_cancelled_leaves_no_worker(make_job, run):
-    """As the UI does it. Ctrl-C: tests/cli/test_interruption.py; several signals at once: test_supervise.py."""
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "term"])
+def test_a_run_that_is_cancelled_leaves_no_worker(make_job, run, number, group):
     job = make_job("horovod", 2, training={"epochs": 500, "compile": "off"})
     process = run(job)
     progress = job.folder / "progress.jsonl"
@@ -97,7 +97,7 @@ def test_a_run_that_is_cancelled_leaves_no_worker(make_job, run):
     for child in training:
         assert SECRET not in " ".join(child.cmdline())
         assert SECRET.encode() not in Path(f"/proc/{child.pid}/environ").read_bytes(), child.cmdline()
-    process.terminate()
+    (os.killpg if group else os.kill)(process.pid, number)
     process.wait(60)
     with contextlib.suppress(TimeoutError):
         wait_for(lambda: not alive(seen), 15)

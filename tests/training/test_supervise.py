@@ -181,8 +181,9 @@ def test_a_lost_worker_without_restarts_is_named_and_a_second_run_goes_on(undist
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_is_noticed_long_before_the_stall_limit(undisturbed, make_job, start):
-    running = start(make_job(**HOROVOD))
+def test_a_stopped_worker_is_noticed_long_before_the_stall_limit(undisturbed, make_job, start, tmp_path):
+    running = start(make_job(**HOROVOD), **without_sandbox(tmp_path))
+    seen = Seen(running)
     running.until_epoch(2)
     running.rank(1).suspend()
     ended = running.end()
@@ -193,12 +194,17 @@ def test_a_stopped_worker_is_noticed_long_before_the_stall_limit(undisturbed, ma
     assert ended["failure"] is None
     assert running.left() == []
     assert running.weights == undisturbed[0]
+    assert len(seen.all().workers) >= 4, "those of both attempts"
+    assert seen.listening, "the rendezvous was seen"
+    assert seen.listening <= LOOPBACK
 
 
 @pytest.mark.slow
-def test_a_worker_without_memory_is_told_and_the_training_started_again(undisturbed, make_job, start):
+def test_a_worker_without_memory_is_told_and_the_training_started_again(undisturbed, make_job, start, tmp_path):
+    environment = without_sandbox(tmp_path)
     for number in range(4):  # a worker whose heap is large enough already asks for no more, and isn't refused any
-        running = start(make_job("torch", 2, name=f"job-{number}", training={"epochs": 6}))
+        running = start(make_job("torch", 2, name=f"job-{number}", training={"epochs": 6}), **environment)
+        seen = Seen(running)
         running.until_epoch(1 + number % 2)
         worker = running.rank(1)
         resource.prlimit(worker.pid, resource.RLIMIT_AS, (worker.memory_info().vms, resource.RLIM_INFINITY))
@@ -210,6 +216,8 @@ def test_a_worker_without_memory_is_told_and_the_training_started_again(undistur
     assert (fault["attempt"], fault["kind"], fault["rank"]) == (1, "out of memory", 1)
     assert ended["failure"] is None
     assert running.weights == undisturbed[0]
+    assert seen.all().listening, "gloo was seen"
+    assert seen.listening <= LOOPBACK
 
 
 @pytest.mark.parametrize(("communicator", "which"), [("horovod", "supervisor"), ("torch", "launcher")])
